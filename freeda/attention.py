@@ -1,0 +1,249 @@
+"""Cross-attention of a diffusion UNet: captured while it runs, aggregated by pure functions.
+
+Shapes: `B` conditional images, `N` nouns of one image, `h w` an attention layer's grid, `T` text
+tokens, `A` heads.
+
+`capture_cross_attention` reduces while the UNet runs: of every layer and timestep it keeps a
+running sum of the noun columns only, one small map a noun and grid. The layers' own processors go
+on computing the output, so that capturing changes no bit of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch.nn import functional
+
+__all__ = [
+    "DegenerateMapError",
+    "NounMaps",
+    "aggregate",
+    "capture_cross_attention",
+    "localize",
+    "resize_map",
+]
+
+Positions = Sequence[Sequence[Sequence[int]]]
+"""For every image, for every noun, its token positions."""
+Grid = tuple[int, int]
+
+
+@dataclass
+class NounMaps:
+    """Running sums of noun attention by grid, filled while a capture is on.
+
+    sums: per image a dict from grid (h, w) to (N, h, w) float32; layers: how many layer calls each
+    grid has seen. A map is the mean over heads and the noun's tokens of the attention probability.
+    """
+
+    positions: Positions
+    sums: list[dict[Grid, torch.Tensor]] = field(default_factory=list)
+    layers: dict[Grid, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sums = [{} for _ in self.positions]
+
+    def add(self, probabilities: torch.Tensor, grid: Grid) -> None:
+        """Adds one layer call: (B, h * w, T) probabilities, already averaged over heads."""
+        for image, nouns in enumerate(self.positions):
+            if not nouns:
+                continue
+            columns = torch.stack([probabilities[image][:, list(p)].mean(-1) for p in nouns])
+            columns = columns.reshape(len(nouns), *grid)
+            held = self.sums[image].get(grid)
+            self.sums[image][grid] = columns if held is None else held.add_(columns)
+        self.layers[grid] = self.layers.get(grid, 0) + 1
+
+    def maps(self, image: int, *, latent_size: Grid) -> np.ndarray:
+        """(N, H, W) float32 on the latent's grid: mean over heads, layers and timesteps."""
+        if not self.positions[image]:
+            return np.zeros((0, *latent_size), np.float32)
+        return aggregate(self.sums[image], self.layers, latent_size)
+
+
+def aggregate(
+    sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_size: Grid
+) -> np.ndarray:
+    """(N, H, W): bicubic to the latent's size, clamped at 0, averaged over layer calls.
+
+    Grids of an eighth of the latent's side or less are too coarse to localise and left out, unless
+    there are no others (DAAM, section 3; FreeDA, section 3.1).
+    """
+    fine = {grid: total for grid, total in sums.items() if grid[0] * 8 > latent_size[0]} or sums
+    resized = [resize_map(total.float(), latent_size).clamp(min=0) for total in fine.values()]
+    calls = sum(layers[grid] for grid in fine)
+    return (torch.stack(resized).sum(0) / calls).cpu().numpy()
+
+
+def resize_map(maps: torch.Tensor, size: Grid) -> torch.Tensor:
+    """(N, h, w) to (N, H, W), bicubic; smoothed first where it shrinks."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return functional.interpolate(
+        maps[:, None], size, mode="bicubic", align_corners=False, antialias=True
+    )[:, 0]
+
+
+class DegenerateMapError(ValueError):
+    """An attention map that points at nothing; the message is the reason."""
+
+
+def localize(
+    noun_map: np.ndarray,
+    size: Grid,
+    *,
+    threshold: float,
+    min_area: float,
+    max_area: float,
+    min_peak: float,
+) -> tuple[np.ndarray, float]:
+    """One noun's mask at `size` (H, W), bool, and its map's peak over its mean.
+
+    Min-max normalised, upsampled bicubically, thresholded. Raises `DegenerateMapError` for
+    values that are not finite, a map without a peak, or a mask of implausible area.
+    """
+    if not np.isfinite(noun_map).all():
+        raise DegenerateMapError("attention map is not finite")
+    low, high = float(noun_map.min()), float(noun_map.max())
+    peak = high / max(float(noun_map.mean()), 1e-12)
+    if high - low < 1e-9 or peak < min_peak:
+        raise DegenerateMapError("attention map has no peak")
+    normalised = torch.from_numpy((noun_map - low) / (high - low))[None]
+    mask = (resize_map(normalised, size)[0] > threshold).numpy()
+    area = float(mask.mean())
+    if area < min_area:
+        raise DegenerateMapError("mask too small")
+    if area > max_area:
+        raise DegenerateMapError("mask covers the picture")
+    return mask, peak
+
+
+@contextmanager
+def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iterator[NounMaps]:
+    """While it lasts, every cross-attention layer of `unet` adds its noun columns to the result.
+
+    The UNet must be called with `len(positions)` images, or twice as many under classifier-free
+    guidance (unconditional half first). On exit, also after an exception, the UNet is as it was.
+    """
+    maps = NounMaps(positions)
+    installed: list[tuple[Attention, Any]] = []
+    hooks = []
+    try:
+        for module in unet.modules():
+            if isinstance(module, Transformer2DModel):
+                recorders = _install(module, maps, installed)
+                hooks.append(module.register_forward_pre_hook(_grid_hook(recorders), with_kwargs=True))
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, processor in installed:
+            layer.processor = processor
+
+
+def _install(
+    module: Transformer2DModel, maps: NounMaps, installed: list[tuple[Attention, Any]]
+) -> list[_Recorder]:
+    recorders = []
+    for block in module.transformer_blocks:
+        layer = block.attn2
+        if layer is None:
+            continue
+        recorder = _Recorder(layer.processor, maps)
+        installed.append((layer, layer.processor))
+        layer.processor = recorder
+        recorders.append(recorder)
+    return recorders
+
+
+def _grid_hook(recorders: list[_Recorder]) -> Any:
+    """The transformer flattens its (B, C, h, w) input; only here is the true grid known."""
+
+    def note_grid(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        for recorder in recorders:
+            recorder.grid = (hidden.shape[-2], hidden.shape[-1])
+
+    return note_grid
+
+
+class _Recorder:
+    """A processor that lets the layer's own one compute the output and records beside it."""
+
+    def __init__(self, inner: Any, maps: NounMaps) -> None:
+        self._inner = inner
+        self._maps = maps
+        self.grid: Grid = (0, 0)
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        if encoder_hidden_states is not None:
+            with torch.no_grad():
+                self._record(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        output: torch.Tensor = self._inner(
+            attn, hidden_states, encoder_hidden_states, attention_mask, temb=temb, **kwargs
+        )
+        return output
+
+    def _record(
+        self,
+        attn: Attention,
+        hidden: torch.Tensor,
+        text: torch.Tensor,
+        mask: torch.Tensor | None,
+        temb: torch.Tensor | None,
+    ) -> None:
+        count = len(self._maps.positions)
+        if len(hidden) not in (count, 2 * count):
+            raise ValueError(
+                f"the UNet got a batch of {len(hidden)} while {count} images are captured; expected "
+                f"{count}, or {2 * count} under guidance"
+            )
+        hidden, text = hidden[-count:], text[-count:]
+        if mask is not None:
+            mask = mask[-count:]
+        if temb is not None:
+            temb = temb[-count:]
+        self._maps.add(_probabilities(attn, hidden, text, mask, temb), self.grid)
+
+
+def _probabilities(
+    attn: Attention,
+    hidden: torch.Tensor,
+    text: torch.Tensor,
+    mask: torch.Tensor | None,
+    temb: torch.Tensor | None,
+) -> torch.Tensor:
+    """(B, h * w, T) float32 softmax(Q K^T), mean over heads, with the layer's own norms."""
+    if attn.spatial_norm is not None:
+        hidden = attn.spatial_norm(hidden, temb)
+    if attn.group_norm is not None:
+        hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
+    if attn.norm_cross:
+        text = attn.norm_encoder_hidden_states(text)
+    query, key = (
+        projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        for projected in (attn.to_q(hidden), attn.to_k(text))
+    )
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_k is not None:
+        key = attn.norm_k(key)
+    scores = (query @ key.transpose(-1, -2)).float() * attn.scale
+    if mask is not None:
+        scores = scores + mask.float().reshape(len(scores), -1, 1, scores.shape[-1])
+    return scores.softmax(-1).mean(1)

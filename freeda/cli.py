@@ -1,0 +1,278 @@
+"""The command line. Heavy imports live inside the commands: `freeda --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from freeda.errors import FreedaError
+
+if TYPE_CHECKING:
+    from freeda.segmentation import Segmentation
+    from index_build import BuildSummary
+
+__all__ = ["main"]
+
+_FORMATS = ("labels", "overlay", "npz")
+
+
+class _Commands(click.Group):
+    """Reports errors as one line with exit code 1; the traceback is behind `--debug`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FreedaError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted; run the same command again to go on", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="freeda")
+def main(debug: bool) -> None:
+    """Open-vocabulary segmentation by retrieval: build a prototype index once, then segment
+    anything by name."""
+    _quiet_libraries(debug)
+
+
+@main.command("build-index", context_settings={"show_default": True})
+@click.argument("captions")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@click.option("--preset", default="toy", help="Preset name or .toml file; see `freeda presets`.")
+@click.option("--caption-column", help="Column with the captions.")
+@click.option("--id-column", help="Column with their ids; else derived from the text.")
+@click.option("--nouns-column", help="Column with lists of nouns; skips tagging.")
+@click.option("--limit", type=click.IntRange(1), help="Take only so many captions.")
+@click.option("--seed", type=int, default=0)
+@click.option("--shard-size", type=click.IntRange(1), default=64, help="Captions a task.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes on this machine.")
+@click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT.")
+@click.option("--device", default="auto")
+@click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def build_index_command(captions: str, out: Path, preset: str, **options: Any) -> None:
+    """Build a prototype index from CAPTIONS, a parquet file, a folder of them, or a glob.
+
+    Run the same command again after an interruption: it goes on where it stopped.
+    """
+    from freeda.presets import load_preset
+    from index_build import BuildConfig, build_index
+
+    config = BuildConfig(
+        preset=load_preset(preset),
+        **{name: options[name] for name in ("caption_column", "id_column", "nouns_column", "limit", "seed", "shard_size")},
+    )
+    with _ProgressBar() as bar:
+        summary = build_index(
+            captions,
+            out,
+            config,
+            report=bar.update,
+            **{name: options[name] for name in ("workers", "scheduler", "device", "overwrite")},
+        )
+    click.echo(_summary_json(summary) if options["as_json"] else _summary_text(summary))
+
+
+@main.command("segment", context_settings={"show_default": True})
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--classes", required=True, help='"cat,kitten; dog; grass", or a .txt file with a class a line.')
+@click.option("--index", default="toy", help="Index name or folder.")
+@click.option("--method", default="freeda")
+@click.option("--background", is_flag=True, help="Add a background class of constant score.")
+@click.option("--neighbors", type=click.IntRange(1), help="Prototypes retrieved a class; else the preset's.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("segmented"))
+@click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(_FORMATS)}.")
+@click.option("--preset", help="Take the models from this preset; else the index's own.")
+@click.option("--device", default="auto")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def segment_command(
+    images: tuple[Path, ...], classes: str, index: str, method: str, out: Path, formats: str, as_json: bool, **options: Any
+) -> None:
+    """Segment IMAGES (files or folders) into the classes named."""
+    from freeda.methods import load_method
+    from freeda.text import parse_classes
+
+    wanted = _parse_formats(formats)
+    parsed = parse_classes(classes)
+    files = _image_files(images)
+    model = load_method(method, index=index, **options)
+    model.set_classes(parsed)
+    failed = 0
+    for stem, path in _unique_stems(files):
+        try:
+            result = model.segment(path)
+        except FreedaError as error:
+            click.echo(f"error: {error}", err=True)
+            failed += 1
+            continue
+        written = result.save(out, stem, wanted)
+        click.echo(_result_json(path, result, written) if as_json else _result_text(path, result, written))
+    if failed:
+        click.echo(f"{failed} of {len(files)} images failed", err=True)
+        sys.exit(1)
+
+
+@main.command("presets")
+@click.option("--show", metavar="NAME", help="Print one preset as TOML, to start your own from.")
+def presets_command(show: str | None) -> None:
+    """List the presets, or print one as TOML."""
+    from freeda.presets import PRESETS, load_preset, to_toml
+
+    if show:
+        click.echo(to_toml(load_preset(show)))
+        return
+    for name, preset in PRESETS.items():
+        click.echo(f"{name:16} {preset().description}")
+
+
+@main.group("index")
+def index_group() -> None:
+    """Look into a prototype index."""
+
+
+@index_group.command("info")
+@click.argument("name", default="toy")
+@click.option("--json", "as_json", is_flag=True)
+def index_info(name: str, as_json: bool) -> None:
+    """Say what an index holds and what it was built with."""
+    from dataclasses import asdict
+
+    from freeda.index import PrototypeIndex
+
+    index = PrototypeIndex.open(name)
+    manifest = index.manifest
+    if as_json:
+        click.echo(json.dumps(asdict(manifest), indent=2))
+        return
+    nouns = list(index.noun_counts().items())
+    click.echo(f"{index.folder}")
+    click.echo(f"{manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns from {manifest.captions:,} captions")
+    click.echo(f"preset {manifest.preset['name']}, keys {manifest.key_dim}-d, vectors {manifest.vector_dim}-d")
+    click.echo("most frequent: " + ", ".join(f"{noun} ({count})" for noun, count in nouns[:20]))
+
+
+@index_group.command("verify")
+@click.argument("name", default="toy")
+def index_verify(name: str) -> None:
+    """Check every file of an index against its digest."""
+    from freeda.index import PrototypeIndex
+
+    index = PrototypeIndex.open(name, verify=True)
+    click.echo(f"{index.folder}: {len(index.manifest.files)} files as they were written")
+
+
+class _ProgressBar:
+    """A tqdm bar in captions; nothing where standard error is no terminal but milestones."""
+
+    def __enter__(self) -> _ProgressBar:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit=" captions", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def update(self, progress: Any) -> None:
+        self._bar.total = progress.total
+        self._bar.set_description(progress.message or "building", refresh=False)
+        self._bar.set_postfix(prototypes=progress.prototypes, rejects=progress.rejects, refresh=False)
+        self._bar.update(progress.done - self._bar.n)
+        self._bar.refresh()
+
+
+def _quiet_libraries(debug: bool) -> None:
+    """The model libraries' own progress bars and hints would drown this program's output."""
+    if debug:
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _parse_formats(formats: str) -> tuple[str, ...]:
+    wanted = tuple(item.strip() for item in formats.split(",") if item.strip())
+    unknown = [item for item in wanted if item not in _FORMATS]
+    if unknown or not wanted:
+        raise click.BadParameter(f"{formats!r}; expected any of {','.join(_FORMATS)}", param_hint="--format")
+    return wanted
+
+
+def _image_files(images: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders by the pictures in them."""
+    from freeda.errors import ImageError
+
+    endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    files: list[Path] = []
+    for path in images:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(item for item in path.iterdir() if item.suffix.lower() in endings)
+        if not found:
+            raise ImageError(f"folder '{path}' holds no images")
+        files += found
+    return files
+
+
+def _unique_stems(files: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Output names: the file's stem, numbered where two inputs share it."""
+    seen: dict[str, int] = {}
+    named = []
+    for path in files:
+        seen[path.stem] = seen.get(path.stem, 0) + 1
+        number = seen[path.stem]
+        named.append((path.stem if number == 1 else f"{path.stem}-{number}", path))
+    return named
+
+
+def _result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
+    found = ", ".join(f"{item['label']} {item['share']:.0%}" for item in result.segments_info)
+    return f"{path}: {found or 'nothing decided'}  ->  {', '.join(str(item) for item in written)}"
+
+
+def _result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
+    files = [str(item) for item in written]
+    return json.dumps({"image": str(path), "segments": result.segments_info, "files": files}, ensure_ascii=False)
+
+
+def _summary_json(summary: BuildSummary) -> str:
+    from dataclasses import asdict
+
+    return json.dumps(asdict(summary), default=str)
+
+
+def _summary_text(summary: BuildSummary) -> str:
+    if summary.already_built:
+        return f"{summary.out} is this very index already: {summary.prototypes:,} prototypes; nothing to do"
+    rejects = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejects.items()) or "none"
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items()) or "none"
+    return "\n".join(
+        [
+            f"index       {summary.out}",
+            f"captions    {summary.captions:,}",
+            f"images      {summary.images:,}",
+            f"prototypes  {summary.prototypes:,} of {summary.nouns:,} nouns",
+            f"rejects     {rejects}",
+            f"seconds     {seconds}",
+            f"elapsed     {summary.elapsed:.1f} s ({summary.resumed_shards} shards from an earlier run)",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Stable Diffusion through diffusers: loading, and seeded generation with its noun maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from freeda.attention import Positions, capture_cross_attention
+from freeda.loading import fingerprint, load_first
+from freeda.presets import Synthesis
+from freeda.records import SyntheticImage
+
+__all__ = ["generate", "load_pipeline", "pipeline_fingerprint", "token_encoder"]
+
+
+def load_pipeline(ids: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """Loads a text-to-image pipeline with a UNet (Stable Diffusion 1.x, 2.x, Turbo, ...)."""
+    return load_first("diffusion", ids, lambda model_id: _load_pipeline(model_id, device, dtype))
+
+
+def _load_pipeline(model_id: str, device: torch.device, dtype: torch.dtype) -> Any:
+    options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype}
+    if (Path(model_id) / "model_index.json").exists() or not Path(model_id).exists():
+        pipeline = DiffusionPipeline.from_pretrained(model_id, **options)
+    else:
+        raise ValueError("folder has no model_index.json")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def pipeline_fingerprint(pipeline: Any) -> str:
+    """One digest for denoiser, text encoder and decoder together."""
+    weights: dict[str, torch.Tensor] = {}
+    for part in ("unet", "text_encoder", "vae"):
+        state = getattr(pipeline, part).state_dict()
+        weights |= {f"{part}.{name}": tensor for name, tensor in state.items()}
+    return fingerprint(weights)
+
+
+def token_encoder(pipeline: Any) -> Any:
+    """The pipeline's tokenizer as a function from text to ids, without special tokens."""
+    return lambda text: pipeline.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def generate(
+    pipeline: Any,
+    captions: Sequence[str],
+    positions: Positions,
+    seeds: Sequence[int],
+    config: Synthesis,
+) -> list[SyntheticImage]:
+    """One picture a caption with the cross-attention map of each of its nouns.
+
+    positions: per caption and noun, token positions in the pipeline's tokenizer. Every caption has
+    its own seed, drawn on the CPU, so that neither its batch nor the device changes its noise.
+    Values that are not finite come out as a black picture with maps of NaN.
+    """
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    with capture_cross_attention(pipeline.unet, positions) as maps:
+        pixels = pipeline(
+            list(captions),
+            height=config.height,
+            width=config.width,
+            num_inference_steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            generator=generators,
+            output_type="pt",
+        ).images
+    latent_size = (config.height // pipeline.vae_scale_factor, config.width // pipeline.vae_scale_factor)
+    return [
+        SyntheticImage(_to_uint8(image), _maps_of(image, maps.maps(number, latent_size=latent_size)))
+        for number, image in enumerate(pixels)
+    ]
+
+
+def _to_uint8(image: torch.Tensor) -> np.ndarray:
+    array = torch.nan_to_num(image.float(), nan=0.0).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return (array * 255).round().astype(np.uint8)
+
+
+def _maps_of(image: torch.Tensor, maps: np.ndarray) -> np.ndarray:
+    return maps if bool(torch.isfinite(image).all()) else np.full_like(maps, np.nan)

@@ -1,0 +1,61 @@
+"""Every error a caller can cause. Messages say what was found, what was expected and the cure."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CaptionsError",
+    "ClassNamesError",
+    "ConfigError",
+    "FreedaError",
+    "ImageError",
+    "IndexCorruptError",
+    "IndexMismatchError",
+    "IndexNotFoundError",
+    "ModelNotFoundError",
+    "OutputError",
+    "WorkerError",
+]
+
+
+class FreedaError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class ConfigError(FreedaError, ValueError):
+    """A preset or option has a value that cannot work."""
+
+
+class ModelNotFoundError(FreedaError, OSError):
+    """A model's weights are neither on this machine nor within reach."""
+
+
+class IndexNotFoundError(FreedaError, FileNotFoundError):
+    """No index of that name or path."""
+
+
+class IndexCorruptError(FreedaError, ValueError):
+    """An index whose files are not the ones that were written."""
+
+
+class IndexMismatchError(FreedaError, ValueError):
+    """An index built with other models than those it is opened with."""
+
+
+class CaptionsError(FreedaError, ValueError):
+    """Captions that cannot be read, or from which nothing can be built."""
+
+
+class ClassNamesError(FreedaError, ValueError):
+    """A list of class names that is empty, ambiguous or unreadable."""
+
+
+class ImageError(FreedaError, ValueError):
+    """A file or array that is no usable image."""
+
+
+class OutputError(FreedaError, OSError):
+    """A place that cannot be written to."""
+
+
+class WorkerError(FreedaError, RuntimeError):
+    """The batch job lost its workers or a task failed for good."""

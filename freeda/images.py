@@ -1,0 +1,76 @@
+"""Reading images of any kind as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from freeda.errors import ImageError
+
+__all__ = ["MAX_PIXELS", "ImageLike", "read_image"]
+
+ImageLike = str | Path | Image.Image | np.ndarray
+
+MAX_PIXELS = 400_000_000
+"""Larger pictures are refused: a decompression bomb looks just like them."""
+
+
+def read_image(source: ImageLike) -> np.ndarray:
+    """(H, W, 3) uint8 RGB from a path, a PIL image or an array.
+
+    EXIF rotation is applied; grayscale, palette and 16-bit images are converted; transparency is
+    laid on white. Arrays are (H, W) or (H, W, 3 or 4), uint8. Raises `ImageError`.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    return _read_file(Path(source))
+
+
+def _read_file(path: Path) -> np.ndarray:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"'{path}' has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; scale it down first"
+                )
+            return _to_rgb(image)
+    except FileNotFoundError:
+        raise ImageError(f"no image file '{path}'") from None
+    except IsADirectoryError:
+        raise ImageError(f"'{path}' is a folder; name image files") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ImageError(f"'{path}' is no readable image: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        return _from_deep(np.asarray(upright))
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(upright.convert("RGB"))
+
+
+def _from_deep(values: np.ndarray) -> np.ndarray:
+    """More than 8 bits a channel: 0 .. 65535 for integers, 0 .. 1 for floats."""
+    scale = 1.0 if values.dtype.kind == "f" else 65535.0
+    gray = (np.clip(values / scale, 0, 1) * 255).round().astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.size == 0:
+        raise ImageError(
+            f"array of shape {array.shape} and type {array.dtype}; expected (H, W, 3) uint8, RGB"
+        )
+    if array.ndim == 3 and array.shape[-1] not in (3, 4):
+        raise ImageError(f"array with {array.shape[-1]} channels; expected 3 (RGB) or 4 (RGBA)")
+    return _to_rgb(Image.fromarray(array))

@@ -1,0 +1,310 @@
+"""The prototype index: a folder of keys (FAISS), prototypes (memory-mapped Arrow) and a manifest.
+
+Shapes: `C` classes, `K` width of a key, `N` prototypes, `D` width of a visual vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from freeda.presets import Preset, preset_from_dict
+from freeda.records import ClassPrototypes, Prototype
+
+__all__ = [
+    "FORMAT",
+    "Manifest",
+    "PrototypeIndex",
+    "find_index",
+    "prototype_schema",
+    "search_paths",
+    "write_files",
+    "write_manifest",
+]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.parquet", "README.md"
+_ROWS_PER_BATCH = 4096
+_VERIFY_ON_OPEN_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an index is made of and from; written last, so that an index without one is unfinished.
+
+    fingerprints: of the weights of "diffusion", "clip" and "backbone"; files: name to sha256.
+    """
+
+    preset: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    key_dim: int
+    vector_dim: int
+    prototypes: int
+    nouns: int
+    captions: int
+    rejects: int
+    build: Mapping[str, Any]
+    build_fingerprint: str
+    seed: int
+    factory: str = "Flat"
+    keys_normalized: bool = True
+    vectors_normalized: bool = False
+    licenses: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def prototype_schema(vector_dim: int) -> pa.Schema:
+    """The columns of `prototypes.arrow`."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("noun", pa.string()),
+            ("caption_id", pa.string()),
+            ("caption", pa.string()),
+            ("vector", pa.list_(pa.float16(), vector_dim)),
+            ("area", pa.float32()),
+            ("peak", pa.float32()),
+            ("seed", pa.int64()),
+            ("thumbnail", pa.binary()),
+        ]
+    )
+
+
+def search_paths(name: str) -> list[Path]:
+    """Where an index of that name is looked for, in order."""
+    package = Path(__file__).parent
+    home = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda"))
+    places = [Path(name), home / "indexes" / name, Path("indexes") / name, package / "indexes" / name]
+    if (package.parent / "pyproject.toml").exists():
+        places.append(package.parent / "indexes" / name)
+    return places
+
+
+def find_index(name: str) -> Path:
+    """The folder of an index given by name or path; raises `IndexNotFoundError`."""
+    places = search_paths(name)
+    for place in places:
+        if (place / MANIFEST).is_file():
+            return place
+    for place in places:
+        if place.is_dir() and any((place / part).exists() for part in (KEYS, PROTOTYPES)):
+            raise IndexCorruptError(
+                f"'{place}' has no {MANIFEST}, so its build never finished; run the same "
+                f"`freeda build-index` command again"
+            )
+    looked = ", ".join(str(place) for place in places)
+    raise IndexNotFoundError(
+        f"no index '{name}'; looked in {looked}. Build one with `freeda build-index CAPTIONS.parquet --out DIR`"
+    )
+
+
+class PrototypeIndex:
+    """An open index. Keys are searched by FAISS; vectors stay on disk, memory-mapped."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, name: str | Path, *, verify: bool | None = None) -> PrototypeIndex:
+        """Opens an index by name or folder.
+
+        verify: whether to check every file's digest; None does so up to 128 MiB, where it takes
+        no time, and checks names and sizes beyond. Raises `IndexNotFoundError`, `IndexCorruptError`.
+        """
+        folder = find_index(str(name))
+        manifest = _read_manifest(folder)
+        small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
+        _check_files(folder, manifest, digests=small if verify is None else verify)
+        return cls(folder, manifest)
+
+    def __len__(self) -> int:
+        return self.manifest.prototypes
+
+    @property
+    def preset(self) -> Preset:
+        """The preset the index was built with."""
+        return preset_from_dict(self.manifest.preset, str(self.folder / MANIFEST))
+
+    def require_models(self, **fingerprints: str) -> None:
+        """Raises `IndexMismatchError` unless the models given (`clip=...`) are those of the build."""
+        for kind, found in fingerprints.items():
+            expected = self.manifest.fingerprints[kind]
+            if found != expected:
+                raise IndexMismatchError(
+                    f"index '{self.folder.name}' was built with another {kind} model (weights "
+                    f"{expected}) than the one given ({found}); use preset "
+                    f"'{self.manifest.preset['name']}' with the same weights, or rebuild the index"
+                )
+
+    @cached_property
+    def keys(self) -> faiss.Index:
+        try:
+            index = faiss.read_index(str(self.folder / KEYS))
+        except RuntimeError as error:
+            raise IndexCorruptError(f"{self.folder / KEYS} cannot be read by faiss: {error}") from error
+        if (index.ntotal, index.d) != (len(self), self.manifest.key_dim):
+            raise IndexCorruptError(
+                f"{self.folder / KEYS} holds {index.ntotal} keys of {index.d}-d; the manifest says "
+                f"{len(self)} of {self.manifest.key_dim}-d"
+            )
+        return index
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        reader = pa.ipc.open_file(pa.memory_map(str(self.folder / PROTOTYPES)))
+        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+    @cached_property
+    def _vector_views(self) -> list[np.ndarray]:
+        return [
+            batch.column("vector").flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
+            for batch in self._batches
+        ]
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest keys of (C, K) unit queries: (C, k) similarities and (C, k) rows, -1 for none."""
+        if queries.shape[1] != self.manifest.key_dim:
+            raise IndexMismatchError(
+                f"index '{self.folder.name}' holds {self.manifest.key_dim}-d keys but the text model "
+                f"gives {queries.shape[1]}-d; use the preset it was built with"
+            )
+        similarities, rows = self.keys.search(np.ascontiguousarray(queries, np.float32), k)
+        return similarities, rows
+
+    def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(len(rows), D) float32 raw visual vectors, read from the memory map."""
+        numbers = np.asarray(rows, np.int64)
+        views = self._vector_views
+        taken = [views[row // _ROWS_PER_BATCH][row % _ROWS_PER_BATCH] for row in numbers]
+        return np.asarray(taken, np.float32).reshape(len(numbers), self.manifest.vector_dim)
+
+    def rows(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The given columns of prototypes, one dict a prototype."""
+        return [
+            {name: self._batches[n // _ROWS_PER_BATCH].column(name)[n % _ROWS_PER_BATCH].as_py() for name in columns}
+            for n in (int(number) for number in numbers)
+        ]
+
+    def noun_counts(self) -> dict[str, int]:
+        """How many prototypes each noun has, most first."""
+        counts: dict[str, int] = {}
+        for batch in self._batches:
+            for noun in batch.column("noun").to_pylist():
+                counts[noun] = counts.get(noun, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def class_prototypes(self, queries: np.ndarray, k: int) -> ClassPrototypes:
+        """The plain mean of each class's k nearest raw vectors, then L2 (FreeDA, section 3.2).
+
+        Vectors that are not finite and missing neighbours are left out of the mean.
+        """
+        similarities, rows = self.search(queries, k)
+        means = np.stack([self._mean_vector(found[found >= 0]) for found in rows])
+        norms = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        return ClassPrototypes(means / norms, rows, similarities)
+
+    def _mean_vector(self, rows: np.ndarray) -> np.ndarray:
+        vectors = self.vectors(rows)
+        vectors = vectors[np.isfinite(vectors).all(1)]
+        if not len(vectors):
+            raise IndexCorruptError(f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it")
+        return np.asarray(vectors.mean(0))
+
+
+def write_files(
+    folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int
+) -> int:
+    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were."""
+    keys = faiss.IndexFlatIP(key_dim)
+    schema = prototype_schema(vector_dim)
+    with pa.OSFile(str(folder / PROTOTYPES), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for chunk in _chunks(prototypes, _ROWS_PER_BATCH):
+            keys.add(np.stack([prototype.key for prototype in chunk]))
+            writer.write_batch(_to_batch(chunk, schema))
+    faiss.write_index(keys, str(folder / KEYS))
+    return int(keys.ntotal)
+
+
+def write_manifest(folder: Path, manifest: Manifest, files: Sequence[str]) -> None:
+    """Adds the digests and sizes of `files` and writes the manifest atomically, last of all."""
+    complete = asdict(manifest) | {
+        "files": {name: _sha256(folder / name) for name in files},
+        "sizes": {name: (folder / name).stat().st_size for name in files},
+    }
+    partial = folder / (MANIFEST + ".partial")
+    partial.write_text(json.dumps(complete, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+
+
+def _to_batch(chunk: list[Prototype], schema: pa.Schema) -> pa.RecordBatch:
+    flat = np.concatenate([prototype.vector for prototype in chunk]).astype(np.float16)
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("vector").type.list_size)
+        if name == "vector"
+        else pa.array([getattr(prototype, name) for prototype in chunk], schema.field(name).type)
+        for name in schema.names
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _chunks(items: Iterable[Prototype], size: int) -> Iterable[list[Prototype]]:
+    chunk: list[Prototype] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.get("format") != FORMAT:
+            raise IndexCorruptError(
+                f"{path} has format {data.get('format')!r}; this version reads format {FORMAT}; "
+                f"rebuild the index or install the freeda that wrote it"
+            )
+        return Manifest(**data)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise IndexCorruptError(f"{path} is damaged ({error}); restore or rebuild the index") from error
+
+
+def _check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:
+    for name, size in manifest.sizes.items():
+        path = folder / name
+        if not path.is_file():
+            raise IndexCorruptError(f"index file {path} is missing; restore or rebuild the index")
+        if path.stat().st_size != size:
+            raise IndexCorruptError(
+                f"index file {path} has {path.stat().st_size} bytes; {size} were written; restore or rebuild the index"
+            )
+        if digests and _sha256(path) != manifest.files[name]:
+            raise IndexCorruptError(
+                f"index file {path} is not the one that was written (its sha256 differs); restore or rebuild the index"
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

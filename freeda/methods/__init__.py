@@ -1,0 +1,32 @@
+"""Segmentation methods, loaded by name on demand. They share functions, never a parent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from freeda.errors import ConfigError
+from freeda.images import ImageLike
+from freeda.records import ClassName
+from freeda.segmentation import Segmentation
+
+__all__ = ["METHODS", "Segmenter", "load_method"]
+
+METHODS = {"freeda": "freeda.methods.freeda"}
+"""Method name to the module that has `load(index, *, preset, device)`."""
+
+
+class Segmenter(Protocol):
+    """What every method is."""
+
+    def segment(
+        self, image: ImageLike, classes: str | Sequence[str] | Sequence[ClassName] | None = None
+    ) -> Segmentation: ...
+
+
+def load_method(name: str, **options: Any) -> Any:
+    """Imports a method's module and calls its `load`; raises `ConfigError` for an unknown name."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method '{name}'; expected one of {', '.join(METHODS)}")
+    return import_module(METHODS[name]).load(**options)

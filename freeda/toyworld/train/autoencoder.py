@@ -1,0 +1,90 @@
+"""The image autoencoder of the toy Stable Diffusion: 128 px to 16 x 16 latents and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from freeda.toyworld.train.data import SceneCache
+from freeda.toyworld.train.loop import Plan
+
+__all__ = ["PLAN", "AutoencoderTask", "encode_scenes"]
+
+PLAN = Plan(steps=20_000, minutes=14, batch=8, learning_rate=1.5e-3, ema_decay=0.998)
+_CROP = 64
+_KL_WEIGHT = 1e-4
+_EDGE_WEIGHT = 0.5
+
+
+class AutoencoderTask:
+    """Reconstructs random crops (the network is convolutional: what it learns holds at any size)."""
+
+    name = "autoencoder"
+
+    def __init__(self, scenes: SceneCache, device: torch.device) -> None:
+        self.network = AutoencoderKL(
+            latent_channels=12,
+            block_out_channels=(24, 56, 112, 160),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            norm_num_groups=8,
+            mid_block_add_attention=False,
+            sample_size=128,
+        ).to(device)
+        self._scenes = scenes
+        self._device = device
+
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        crops = self._crops(numbers, rng)
+        posterior = self.network.encode(crops).latent_dist
+        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))
+        latents = posterior.mean + posterior.std * noise.to(self._device)
+        decoded = self.network.decode(latents).sample.float()
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
+        return (
+            functional.l1_loss(decoded, crops)
+            + _EDGE_WEIGHT * _edge_loss(decoded, crops)
+            + _KL_WEIGHT * kl
+        )
+
+    def _crops(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        pixels = self._scenes.pixels(numbers, self._device)
+        corners = rng.integers(0, pixels.shape[-1] - _CROP + 1, (len(numbers), 2))
+        return torch.stack(
+            [image[:, y : y + _CROP, x : x + _CROP] for image, (y, x) in zip(pixels, corners, strict=True)]
+        )
+
+
+def _edge_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 between the images' first differences: keeps outlines and texture crisp."""
+    difference = decoded - target
+    return (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()) / 2
+
+
+def encode_scenes(
+    autoencoder: AutoencoderKL, scenes: SceneCache, cached: Path, device: torch.device
+) -> torch.Tensor:
+    """(N, 2 x 12, 16, 16) float16: mean and log-variance of every scene's latent distribution.
+
+    They are kept in the file `cached`, since every step of the diffusion model needs them.
+    """
+    if not cached.exists():
+        save_file({"latents": _encode(autoencoder, scenes, device)}, cached)
+    return load_file(cached)["latents"]
+
+
+@torch.no_grad()
+def _encode(autoencoder: AutoencoderKL, scenes: SceneCache, device: torch.device) -> torch.Tensor:
+    parts = []
+    for start in range(0, len(scenes), 32):
+        numbers = np.arange(start, min(start + 32, len(scenes)))
+        with torch.autocast(device.type, torch.bfloat16):
+            parameters = autoencoder.encode(scenes.pixels(numbers, device)).latent_dist.parameters
+        parts.append(parameters.half().cpu())
+    return torch.cat(parts)

@@ -1,0 +1,105 @@
+"""The toy CLIP: image and text towers trained contrastively on scenes and their captions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional
+from transformers import CLIPTokenizer
+
+from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
+from freeda.toyworld.train.loop import Plan
+
+__all__ = ["PLAN", "ClipTask", "save"]
+
+PLAN = Plan(steps=20_000, minutes=25, batch=64, learning_rate=8e-4, warmup=200, weight_decay=0.05)
+_MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+_MENTIONS = 0.5
+"""Share of pairs whose text names one thing only, as the class prompts of segmentation do."""
+_LOGIT_SCALE_LIMIT = 4.6
+
+
+class ClipTask:
+    """Symmetric InfoNCE (Radford et al. 2021) with flips and small shifts as augmentation."""
+
+    name = "clip"
+
+    def __init__(
+        self, scenes: SceneCache, tokenizer: CLIPTokenizer, work: Path, device: torch.device
+    ) -> None:
+        config = work / "clip-config"
+        _write_config(tokenizer, config)
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{config}", load_weights=False)
+        self.network = model.to(device)
+        self._scenes = scenes
+        self._captions = _tokenize(tokenizer, scenes.captions)
+        self._mentions = _tokenize(tokenizer, scenes.mentions)
+        self._device = device
+
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        images = self.network.encode_image(self._images(numbers, rng), normalize=True)
+        texts = self.network.encode_text(self._texts(numbers, rng).to(self._device), normalize=True)
+        scale = self.network.logit_scale.clamp(max=_LOGIT_SCALE_LIMIT).exp()
+        logits = scale * images.float() @ texts.float().T
+        target = torch.arange(len(numbers), device=self._device)
+        return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+    def _images(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        pixels = self._scenes.pixels(numbers, self._device) / 2 + 0.5
+        shift = tuple(int(s) for s in rng.integers(-8, 9, 2))
+        pixels = functional.pad(pixels, (8, 8, 8, 8), mode="reflect").roll(shift, (2, 3))[..., 8:-8, 8:-8]
+        flips = torch.from_numpy(rng.random(len(numbers)) < 0.5).to(self._device)
+        pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+        mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
+        return (pixels - mean) / std
+
+    def _texts(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        column = rng.integers(0, self._captions.shape[1], len(numbers))
+        short = torch.from_numpy(rng.random(len(numbers)) < _MENTIONS)[:, None]
+        return torch.where(short, self._mentions[numbers, column], self._captions[numbers, column])
+
+
+def save(task: ClipTask, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Writes the folder that open_clip's `local-dir:` loading reads."""
+    _write_config(tokenizer, folder)
+    weights = {name: value.half().contiguous() for name, value in task.network.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors", {"format": "pt"})
+
+
+def _write_config(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    model = {
+        "embed_dim": 128,
+        "vision_cfg": {
+            "image_size": IMAGE_SIZE,
+            "patch_size": 16,
+            "width": 192,
+            "layers": 6,
+            "head_width": 48,
+            "mlp_ratio": 3.0,
+        },
+        "text_cfg": {
+            "context_length": tokenizer.model_max_length,
+            "vocab_size": len(tokenizer),
+            "width": 128,
+            "heads": 4,
+            "layers": 3,
+            "hf_tokenizer_name": "toy",
+        },
+    }
+    preprocess = {"mean": _MEAN, "std": _STD, "interpolation": "bicubic", "resize_mode": "squash"}
+    config = {"model_cfg": model, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _tokenize(tokenizer: CLIPTokenizer, texts: list[list[str]]) -> torch.Tensor:
+    """(N, texts a scene, tokens) int64."""
+    flat = [text for group in texts for text in group]
+    ids = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids.reshape(len(texts), -1, tokenizer.model_max_length)

@@ -1,0 +1,93 @@
+"""Training scenes, drawn once and kept as memory-mapped arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from freeda.toyworld.captions import describe, mention
+from freeda.toyworld.scenes import draw_scene, scene_rng
+
+__all__ = ["CAPTIONS_PER_SCENE", "IMAGE_SIZE", "SceneCache"]
+
+IMAGE_SIZE = 128
+CAPTIONS_PER_SCENE = 2
+_CHUNK = 200
+
+
+@dataclass(frozen=True)
+class SceneCache:
+    """`count` training scenes.
+
+    images: (N, 128, 128, 3) uint8; instances: (N, 128, 128) uint8, numbered as in `Scene`;
+    captions and mentions: for every scene, `CAPTIONS_PER_SCENE` full sentences and short prompts.
+    """
+
+    images: np.ndarray
+    instances: np.ndarray
+    captions: list[list[str]]
+    mentions: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+        """(B, 3, H, W) float32 in [-1, 1]."""
+        images = torch.from_numpy(self.images[numbers]).to(device)
+        return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    @classmethod
+    def open(cls, folder: Path, count: int) -> SceneCache:
+        """Opens the cache in `folder`, drawing it first where it is not there yet."""
+        done = folder / f"scenes-{count}.json"
+        shapes = {"images": (count, IMAGE_SIZE, IMAGE_SIZE, 3), "instances": (count, IMAGE_SIZE, IMAGE_SIZE)}
+        if not done.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _draw_all(folder, count, shapes, done)
+        sentences = json.loads(done.read_text())
+        arrays = {
+            name: np.memmap(folder / f"{name}-{count}.raw", np.uint8, "r", shape=shape)
+            for name, shape in shapes.items()
+        }
+        return cls(arrays["images"], arrays["instances"], sentences["captions"], sentences["mentions"])
+
+
+def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done: Path) -> None:
+    arrays = {
+        name: np.memmap(folder / f"{name}-{count}.raw", np.uint8, "w+", shape=shape)
+        for name, shape in shapes.items()
+    }
+    sentences: dict[str, list[list[str]]] = {"captions": [], "mentions": []}
+    starts = range(0, count, _CHUNK)
+    with get_context("spawn").Pool(os.cpu_count()) as pool:
+        chunks: Iterator[_Chunk] = pool.imap(_draw_chunk, [(s, min(s + _CHUNK, count)) for s in starts])
+        for start, (images, instances, captions, mentions) in zip(starts, chunks, strict=True):
+            arrays["images"][start : start + len(images)] = images
+            arrays["instances"][start : start + len(images)] = instances
+            sentences["captions"] += captions
+            sentences["mentions"] += mentions
+    for array in arrays.values():
+        array.flush()
+    done.write_text(json.dumps(sentences))
+
+
+_Chunk = tuple[np.ndarray, np.ndarray, list[list[str]], list[list[str]]]
+
+
+def _draw_chunk(bounds: tuple[int, int]) -> _Chunk:
+    images, instances, captions, mentions = [], [], [], []
+    for number in range(*bounds):
+        rng = scene_rng("train", number)
+        scene = draw_scene(rng, IMAGE_SIZE)
+        images.append(scene.image)
+        instances.append(scene.instances)
+        captions.append([describe(scene, rng) for _ in range(CAPTIONS_PER_SCENE)])
+        mentions.append([mention(scene, rng) for _ in range(CAPTIONS_PER_SCENE)])
+    return np.stack(images), np.stack(instances), captions, mentions

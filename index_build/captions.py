@@ -1,0 +1,161 @@
+"""Captions streamed from parquet: a file, a folder or a glob; rows that are no captions become rejects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from freeda.errors import CaptionsError
+from freeda.records import Caption, Reject
+from index_build.config import BuildConfig
+
+__all__ = ["CaptionSource", "open_captions"]
+
+_USUAL_CAPTION_COLUMNS = ("caption", "text", "TEXT", "sentence")
+_USUAL_ID_COLUMNS = ("id", "caption_id")
+_USUAL_NOUN_COLUMNS = ("nouns",)
+_ROWS_PER_READ = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSource:
+    """Readable captions: files in order and the columns to take."""
+
+    files: tuple[Path, ...]
+    caption_column: str
+    id_column: str | None
+    nouns_column: str | None
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[Caption | Reject]:
+        """Every row, in order, as a caption or as a reject with its reason."""
+        given: set[str] = set()
+        repeats: Counter[str] = Counter()
+        for number, row in enumerate(self._rows()):
+            if number == self.limit:
+                return
+            yield self._parse(number, row, given, repeats)
+
+    def digest(self) -> tuple[str, int]:
+        """A digest of all rows in order, and how many there are."""
+        total, count = hashlib.sha256(), 0
+        for item in self:
+            total.update(repr(item).encode("utf-8", "surrogatepass"))
+            count += 1
+        return total.hexdigest(), count
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        columns = [c for c in (self.caption_column, self.id_column, self.nouns_column) if c]
+        for path in self.files:
+            with _opened(path) as file:
+                for batch in file.iter_batches(_ROWS_PER_READ, columns=columns):
+                    yield from batch.to_pylist()
+
+    def _parse(
+        self, number: int, row: dict[str, Any], given: set[str], repeats: Counter[str]
+    ) -> Caption | Reject:
+        text = row[self.caption_column]
+        cleaned = " ".join(text.split()) if isinstance(text, str) else ""
+        if self.id_column is None:
+            identity = _derived_id(cleaned, number, repeats)
+        else:
+            identity = str(row[self.id_column])
+            if identity in given:
+                return Reject(caption_id=identity, noun="", reason="duplicate id")
+            given.add(identity)
+        if not cleaned:
+            return Reject(caption_id=identity, noun="", reason="empty caption")
+        nouns = row[self.nouns_column] if self.nouns_column else None
+        return Caption(id=identity, text=cleaned, nouns=None if nouns is None else tuple(nouns))
+
+
+def open_captions(source: str, config: BuildConfig) -> CaptionSource:
+    """Finds the files and checks the columns; raises `CaptionsError` with what is wrong."""
+    files = _find_files(source)
+    schema = _common_schema(files)
+    caption = _choose_column(schema, config.caption_column, _USUAL_CAPTION_COLUMNS, "caption", source)
+    if caption is None:
+        raise CaptionsError(
+            f"'{source}' has no caption column; its columns are {', '.join(schema.names)}; "
+            f"name one with --caption-column"
+        )
+    if not _is_text(schema.field(caption).type):
+        raise CaptionsError(
+            f"column '{caption}' of '{source}' holds {schema.field(caption).type}; expected text"
+        )
+    identity = _choose_column(schema, config.id_column, _USUAL_ID_COLUMNS, "id", source)
+    nouns = _choose_column(schema, config.nouns_column, _USUAL_NOUN_COLUMNS, "nouns", source)
+    if nouns is not None and not pa.types.is_list(schema.field(nouns).type):
+        raise CaptionsError(
+            f"column '{nouns}' of '{source}' holds {schema.field(nouns).type}; expected lists of text"
+        )
+    return CaptionSource(
+        files=files, caption_column=caption, id_column=identity, nouns_column=nouns, limit=config.limit
+    )
+
+
+def _find_files(source: str) -> tuple[Path, ...]:
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(path.rglob("*.parquet"))
+    else:
+        files = [path] if path.is_file() else sorted(Path(name) for name in glob(source))
+    if not files:
+        raise CaptionsError(f"no captions at '{source}'; expected a parquet file, a folder of them, or a glob")
+    return tuple(files)
+
+
+def _common_schema(files: Sequence[Path]) -> pa.Schema:
+    schemas = []
+    for path in files:
+        with _opened(path) as file:
+            schemas.append(file.schema_arrow)
+    rows = 0
+    for path in files:
+        rows += pq.read_metadata(path).num_rows
+    if not rows:
+        raise CaptionsError(f"'{files[0]}' has no rows; expected at least one caption")
+    names = set(schemas[0].names).intersection(*(schema.names for schema in schemas[1:]))
+    return pa.schema([field for field in schemas[0] if field.name in names])
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CaptionsError(f"'{path}' is no readable parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _choose_column(
+    schema: pa.Schema, asked: str | None, usual: Sequence[str], kind: str, source: str
+) -> str | None:
+    if asked is None:
+        return next((name for name in usual if name in schema.names), None)
+    if asked not in schema.names:
+        raise CaptionsError(
+            f"'{source}' has no column '{asked}' for --{kind}-column; its columns are {', '.join(schema.names)}"
+        )
+    return asked
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _derived_id(text: str, number: int, repeats: Counter[str]) -> str:
+    """Depends on the text alone, so that moving rows changes no picture; repeats are counted up."""
+    if not text:
+        return f"row-{number}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    repeats[digest] += 1
+    return digest if repeats[digest] == 1 else f"{digest}-{repeats[digest]}"

@@ -1,0 +1,97 @@
+"""Finished shards become the index folder; its manifest is written last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from freeda.errors import CaptionsError
+from freeda.index import CARD, KEYS, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
+from freeda.records import Reject
+from index_build.config import BuildConfig
+from index_build.shards import ShardReport, read_prototypes, read_rejects, reject_table
+
+__all__ = ["finalize"]
+
+
+def finalize(
+    out: Path,
+    work: Path,
+    reports: Sequence[ShardReport],
+    early_rejects: Sequence[Reject],
+    config: BuildConfig,
+    fingerprints: Mapping[str, str],
+    build_fingerprint: str,
+) -> Manifest:
+    """Writes keys, prototypes, rejects, card and manifest into `out`."""
+    shards = len(reports)
+    rejects = pa.concat_tables([reject_table(early_rejects), read_rejects(work, shards)])
+    if not sum(report.prototypes for report in reports):
+        raise CaptionsError(_nothing_built(rejects))
+    first = next(read_prototypes(work, shards))
+    count = write_files(out, read_prototypes(work, shards), len(first.key), len(first.vector))
+    nouns = Counter(prototype.noun for prototype in read_prototypes(work, shards))
+    pq.write_table(rejects, out / REJECTS)
+    manifest = Manifest(
+        preset=config.preset.as_dict(),
+        fingerprints=dict(fingerprints),
+        key_dim=len(first.key),
+        vector_dim=len(first.vector),
+        prototypes=count,
+        nouns=len(nouns),
+        captions=sum(report.captions for report in reports) + len(early_rejects),
+        rejects=rejects.num_rows,
+        build=config.as_dict(),
+        build_fingerprint=build_fingerprint,
+        seed=config.seed,
+        licenses=dict(config.preset.licenses),
+    )
+    (out / CARD).write_text(_card(manifest, nouns, rejects), encoding="utf-8")
+    write_manifest(out, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
+    return manifest
+
+
+def _nothing_built(rejects: pa.Table) -> str:
+    reasons = Counter(rejects.column("reason").to_pylist()).most_common(3)
+    listed = ", ".join(f"{count} x {reason}" for reason, count in reasons)
+    return f"no caption gave a prototype ({listed}); give captions that name visible things"
+
+
+def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
+    """The index card, for people."""
+    preset = manifest.preset
+    models = "\n".join(
+        f"| {kind} | {', '.join(ids)} | {manifest.fingerprints[kind]} | {manifest.licenses.get(kind, 'unknown')} |"
+        for kind, ids in preset["models"].items()
+    )
+    common = ", ".join(f"{noun} ({count})" for noun, count in nouns.most_common(60))
+    reasons = pc.value_counts(rejects.column("reason")).to_pylist()
+    rejected = "\n".join(
+        f"| {item['values']} | {item['counts']} |"
+        for item in sorted(reasons, key=lambda item: (-item["counts"], item["values"]))
+    )
+    return f"""# Prototype index
+
+{manifest.prototypes:,} textual-visual prototypes of {manifest.nouns:,} nouns, from {manifest.captions:,} captions.
+Keys: {manifest.key_dim}-d, L2-normalised. Visual vectors: {manifest.vector_dim}-d, raw, float16.
+Built with preset `{preset["name"]}`, seed {manifest.seed}, build fingerprint `{manifest.build_fingerprint}`.
+
+| model | ids | weights | licence |
+|---|---|---|---|
+{models}
+
+## Nouns, the most frequent
+
+{common}
+
+## Rejects
+
+| reason | count |
+|---|---|
+{rejected}
+"""

@@ -1,0 +1,151 @@
+"""The nouns of a caption and where they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import inflect
+from textblob.taggers import PatternTagger
+
+from freeda.records import Caption, NounSpan, Reject
+
+__all__ = ["FindNouns", "PatternNouns", "noun_spans"]
+
+FindNouns = Callable[[str], list[NounSpan]]
+"""A noun tagger: text to spans, in order, without repeats."""
+
+_COMPOUNDS = frozenset(
+    {
+        ("hot", "dog"),
+        ("teddy", "bear"),
+        ("polar", "bear"),
+        ("grizzly", "bear"),
+        ("remote", "control"),
+        ("stuffed", "animal"),
+        ("wild", "boar"),
+        ("french", "fries"),
+        ("sweet", "potato"),
+        ("bald", "eagle"),
+        ("high", "chair"),
+        ("washing", "machine"),
+        ("swimming", "pool"),
+        ("parking", "meter"),
+        ("frying", "pan"),
+        ("baked", "potato"),
+        ("living", "room"),
+        ("dining", "table"),
+    }
+)
+"""Names of things whose first word no tagger takes for a noun."""
+
+_NOT_THINGS = frozenset(
+    "photo photograph picture image view shot closeup front back top bottom side left right middle "
+    "center end group couple bunch lot lots pair number kind type piece variety set way day time "
+    "background foreground art video game".split()
+)
+"""Nouns that speak of the picture or its layout; a picture does not show them as things."""
+
+
+class PatternNouns:
+    """textblob's `PatternTagger` with its lexicon from the wheel: nothing is downloaded.
+
+    Neighbouring nouns are one ("fire truck"), known compounds too ("hot dog"); plurals are given
+    in the singular.
+    """
+
+    def __init__(self) -> None:
+        self._tagger = PatternTagger()
+
+    def __call__(self, text: str) -> list[NounSpan]:
+        words = list(_located(text, self._tagger.tag(text)))
+        spans: dict[str, NounSpan] = {}
+        for group in _noun_groups(text, words):
+            span = _to_span(group)
+            if span.noun not in _NOT_THINGS:
+                spans.setdefault(span.noun, span)
+        return list(spans.values())
+
+
+_Word = tuple[str, str, int]
+"""A word, its part-of-speech tag, and where it starts."""
+
+
+def noun_spans(caption: Caption, find_nouns: FindNouns) -> tuple[list[NounSpan], list[Reject]]:
+    """The caption's nouns: those given with it, or those the tagger finds."""
+    if caption.nouns is None:
+        spans = find_nouns(caption.text)
+        missing = [] if spans else [Reject(caption_id=caption.id, noun="", reason="no nouns")]
+        return spans, missing
+    spans, missing = [], []
+    for noun in dict.fromkeys(caption.nouns):
+        span = _locate_given(caption.text, noun)
+        if span is None:
+            missing.append(Reject(caption_id=caption.id, noun=str(noun), reason="noun not in caption"))
+        else:
+            spans.append(span)
+    if not caption.nouns:
+        missing.append(Reject(caption_id=caption.id, noun="", reason="no nouns"))
+    return spans, missing
+
+
+def _located(text: str, tagged: Sequence[tuple[str, str]]) -> Iterator[_Word]:
+    """Words with their positions; what the tagger spelt differently than the text is passed over."""
+    position = 0
+    for word, tag in tagged:
+        start = text.find(word, position)
+        if start >= 0:
+            yield word, tag, start
+            position = start + len(word)
+
+
+def _noun_groups(text: str, words: Sequence[_Word]) -> Iterator[list[_Word]]:
+    group: list[_Word] = []
+    for word in words:
+        adjacent = bool(group) and text[_end(group[-1]) : word[2]] == " "
+        compound = adjacent and (group[-1][0].lower(), _singular(word).lower()) in _COMPOUNDS
+        if group and not (compound or (adjacent and _is_noun(group[-1]) and _is_noun(word))):
+            if _is_noun(group[-1]):
+                yield group
+            group = []
+        group = [*group, word] if group else [word]
+    if group and _is_noun(group[-1]):
+        yield group
+
+
+def _is_noun(word: _Word) -> bool:
+    return word[1].startswith("NN") and len(word[0]) > 1 and word[0][0].isalpha()
+
+
+def _to_span(group: Sequence[_Word]) -> NounSpan:
+    names = [word[0] for word in group[:-1]] + [_singular(group[-1])]
+    return NounSpan(noun=" ".join(names).lower(), start=group[0][2], end=_end(group[-1]))
+
+
+def _end(word: _Word) -> int:
+    return word[2] + len(word[0])
+
+
+def _singular(word: _Word) -> str:
+    """The dictionary form of a plural; words not tagged as plural stay ("bus", "glass")."""
+    if word[1] not in ("NNS", "NNPS"):
+        return word[0]
+    return _inflections().singular_noun(word[0]) or word[0]
+
+
+@lru_cache(maxsize=1)
+def _inflections() -> inflect.engine:
+    return inflect.engine()
+
+
+def _locate_given(text: str, noun: object) -> NounSpan | None:
+    """The first place of a noun, or else of its plural, as whole words."""
+    if not isinstance(noun, str) or not noun.strip():
+        return None
+    name = " ".join(noun.split())
+    for form in (name, _inflections().plural_noun(name) or name):
+        found = re.search(rf"(?<!\w){re.escape(form)}(?!\w)", text, re.IGNORECASE)
+        if found:
+            return NounSpan(noun=name.lower(), start=found.start(), end=found.end())
+    return None

@@ -1,0 +1,208 @@
+"""From captions to prototypes: tag, generate, localise, pool, embed, in one process."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from freeda.attention import DegenerateMapError, localize
+from freeda.diffusion import load_pipeline, pipeline_fingerprint
+from freeda.loading import choose_device
+from freeda.presets import Preset
+from freeda.records import Caption, NounSpan, Prototype, Reject
+from freeda.regions import pool_mask
+from freeda.text import ClipModel, load_clip, textual_keys
+from freeda.vision import Backbone, load_backbone
+from index_build.config import BuildConfig, caption_seed
+from index_build.nouns import FindNouns, PatternNouns, noun_spans
+from index_build.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
+
+__all__ = ["BuildModels", "ShardOutcome", "build_prototypes", "load_models"]
+
+
+@dataclass(frozen=True)
+class BuildModels:
+    """The three models of a preset and a noun tagger, loaded once a process."""
+
+    pipeline: Any
+    clip: ClipModel
+    backbone: Backbone
+    find_nouns: FindNouns
+
+    def fingerprints(self) -> dict[str, str]:
+        return {
+            "diffusion": pipeline_fingerprint(self.pipeline),
+            "clip": self.clip.fingerprint(),
+            "backbone": self.backbone.fingerprint(),
+        }
+
+
+@dataclass
+class ShardOutcome:
+    """What a shard of captions gave; `seconds` by stage."""
+
+    prototypes: list[Prototype] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    images: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def load_models(preset: Preset, device: str = "auto") -> BuildModels:
+    """Loads a preset's models; half precision on a GPU, single on a CPU."""
+    place = choose_device(device)
+    dtype = torch.float16 if place.type == "cuda" else torch.float32
+    return BuildModels(
+        pipeline=load_pipeline(preset.models.diffusion, place, dtype),
+        clip=load_clip(preset.models.clip, place, dtype),
+        backbone=load_backbone(preset.models.backbone, place, dtype),
+        find_nouns=PatternNouns(),
+    )
+
+
+def build_prototypes(
+    captions: Sequence[Caption], models: BuildModels, config: BuildConfig
+) -> ShardOutcome:
+    """Every noun of every caption ends as a prototype or as a reject with its reason."""
+    outcome = ShardOutcome()
+    with outcome.timed("nouns"):
+        tokenized = list(_tokenize_all(captions, models, config, outcome))
+    batches = illustrate(models.pipeline, tokenized, config.preset.synthesis)
+    while True:
+        with outcome.timed("generation"):
+            batch = next(batches, None)
+        if batch is None:
+            return outcome
+        outcome.images += len(batch)
+        _add_batch(batch, models, config, outcome)
+
+
+def _tokenize_all(
+    captions: Sequence[Caption], models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+) -> Iterator[TokenizedCaption]:
+    for caption in captions:
+        spans, missing = noun_spans(caption, models.find_nouns)
+        outcome.rejects += missing
+        if not spans:
+            continue
+        seed = caption_seed(config.seed, caption.id)
+        item, beyond = tokenize(models.pipeline, caption, spans, seed)
+        outcome.rejects += beyond
+        if item is not None:
+            yield item
+
+
+def _add_batch(
+    batch: Sequence[Illustrated], models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+) -> None:
+    usable = []
+    for item in batch:
+        if is_blank(item.picture):
+            outcome.rejects += [_reject(item, span, "picture is blank") for span in item.source.spans]
+        else:
+            usable.append(item)
+    if not usable:
+        return
+    with outcome.timed("features"):
+        features = _dense_features(usable, models.backbone, config)
+    for item, feature in zip(usable, features, strict=True):
+        _add_picture(item, feature, models, config, outcome)
+
+
+def _dense_features(
+    batch: Sequence[Illustrated], backbone: Backbone, config: BuildConfig
+) -> torch.Tensor:
+    pixels = torch.from_numpy(np.stack([item.picture.pixels for item in batch]))
+    images = pixels.permute(0, 3, 1, 2).float() / 255
+    return backbone.dense_features(images, config.preset.segmentation.dense_size)
+
+
+def _add_picture(
+    item: Illustrated, features: torch.Tensor, models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+) -> None:
+    source = item.source
+    with outcome.timed("keys"):
+        keys = textual_keys(
+            models.clip,
+            source.caption.text,
+            source.spans,
+            config.preset.localization.key,
+            config.preset.segmentation.templates,
+        )
+    with outcome.timed("localisation"):
+        thumbnail = _thumbnail(item.picture.pixels, config.thumbnail)
+        for span, key, noun_map in zip(source.spans, keys, item.picture.noun_maps, strict=True):
+            if key is None:
+                outcome.rejects.append(_reject(item, span, "noun beyond CLIP's token limit"))
+                continue
+            try:
+                mask, peak = _localize(noun_map, item, config)
+            except DegenerateMapError as error:
+                outcome.rejects.append(_reject(item, span, str(error)))
+                continue
+            vector = pool_mask(features, mask).cpu().numpy()
+            outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
+
+
+def _localize(
+    noun_map: np.ndarray, item: Illustrated, config: BuildConfig
+) -> tuple[np.ndarray, float]:
+    chosen = config.preset.localization
+    return localize(
+        noun_map,
+        (item.picture.pixels.shape[0], item.picture.pixels.shape[1]),
+        threshold=chosen.threshold,
+        min_area=chosen.min_area,
+        max_area=chosen.max_area,
+        min_peak=chosen.min_peak,
+    )
+
+
+def _prototype(
+    item: Illustrated,
+    span: NounSpan,
+    key: np.ndarray,
+    vector: np.ndarray,
+    mask: np.ndarray,
+    peak: float,
+    thumbnail: bytes,
+) -> Prototype:
+    caption = item.source.caption
+    return Prototype(
+        id=f"{caption.id}/{span.noun}",
+        noun=span.noun,
+        caption_id=caption.id,
+        caption=caption.text,
+        key=key,
+        vector=vector.astype(np.float32),
+        area=float(mask.mean()),
+        peak=peak,
+        seed=item.source.seed,
+        thumbnail=thumbnail,
+    )
+
+
+def _reject(item: Illustrated, span: NounSpan, reason: str) -> Reject:
+    return Reject(caption_id=item.source.caption.id, noun=span.noun, reason=reason)
+
+
+def _thumbnail(pixels: np.ndarray, side: int) -> bytes:
+    """The whole picture, its longer side at most `side`, as WebP."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue()
