@@ -1,10 +1,10 @@
 """Open-vocabulary segmentation by retrieval from a prototype index.
 
-    import freeda
+import freeda
 
-    model = freeda.load("toy")
-    model.set_classes(["cat,kitten", "dog", "grass"])
-    model.segment("photo.jpg").save("out")
+model = freeda.load("toy")
+model.set_classes(["cat,kitten", "dog", "grass"])
+model.segment("photo.jpg").save("out")
 """
 
 from __future__ import annotations

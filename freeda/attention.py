@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -68,9 +68,7 @@ class NounMaps:
         return aggregate(self.sums[image], self.layers, latent_size)
 
 
-def aggregate(
-    sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_size: Grid
-) -> np.ndarray:
+def aggregate(sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_size: Grid) -> np.ndarray:
     """(N, H, W): bicubic to the latent's size, clamped at 0, averaged over layer calls.
 
     Grids of an eighth of the latent's side or less are too coarse to localise and left out, unless
@@ -86,9 +84,9 @@ def resize_map(maps: torch.Tensor, size: Grid) -> torch.Tensor:
     """(N, h, w) to (N, H, W), bicubic; smoothed first where it shrinks."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return functional.interpolate(
-        maps[:, None], size, mode="bicubic", align_corners=False, antialias=True
-    )[:, 0]
+    return functional.interpolate(maps[:, None], size, mode="bicubic", align_corners=False, antialias=True)[
+        :, 0
+    ]
 
 
 class DegenerateMapError(ValueError):
@@ -152,7 +150,7 @@ def _install(
     module: Transformer2DModel, maps: NounMaps, installed: list[tuple[Attention, Any]]
 ) -> list[_Recorder]:
     recorders = []
-    for block in module.transformer_blocks:
+    for block in cast(Any, module).transformer_blocks:
         layer = block.attn2
         if layer is None:
             continue

@@ -44,7 +44,8 @@ class _Commands(click.Group):
 @click.version_option(package_name="freeda")
 def main(debug: bool) -> None:
     """Open-vocabulary segmentation by retrieval: build a prototype index once, then segment
-    anything by name."""
+    anything by name.
+    """
     _quiet_libraries(debug)
 
 
@@ -73,7 +74,10 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
 
     config = BuildConfig(
         preset=load_preset(preset),
-        **{name: options[name] for name in ("caption_column", "id_column", "nouns_column", "limit", "seed", "shard_size")},
+        **{
+            name: options[name]
+            for name in ("caption_column", "id_column", "nouns_column", "limit", "seed", "shard_size")
+        },
     )
     with _ProgressBar() as bar:
         summary = build_index(
@@ -88,7 +92,9 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
 
 @main.command("segment", context_settings={"show_default": True})
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--classes", required=True, help='"cat,kitten; dog; grass", or a .txt file with a class a line.')
+@click.option(
+    "--classes", required=True, help='"cat,kitten; dog; grass", or a .txt file with a class a line.'
+)
 @click.option("--index", default="toy", help="Index name or folder.")
 @click.option("--method", default="freeda")
 @click.option("--background", is_flag=True, help="Add a background class of constant score.")
@@ -99,7 +105,14 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
 @click.option("--device", default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def segment_command(
-    images: tuple[Path, ...], classes: str, index: str, method: str, out: Path, formats: str, as_json: bool, **options: Any
+    images: tuple[Path, ...],
+    classes: str,
+    index: str,
+    method: str,
+    out: Path,
+    formats: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Segment IMAGES (files or folders) into the classes named."""
     from freeda.methods import load_method
@@ -159,8 +172,12 @@ def index_info(name: str, as_json: bool) -> None:
         return
     nouns = list(index.noun_counts().items())
     click.echo(f"{index.folder}")
-    click.echo(f"{manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns from {manifest.captions:,} captions")
-    click.echo(f"preset {manifest.preset['name']}, keys {manifest.key_dim}-d, vectors {manifest.vector_dim}-d")
+    click.echo(
+        f"{manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns from {manifest.captions:,} captions"
+    )
+    click.echo(
+        f"preset {manifest.preset['name']}, keys {manifest.key_dim}-d, vectors {manifest.vector_dim}-d"
+    )
     click.echo("most frequent: " + ", ".join(f"{noun} ({count})" for noun, count in nouns[:20]))
 
 
@@ -247,7 +264,9 @@ def _result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> s
 
 def _result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
     files = [str(item) for item in written]
-    return json.dumps({"image": str(path), "segments": result.segments_info, "files": files}, ensure_ascii=False)
+    return json.dumps(
+        {"image": str(path), "segments": result.segments_info, "files": files}, ensure_ascii=False
+    )
 
 
 def _summary_json(summary: BuildSummary) -> str:

@@ -15,7 +15,13 @@ from freeda.loading import fingerprint, load_first
 from freeda.presets import Synthesis
 from freeda.records import SyntheticImage
 
-__all__ = ["generate", "load_pipeline", "pipeline_fingerprint", "token_encoder"]
+__all__ = [
+    "generate",
+    "load_pipeline",
+    "noised_noun_maps",
+    "pipeline_fingerprint",
+    "token_encoder",
+]
 
 
 def load_pipeline(ids: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
@@ -85,3 +91,30 @@ def _to_uint8(image: torch.Tensor) -> np.ndarray:
 
 def _maps_of(image: torch.Tensor, maps: np.ndarray) -> np.ndarray:
     return maps if bool(torch.isfinite(image).all()) else np.full_like(maps, np.nan)
+
+
+@torch.no_grad()
+def noised_noun_maps(
+    pipeline: Any,
+    images: torch.Tensor,
+    captions: Sequence[str],
+    positions: Positions,
+    *,
+    timestep: int,
+    seed: int,
+) -> list[np.ndarray]:
+    """Noun maps of given pictures: noised to `timestep`, one UNet pass, conditional half only.
+
+    images: (B, 3, H, W) float32 RGB in [0, 1]. Returns per image (N, h, w) float32 on the latent's grid.
+    """
+    device, dtype = pipeline.unet.device, pipeline.unet.dtype
+    latents = pipeline.vae.encode((images * 2 - 1).to(device, dtype)).latent_dist.mode()
+    latents = latents * pipeline.vae.config.scaling_factor
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+    steps = torch.full((len(images),), timestep, device=device)
+    noisy = pipeline.scheduler.add_noise(latents, noise, steps)
+    states, _ = pipeline.encode_prompt(list(captions), device, 1, False)
+    with capture_cross_attention(pipeline.unet, positions) as maps:
+        pipeline.unet(noisy, steps, states)
+    size = (latents.shape[-2], latents.shape[-1])
+    return [maps.maps(number, latent_size=size) for number in range(len(images))]

@@ -36,7 +36,8 @@ def _read_file(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
-                    f"'{path}' has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; scale it down first"
+                    f"'{path}' has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; "
+                    f"scale it down first"
                 )
             return _to_rgb(image)
     except FileNotFoundError:

@@ -108,7 +108,8 @@ def find_index(name: str) -> Path:
             )
     looked = ", ".join(str(place) for place in places)
     raise IndexNotFoundError(
-        f"no index '{name}'; looked in {looked}. Build one with `freeda build-index CAPTIONS.parquet --out DIR`"
+        f"no index '{name}'; looked in {looked}. Build one with "
+        f"`freeda build-index CAPTIONS.parquet --out DIR`"
     )
 
 
@@ -196,7 +197,10 @@ class PrototypeIndex:
     def rows(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The given columns of prototypes, one dict a prototype."""
         return [
-            {name: self._batches[n // _ROWS_PER_BATCH].column(name)[n % _ROWS_PER_BATCH].as_py() for name in columns}
+            {
+                name: self._batches[n // _ROWS_PER_BATCH].column(name)[n % _ROWS_PER_BATCH].as_py()
+                for name in columns
+            }
             for n in (int(number) for number in numbers)
         ]
 
@@ -222,13 +226,13 @@ class PrototypeIndex:
         vectors = self.vectors(rows)
         vectors = vectors[np.isfinite(vectors).all(1)]
         if not len(vectors):
-            raise IndexCorruptError(f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it")
+            raise IndexCorruptError(
+                f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it"
+            )
         return np.asarray(vectors.mean(0))
 
 
-def write_files(
-    folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int
-) -> int:
+def write_files(folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int) -> int:
     """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were."""
     keys = faiss.IndexFlatIP(key_dim)
     schema = prototype_schema(vector_dim)
@@ -294,11 +298,13 @@ def _check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:
             raise IndexCorruptError(f"index file {path} is missing; restore or rebuild the index")
         if path.stat().st_size != size:
             raise IndexCorruptError(
-                f"index file {path} has {path.stat().st_size} bytes; {size} were written; restore or rebuild the index"
+                f"index file {path} has {path.stat().st_size} bytes; {size} were written; "
+                f"restore or rebuild the index"
             )
         if digests and _sha256(path) != manifest.files[name]:
             raise IndexCorruptError(
-                f"index file {path} is not the one that was written (its sha256 differs); restore or rebuild the index"
+                f"index file {path} is not the one that was written (its sha256 differs); "
+                f"restore or rebuild the index"
             )
 
 

@@ -67,7 +67,8 @@ class Models:
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
     """How pictures are generated. height, width: pixels; steps: denoising steps;
-    guidance_scale: classifier-free guidance, 1 or less switches it off."""
+    guidance_scale: classifier-free guidance, 1 or less switches it off.
+    """
 
     height: int
     width: int
@@ -102,7 +103,10 @@ class Localization:
             "rising within 0 .. 1",
         )
         _require(
-            self.key in ("context", "template", "blend"), "localization.key", self.key, "context, template or blend"
+            self.key in ("context", "template", "blend"),
+            "localization.key",
+            self.key,
+            "context, template or blend",
         )
 
 
@@ -139,8 +143,15 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         _require_positive(self, "short_side", "window", "stride", "dense_size", "neighbors")
-        _require(self.stride <= self.window, "segmentation.stride", self.stride, f"at most the window, {self.window}")
-        _require(0 <= self.local_weight <= 1, "segmentation.local_weight", self.local_weight, "between 0 and 1")
+        _require(
+            self.stride <= self.window,
+            "segmentation.stride",
+            self.stride,
+            f"at most the window, {self.window}",
+        )
+        _require(
+            0 <= self.local_weight <= 1, "segmentation.local_weight", self.local_weight, "between 0 and 1"
+        )
         _require(
             bool(self.templates) and all("{}" in t for t in self.templates),
             "segmentation.templates",
@@ -297,7 +308,9 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 def _build(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
     known = {item.name for item in fields(cls)}
     if unknown := sorted(set(data) - known):
-        raise ConfigError(f"{where}: {cls.__name__} has no {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"{where}: {cls.__name__} has no {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     try:
         return cls(**values)
@@ -324,7 +337,9 @@ def to_toml(preset: Preset) -> str:
 
 def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     lines = [f"[{'.'.join(path)}]"] if path else []
-    lines += [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
+    lines += [
+        f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, Mapping)
+    ]
     for key, value in table.items():
         if isinstance(value, Mapping):
             lines += ["", *_toml_lines(value, (*path, key))]

@@ -23,13 +23,15 @@ _BAND_BYTES = 256 * 2**20
 
 def local_scores(regions: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
     """(R, C): sigmoid of the cosine between (R, D) region features and (C, D) unit prototypes
-    (FreeDA, eq. 5 and released code)."""
+    (FreeDA, eq. 5 and released code).
+    """
     return torch.sigmoid(functional.normalize(regions, dim=-1) @ prototypes.T)
 
 
 def fuse_scores(local: torch.Tensor, image_similarity: torch.Tensor, local_weight: float) -> torch.Tensor:
     """(R, C): `local_weight` x local + the rest x the (C,) cosine of image and class text
-    (FreeDA, eq. 7). The sigmoid's slope is at most 1/4, so 0.8 : 0.2 weighs the two cosines 1 : 1."""
+    (FreeDA, eq. 7). The sigmoid's slope is at most 1/4, so 0.8 : 0.2 weighs the two cosines 1 : 1.
+    """
     return local_weight * local + (1 - local_weight) * image_similarity
 
 
@@ -71,9 +73,7 @@ def label_map(
     return labels, best
 
 
-def _upsample_rows(
-    scores: torch.Tensor, size: tuple[int, int], top: int, bottom: int
-) -> torch.Tensor:
+def _upsample_rows(scores: torch.Tensor, size: tuple[int, int], top: int, bottom: int) -> torch.Tensor:
     """Rows top .. bottom - 1 of the bilinear upsampling (corners not aligned) of `scores`."""
     if tuple(scores.shape[-2:]) == tuple(size):
         return scores[:, top:bottom]

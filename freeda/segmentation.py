@@ -89,7 +89,9 @@ class Segmentation:
             if item["share"] >= _LEGEND_SHARE
         ]
 
-    def save(self, folder: str | Path, stem: str = "segmentation", formats: Sequence[str] = ("labels", "overlay")) -> list[Path]:
+    def save(
+        self, folder: str | Path, stem: str = "segmentation", formats: Sequence[str] = ("labels", "overlay")
+    ) -> list[Path]:
         """Writes STEM.png (labels), STEM.overlay.png and STEM.json; returns the paths.
 
         formats: any of "labels", "overlay", "npz". Raises `OutputError`.
@@ -99,7 +101,9 @@ class Segmentation:
             target.mkdir(parents=True, exist_ok=True)
             return [*self._write(target, stem, formats), self._write_json(target / f"{stem}.json")]
         except OSError as error:
-            raise OutputError(f"cannot write to '{target}': {error.strerror or error}; choose another --out") from error
+            raise OutputError(
+                f"cannot write to '{target}': {error.strerror or error}; choose another --out"
+            ) from error
 
     def _write(self, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
         written = []
@@ -111,7 +115,9 @@ class Segmentation:
             self.overlay().save(written[-1])
         if "npz" in formats:
             written.append(folder / f"{stem}.npz")
-            np.savez_compressed(written[-1], labels=self.labels, scores=self.scores, classes=np.array(self.classes))
+            np.savez_compressed(
+                written[-1], labels=self.labels, scores=self.scores, classes=np.array(self.classes)
+            )
         return written
 
     def _write_json(self, path: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -70,7 +71,7 @@ def _parse_entry(entry: str) -> ClassName:
 class ClipModel:
     """An open_clip model with its tokenizer and the statistics of its image input."""
 
-    network: torch.nn.Module
+    network: Any
     tokenize: Callable[[list[str]], torch.Tensor]
     encode: Encode
     image_size: tuple[int, int]
@@ -109,7 +110,8 @@ class ClipModel:
     @torch.inference_mode()
     def embed_classes(self, classes: Sequence[ClassName], templates: Sequence[str]) -> np.ndarray:
         """(C, K) float32 unit vectors: mean of the un-normalised embeddings over templates and
-        synonyms, then L2 (FreeDA's released code, with synonyms added)."""
+        synonyms, then L2 (FreeDA's released code, with synonyms added).
+        """
         prompts = [t.format(name) for item in classes for name in item.names for t in templates]
         embedded = self.embed_texts(prompts)
         sizes = [len(item.names) * len(templates) for item in classes]
@@ -146,7 +148,7 @@ def _plain_encode(tokenizer: object) -> Encode:
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is not None and not isinstance(inner, torch.nn.Module) and callable(inner):
         return lambda text: inner(text, add_special_tokens=False).input_ids
-    return tokenizer.encode  # type: ignore[attr-defined,no-any-return]
+    return tokenizer.encode  # type: ignore[attr-defined]
 
 
 def noun_token_positions(

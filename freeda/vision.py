@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -23,7 +23,7 @@ __all__ = ["Backbone", "ImageTower", "embed_images", "embed_patches", "load_back
 class Backbone:
     """A self-supervised ViT that gives one feature a patch."""
 
-    network: torch.nn.Module
+    network: Any
     patch_size: int
     width: int
     mean: tuple[float, ...]
@@ -73,12 +73,18 @@ def _load_backbone(model_id: str, device: torch.device, dtype: torch.dtype) -> B
 class ImageTower(Protocol):
     """What the global embedding needs of a CLIP model."""
 
-    network: torch.nn.Module
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    device: torch.device
-    dtype: torch.dtype
+    @property
+    def network(self) -> Any: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 @torch.inference_mode()

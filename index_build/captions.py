@@ -109,7 +109,9 @@ def _find_files(source: str) -> tuple[Path, ...]:
     else:
         files = [path] if path.is_file() else sorted(Path(name) for name in glob(source))
     if not files:
-        raise CaptionsError(f"no captions at '{source}'; expected a parquet file, a folder of them, or a glob")
+        raise CaptionsError(
+            f"no captions at '{source}'; expected a parquet file, a folder of them, or a glob"
+        )
     return tuple(files)
 
 
@@ -141,7 +143,8 @@ def _choose_column(
         return next((name for name in usual if name in schema.names), None)
     if asked not in schema.names:
         raise CaptionsError(
-            f"'{source}' has no column '{asked}' for --{kind}-column; its columns are {', '.join(schema.names)}"
+            f"'{source}' has no column '{asked}' for --{kind}-column; "
+            f"its columns are {', '.join(schema.names)}"
         )
     return asked
 

@@ -66,7 +66,8 @@ def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
     """The index card, for people."""
     preset = manifest.preset
     models = "\n".join(
-        f"| {kind} | {', '.join(ids)} | {manifest.fingerprints[kind]} | {manifest.licenses.get(kind, 'unknown')} |"
+        f"| {kind} | {', '.join(ids)} | {manifest.fingerprints[kind]} "
+        f"| {manifest.licenses.get(kind, 'unknown')} |"
         for kind, ids in preset["models"].items()
     )
     common = ", ".join(f"{noun} ({count})" for noun, count in nouns.most_common(60))
@@ -77,7 +78,8 @@ def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
     )
     return f"""# Prototype index
 
-{manifest.prototypes:,} textual-visual prototypes of {manifest.nouns:,} nouns, from {manifest.captions:,} captions.
+{manifest.prototypes:,} textual-visual prototypes of {manifest.nouns:,} nouns, from
+{manifest.captions:,} captions.
 Keys: {manifest.key_dim}-d, L2-normalised. Visual vectors: {manifest.vector_dim}-d, raw, float16.
 Built with preset `{preset["name"]}`, seed {manifest.seed}, build fingerprint `{manifest.build_fingerprint}`.
 

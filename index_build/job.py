@@ -99,7 +99,13 @@ class _Run:
     """One pass over the captions with what it has seen so far."""
 
     def __init__(
-        self, client: Client, source: CaptionSource, work: Path, config: BuildConfig, total: int, report: Report
+        self,
+        client: Client,
+        source: CaptionSource,
+        work: Path,
+        config: BuildConfig,
+        total: int,
+        report: Report,
     ) -> None:
         self._client, self._source, self._work, self._config = client, source, work, config
         self._total, self._report = total, report
@@ -204,7 +210,9 @@ def _check_target(folder: Path, fingerprint: str, overwrite: bool) -> Manifest |
     try:
         manifest = PrototypeIndex.open(folder).manifest
     except IndexCorruptError as error:
-        raise OutputError(f"'{folder}' holds a damaged index ({error}); replace it with --overwrite") from error
+        raise OutputError(
+            f"'{folder}' holds a damaged index ({error}); replace it with --overwrite"
+        ) from error
     if manifest.build_fingerprint != fingerprint:
         raise OutputError(
             f"'{folder}' holds an index of other captions or settings (build "

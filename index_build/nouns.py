@@ -41,9 +41,11 @@ _COMPOUNDS = frozenset(
 """Names of things whose first word no tagger takes for a noun."""
 
 _NOT_THINGS = frozenset(
-    "photo photograph picture image view shot closeup front back top bottom side left right middle "
-    "center end group couple bunch lot lots pair number kind type piece variety set way day time "
-    "background foreground art video game".split()
+    """
+    photo photograph picture image view shot closeup front back top bottom side left right middle
+    center end group couple bunch lot lots pair number kind type piece variety set way day time
+    background foreground art video game
+    """.split()  # noqa: SIM905 - a list of words reads as one
 )
 """Nouns that speak of the picture or its layout; a picture does not show them as things."""
 

@@ -73,9 +73,7 @@ def load_models(preset: Preset, device: str = "auto") -> BuildModels:
     )
 
 
-def build_prototypes(
-    captions: Sequence[Caption], models: BuildModels, config: BuildConfig
-) -> ShardOutcome:
+def build_prototypes(captions: Sequence[Caption], models: BuildModels, config: BuildConfig) -> ShardOutcome:
     """Every noun of every caption ends as a prototype or as a reject with its reason."""
     outcome = ShardOutcome()
     with outcome.timed("nouns"):
@@ -122,9 +120,7 @@ def _add_batch(
         _add_picture(item, feature, models, config, outcome)
 
 
-def _dense_features(
-    batch: Sequence[Illustrated], backbone: Backbone, config: BuildConfig
-) -> torch.Tensor:
+def _dense_features(batch: Sequence[Illustrated], backbone: Backbone, config: BuildConfig) -> torch.Tensor:
     pixels = torch.from_numpy(np.stack([item.picture.pixels for item in batch]))
     images = pixels.permute(0, 3, 1, 2).float() / 255
     return backbone.dense_features(images, config.preset.segmentation.dense_size)
@@ -157,9 +153,7 @@ def _add_picture(
             outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
 
 
-def _localize(
-    noun_map: np.ndarray, item: Illustrated, config: BuildConfig
-) -> tuple[np.ndarray, float]:
+def _localize(noun_map: np.ndarray, item: Illustrated, config: BuildConfig) -> tuple[np.ndarray, float]:
     chosen = config.preset.localization
     return localize(
         noun_map,

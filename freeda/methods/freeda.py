@@ -184,7 +184,8 @@ def _resize_short_side(pixels: np.ndarray, short_side: int) -> torch.Tensor:
     height, width = pixels.shape[:2]
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise ImageError(
-            f"image of {width} x {height} pixels; its sides may differ by {_MAX_ASPECT} times at most, crop it"
+            f"image of {width} x {height} pixels; its sides may differ by {_MAX_ASPECT} times at most; "
+            f"crop it"
         )
     scale = short_side / min(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -115,15 +115,11 @@ def _two_stuffs(rng: np.random.Generator) -> tuple[Kind, Kind]:
     return KINDS[LABELS[above]], KINDS[LABELS[below]]
 
 
-def _texture(
-    rng: np.random.Generator, kind: Kind, height: int, width: int, unit: float
-) -> np.ndarray:
+def _texture(rng: np.random.Generator, kind: Kind, height: int, width: int, unit: float) -> np.ndarray:
     return _DRAW[kind.key](rng, height, width, unit)
 
 
-def _place(
-    rng: np.random.Generator, height: int, width: int, count: int
-) -> list[Placement]:
+def _place(rng: np.random.Generator, height: int, width: int, count: int) -> list[Placement]:
     """Chooses kinds, colours and boxes; boxes may overlap a little, never hide each other."""
     low, high = _SIDE_BY_COUNT[count]
     same_kind = count > 1 and rng.random() < 0.15
@@ -176,9 +172,7 @@ def _labels_of(instances: np.ndarray, kinds: tuple[Kind, ...]) -> np.ndarray:
     return lookup[instances]
 
 
-def _jitter(
-    rng: np.random.Generator, color: tuple[int, int, int]
-) -> tuple[int, int, int]:
+def _jitter(rng: np.random.Generator, color: tuple[int, int, int]) -> tuple[int, int, int]:
     red, green, blue = (int(np.clip(c + rng.integers(-14, 15), 0, 255)) for c in color)
     return red, green, blue
 

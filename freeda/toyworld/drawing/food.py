@@ -53,9 +53,7 @@ def carrot(pen: Pen, look: Look) -> None:
     root, wide = look.color, look.vary(0.3, 0.4)
     for angle in (-32, 0, 32):
         pen.ellipse(0.36 * math.sin(math.radians(angle)), -0.72, 0.12, 0.3, (70, 160, 60), angle)
-    pen.polygon(
-        [(-wide, -0.42), (wide, -0.42), (wide * 0.7, 0.2), (0.04, 0.98), (-wide * 0.7, 0.2)], root
-    )
+    pen.polygon([(-wide, -0.42), (wide, -0.42), (wide * 0.7, 0.2), (0.04, 0.98), (-wide * 0.7, 0.2)], root)
     pen.ellipse(0, -0.42, wide, 0.16, root)
     for y, reach in ((-0.15, 0.6), (0.15, -0.55), (0.4, 0.35)):
         pen.stroke([(wide * reach, y), (wide * reach * 0.3, y + 0.03)], 0.06, shade(root, 0.7))

@@ -58,9 +58,7 @@ def clock(pen: Pen, look: Look) -> None:
     pen.ellipse(0, 0.08, 0.62, 0.62, WHITE)
     for length in (0.46, 0.3):
         angle = look.vary(0, 2 * math.pi)
-        pen.stroke(
-            [(0, 0.08), (length * math.cos(angle), 0.08 + length * math.sin(angle))], 0.09, BLACK
-        )
+        pen.stroke([(0, 0.08), (length * math.cos(angle), 0.08 + length * math.sin(angle))], 0.09, BLACK)
 
 
 def guitar(pen: Pen, look: Look) -> None:

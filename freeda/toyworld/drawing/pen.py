@@ -68,15 +68,11 @@ class Pen:
     def polygon(self, points: Points, color: RGB) -> None:
         self._draw.polygon(self._to_pixels(points), fill=(*color, 255))
 
-    def ellipse(
-        self, x: float, y: float, rx: float, ry: float, color: RGB, turn: float = 0.0
-    ) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, color: RGB, turn: float = 0.0) -> None:
         """A filled ellipse; `turn` in degrees, clockwise on the screen."""
         self.polygon(_arc(x, y, rx, ry, 0.0, 360.0, turn), color)
 
-    def sector(
-        self, x: float, y: float, radius: float, start: float, end: float, color: RGB
-    ) -> None:
+    def sector(self, x: float, y: float, radius: float, start: float, end: float, color: RGB) -> None:
         """A filled slice of a disc between two angles in degrees (0 = right, 90 = down)."""
         self.polygon([(x, y), *_arc(x, y, radius, radius, start, end)], color)
 
@@ -131,6 +127,4 @@ def _arc(
     angles = np.radians(np.linspace(start, end, max(6, int(abs(end - start) / 12))))
     cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     across, down = rx * np.cos(angles), ry * np.sin(angles)
-    return list(
-        zip(x + across * cosine - down * sine, y + across * sine + down * cosine, strict=True)
-    )
+    return list(zip(x + across * cosine - down * sine, y + across * sine + down * cosine, strict=True))

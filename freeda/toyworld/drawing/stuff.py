@@ -13,9 +13,7 @@ from scipy.spatial import cKDTree
 Texture = np.ndarray
 
 
-def _noise(
-    rng: np.random.Generator, height: int, width: int, across: float, down: float
-) -> np.ndarray:
+def _noise(rng: np.random.Generator, height: int, width: int, across: float, down: float) -> np.ndarray:
     """(height, width) smooth noise in [-1, 1]; `across` and `down` are its grain in pixels."""
     rows, columns = int(height / down) + 3, int(width / across) + 3
     coarse = rng.uniform(-1, 1, (rows, columns)).astype(np.float32)
@@ -27,7 +25,7 @@ def _noise(
 def _tint(color: tuple[int, int, int], *layers: np.ndarray) -> Texture:
     """A flat colour brightened and darkened by the sum of `layers`, in grey levels."""
     total = sum(layers, np.float32(0))
-    return np.clip(np.float32(color)[None, None] + np.asarray(total)[..., None], 0, 255)
+    return np.clip(np.array(color, np.float32) + np.asarray(total)[..., None], 0, 255)
 
 
 def _grid(height: int, width: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
@@ -50,9 +48,7 @@ def sand(rng: np.random.Generator, height: int, width: int, unit: float) -> Text
     y, x = _grid(height, width, unit)
     bend = _noise(rng, height, width, 30 * unit, 20 * unit) * 5
     ripples = np.sin((y + bend) * 0.75 + rng.uniform(0, 6)) * 8
-    return _tint(
-        _vary(rng, (226, 198, 138)), ripples, _noise(rng, height, width, 1.5 * unit, 1.5 * unit) * 7
-    )
+    return _tint(_vary(rng, (226, 198, 138)), ripples, _noise(rng, height, width, 1.5 * unit, 1.5 * unit) * 7)
 
 
 def water(rng: np.random.Generator, height: int, width: int, unit: float) -> Texture:
@@ -79,7 +75,7 @@ def brick(rng: np.random.Generator, height: int, width: int, unit: float) -> Tex
     tone = np.sin(row * 12.9898 + column * 78.233) * 13
     mortar = ((shifted % wide) < 1.7) | _seam(row)
     wall = _tint(_vary(rng, (168, 82, 62)), tone, _noise(rng, height, width, 3 * unit, 3 * unit) * 7)
-    return np.where(mortar[..., None], np.float32((190, 150, 132)), wall)
+    return np.where(mortar[..., None], np.array((190, 150, 132), np.float32), wall)
 
 
 def _seam(row: np.ndarray) -> np.ndarray:
@@ -97,7 +93,7 @@ def sky(rng: np.random.Generator, height: int, width: int, unit: float) -> Textu
     )
     white = np.clip(clouds * 1.3 - 0.35, 0, 0.8)[..., None]
     blue = _tint(_vary(rng, (128, 188, 236)), y * 0.16 - 6)
-    return blue * (1 - white) + np.float32((248, 248, 250)) * white
+    return blue * (1 - white) + np.array((248, 248, 250), np.float32) * white
 
 
 def wood(rng: np.random.Generator, height: int, width: int, unit: float) -> Texture:
@@ -119,7 +115,7 @@ def gravel(rng: np.random.Generator, height: int, width: int, unit: float) -> Te
     gap = (distance[:, 1] - distance[:, 0]).reshape(height, width)
     tone = rng.uniform(-18, 18, count)[owner[:, 0]].reshape(height, width)
     stones = _tint(_vary(rng, (142, 140, 138)), tone.astype(np.float32), np.minimum(gap, 4) * 4 - 8)
-    return np.where((gap < 0.9)[..., None], np.float32((104, 102, 102)), stones)
+    return np.where((gap < 0.9)[..., None], np.array((104, 102, 102), np.float32), stones)
 
 
 def tiles(rng: np.random.Generator, height: int, width: int, unit: float) -> Texture:
@@ -127,7 +123,7 @@ def tiles(rng: np.random.Generator, height: int, width: int, unit: float) -> Tex
     side = rng.uniform(13, 18)
     row, column = np.floor((y + rng.uniform(0, side)) / side), np.floor((x + 3) / side)
     checker = ((row + column) % 2)[..., None]
-    light, dark = np.float32(_vary(rng, (198, 218, 208))), np.float32(_vary(rng, (152, 190, 182)))
+    light, dark = (np.array(_vary(rng, base), np.float32) for base in ((198, 218, 208), (152, 190, 182)))
     gloss = _noise(rng, height, width, 20 * unit, 20 * unit)[..., None] * 5
     return np.clip(light * checker + dark * (1 - checker) + gloss, 0, 255)
 

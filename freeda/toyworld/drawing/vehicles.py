@@ -18,9 +18,7 @@ def car(pen: Pen, look: Look) -> None:
     paint = look.color
     front, rear = look.vary(0.4, 0.56), look.vary(-0.62, -0.5)
     pen.polygon([(rear, 0.0), (rear + 0.2, -0.52), (front - 0.25, -0.52), (front, 0.0)], paint)
-    pen.polygon(
-        [(rear + 0.14, -0.04), (rear + 0.28, -0.42), (-0.06, -0.42), (-0.06, -0.04)], GLASS
-    )
+    pen.polygon([(rear + 0.14, -0.04), (rear + 0.28, -0.42), (-0.06, -0.42), (-0.06, -0.04)], GLASS)
     pen.polygon([(0.05, -0.04), (0.05, -0.42), (front - 0.3, -0.42), (front - 0.12, -0.04)], GLASS)
     pen.box(-0.96, -0.06, 0.96, 0.42, paint, 0.18)
     pen.ellipse(0.88, 0.08, 0.08, 0.09, (255, 240, 150))

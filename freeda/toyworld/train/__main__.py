@@ -52,9 +52,7 @@ def _recipe_minutes() -> float:
     return sum(module.PLAN.minutes for module in (autoencoder, clip, dense, diffusion))
 
 
-def _train_diffusion(
-    cache: SceneCache, work: Path, out: Path, device: torch.device, scale: float
-) -> None:
+def _train_diffusion(cache: SceneCache, work: Path, out: Path, device: torch.device, scale: float) -> None:
     from freeda.toyworld.train import autoencoder, diffusion
     from freeda.toyworld.train.loop import fit
     from freeda.toyworld.train.tokenizer import train_tokenizer
@@ -62,7 +60,9 @@ def _train_diffusion(
     tokenizer = train_tokenizer(corpus(cache), work / "tokenizer")
     images = autoencoder.AutoencoderTask(cache, device)
     fit(images, len(cache), _scaled(autoencoder.PLAN, scale), work, device)
-    latents = autoencoder.encode_scenes(images.network, cache, work / f"latents-{len(cache)}.safetensors", device)
+    latents = autoencoder.encode_scenes(
+        images.network, cache, work / f"latents-{len(cache)}.safetensors", device
+    )
     task = diffusion.DiffusionTask(latents, cache, tokenizer, device)
     fit(task, len(cache), _scaled(diffusion.PLAN, scale), work, device)
     pipeline = diffusion.assemble_pipeline(images.network, task, tokenizer)

@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -22,9 +23,9 @@ from freeda.toyworld.train.loop import Plan
 
 __all__ = ["PLAN", "DenseTask", "save"]
 
-PLAN = Plan(steps=20_000, minutes=30, batch=24, learning_rate=1e-3, warmup=200, weight_decay=0.04)
+PLAN = Plan(steps=20_000, minutes=25, batch=24, learning_rate=1e-3, warmup=200, weight_decay=0.04)
 _ARCHITECTURE = "vit_small_patch14_reg4_dinov2"
-_MODEL_ARGS = {
+_MODEL_ARGS: dict[str, Any] = {
     "img_size": IMAGE_SIZE,
     "patch_size": 8,
     "embed_dim": 192,
@@ -119,9 +120,7 @@ def _affine(
 ) -> torch.Tensor:
     """(B, 2, 3) maps of output to input coordinates: `shift` shows what lies at `centre`."""
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    matrix = torch.stack(
-        [torch.stack([cosine * flip, -sine], 1), torch.stack([sine * flip, cosine], 1)], 1
-    )
+    matrix = torch.stack([torch.stack([cosine * flip, -sine], 1), torch.stack([sine * flip, cosine], 1)], 1)
     offset = centre - (matrix @ shift[..., None])[..., 0]
     return torch.cat([matrix, offset[..., None]], 2)
 
@@ -150,9 +149,7 @@ def _roll(view: _View) -> _View:
     return _View(view.pixels.roll(1, 0), view.identity.roll(1, 0))
 
 
-def _paste(
-    base: _View, source: _View, instances: torch.Tensor, generator: torch.Generator
-) -> _View:
+def _paste(base: _View, source: _View, instances: torch.Tensor, generator: torch.Generator) -> _View:
     """One random instance of every source scene, moved, turned and scaled, on top of `base`."""
     count, height, width = instances.shape
     areas = functional.one_hot(instances, _IDS).sum((1, 2)).float()
@@ -182,7 +179,9 @@ def _paste(
 def _augment(view: _View, generator: torch.Generator, strength: float = 1.0) -> _View:
     """Colour, contrast, blur and noise: what must not matter to a feature."""
     count = len(view.pixels)
-    pixels = view.pixels * _uniform(generator, count, 1 - 0.25 * strength, 1 + 0.25 * strength).view(-1, 1, 1, 1)
+    pixels = view.pixels * _uniform(generator, count, 1 - 0.25 * strength, 1 + 0.25 * strength).view(
+        -1, 1, 1, 1
+    )
     grey = pixels.mean((1, 2, 3), keepdim=True)
     pixels = (pixels - grey) * _uniform(generator, count, 0.75, 1.25).view(-1, 1, 1, 1) + grey
     pixels = torch.einsum("bcd,bdhw->bchw", _hue_rotation(count, generator), pixels)
@@ -212,12 +211,16 @@ def _pool_regions(
     """Unit features of every region and of a random piece of each, with the regions' identities."""
     height, width = features.shape[-2:]
     patch = identity.shape[-1] // width
-    tokens = identity.reshape(len(identity), height, patch, width, patch).permute(0, 1, 3, 2, 4).reshape(
-        len(identity), height * width, patch * patch
+    tokens = (
+        identity.reshape(len(identity), height, patch, width, patch)
+        .permute(0, 1, 3, 2, 4)
+        .reshape(len(identity), height * width, patch * patch)
     )
     weights = torch.zeros(len(identity), identities, height * width)
     for pixel in range(0, patch * patch, 3):
-        weights.scatter_add_(1, tokens[..., pixel][:, None], torch.full((len(identity), 1, height * width), 3 / patch**2))
+        weights.scatter_add_(
+            1, tokens[..., pixel][:, None], torch.full((len(identity), 1, height * width), 3 / patch**2)
+        )
     views, owners = (weights.sum(-1) > _MIN_TOKENS).nonzero(as_tuple=True)
     whole = weights[views, owners]
     pieces = whole * _random_windows(whole, height, width, generator)

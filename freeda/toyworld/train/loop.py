@@ -33,7 +33,8 @@ class Task(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How long and how fast. Training ends at `steps` or `minutes`, whichever comes first;
-    the learning rate falls to zero along whichever of the two is further."""
+    the learning rate falls to zero along whichever of the two is further.
+    """
 
     steps: int
     minutes: float
@@ -69,14 +70,14 @@ class _State:
 
     def load(self, path: Path, device: torch.device) -> None:
         with safe_open(path, "pt", device=str(device)) as file:
-            metadata = file.metadata()
+            metadata, held = file.metadata(), set(file.keys())
             for name, parameter in self.parameters.items():
                 parameter.data.copy_(file.get_tensor(f"weights.{name}"))
                 self.average[name].copy_(file.get_tensor(f"average.{name}"))
                 self.optimizer.state[parameter] = {
                     key: file.get_tensor(f"adam.{key}.{name}")
                     for key in ("step", "exp_avg", "exp_avg_sq")
-                    if f"adam.{key}.{name}" in file.keys()
+                    if f"adam.{key}.{name}" in held
                 }
         self.step, self.elapsed = int(metadata["step"]), float(metadata["elapsed"])
 
@@ -97,9 +98,7 @@ def fit(task: Task, count: int, plan: Plan, folder: Path, device: torch.device) 
     task.network.eval()
 
 
-def _run(
-    task: Task, state: _State, count: int, plan: Plan, checkpoint: Path, device: torch.device
-) -> None:
+def _run(task: Task, state: _State, count: int, plan: Plan, checkpoint: Path, device: torch.device) -> None:
     task.network.train()
     started = time.monotonic() - state.elapsed
     reported = saved = time.monotonic()
@@ -122,9 +121,7 @@ def _progress(state: _State, plan: Plan) -> float:
     return max(state.step / plan.steps, state.elapsed / (plan.minutes * 60))
 
 
-def _step(
-    task: Task, state: _State, count: int, plan: Plan, progress: float, device: torch.device
-) -> float:
+def _step(task: Task, state: _State, count: int, plan: Plan, progress: float, device: torch.device) -> float:
     rng = np.random.default_rng([plan.seed, state.step])
     rate = plan.learning_rate * min(1.0, (state.step + 1) / plan.warmup)
     for group in state.optimizer.param_groups:

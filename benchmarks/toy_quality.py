@@ -1,0 +1,179 @@
+"""Quality of FreeDA on the toy world, beside its ablations and oracles: dataset-level mIoU.
+
+Vocabulary: all things and stuff, never the scene's own. Run from the checkout's root:
+`python benchmarks/toy_quality.py [--scenes 300] [--index toy]`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from freeda.evaluation.metrics import ConfusionMatrix
+from freeda.index import PrototypeIndex
+from freeda.methods.freeda import FreedaSegmenter, Vocabulary
+from freeda.presets import Segmentation
+from freeda.records import ClassName, Regions
+from freeda.regions import grid_regions
+from freeda.scoring import label_map
+from freeda.text import load_clip, textual_keys
+from freeda.toyworld.measure import described_scenes, region_features
+from freeda.toyworld.scenes import Scene, draw_scene, scene_rng
+from freeda.toyworld.vocabulary import KINDS
+from freeda.vision import embed_patches, load_backbone
+
+CLASSES = tuple(ClassName(kind.name, kind.synonyms) for kind in KINDS)
+Predict = Callable[[Scene], np.ndarray]
+
+
+class Bench:
+    """The parts of the segmenter, loaded once and recombined for every row."""
+
+    def __init__(self, index: str) -> None:
+        self.index = PrototypeIndex.open(index)
+        preset = self.index.preset
+        cpu = torch.device("cpu")
+        self.clip = load_clip(preset.models.clip, cpu)
+        self.backbone = load_backbone(preset.models.backbone, cpu)
+        self.config = preset.segmentation
+        self.vocabulary = self.segmenter().encode_classes(CLASSES)
+
+    def segmenter(self, **changes: object) -> FreedaSegmenter:
+        parts = {"config": self.config, **changes}
+        return FreedaSegmenter(self.index, self.clip, self.backbone, **parts)  # type: ignore[arg-type]
+
+    def predict(self, segmenter: FreedaSegmenter, vocabulary: Vocabulary) -> Predict:
+        def run(scene: Scene) -> np.ndarray:
+            scores = segmenter.score_image(scene.image, vocabulary)
+            return label_map(scores, (scene.labels.shape[0], scene.labels.shape[1]), 255)[0]
+
+        return run
+
+    def without_prototypes(self, scene: Scene) -> np.ndarray:
+        """CLIP's own patch features against the class texts."""
+        image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
+        similarity = torch.einsum("ck,khw->chw", self.vocabulary.texts, embed_patches(self.clip, image)[0])
+        return label_map(similarity, (scene.labels.shape[0], scene.labels.shape[1]), 255)[0]
+
+
+def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
+    """Every row's name and how it labels a scene."""
+    full, vocabulary = bench.segmenter(), bench.vocabulary
+    local_only = replace(bench.config, local_weight=1.0)
+    yield "FreeDA complete", bench.predict(full, vocabulary)
+    yield "without global similarity", bench.predict(bench.segmenter(config=local_only), vocabulary)
+    yield (
+        "without regions (per patch)",
+        bench.predict(bench.segmenter(find_regions=_patches(bench)), vocabulary),
+    )
+    yield "without prototypes (CLIP patches)", bench.without_prototypes
+    yield "chance", _chance
+    yield "oracle regions", _with_true_regions(bench, vocabulary)
+    for name, chosen in (
+        ("oracle masks (retrieval over true masks)", _oracle_mask_vocabulary(bench)),
+        ("oracle prototypes (true class means)", _oracle_prototype_vocabulary(bench)),
+    ):
+        yield name, bench.predict(full, chosen)
+        yield f"{name} + oracle regions", _with_true_regions(bench, chosen)
+
+
+def _patches(bench: Bench) -> Callable[[np.ndarray, Segmentation], Regions]:
+    patch = bench.backbone.patch_size
+
+    def find(image: np.ndarray, config: Segmentation) -> Regions:
+        height, width = image.shape[:2]
+        scale = config.dense_size / min(height, width) / patch
+        return grid_regions((height, width), (round(height * scale), round(width * scale)))
+
+    return find
+
+
+def _with_true_regions(bench: Bench, vocabulary: Vocabulary) -> Predict:
+    def run(scene: Scene) -> np.ndarray:
+        _, compact = np.unique(scene.instances, return_inverse=True)
+        regions = Regions(compact.reshape(scene.instances.shape).astype(np.int32))
+        segmenter = bench.segmenter(find_regions=lambda image, config: regions)
+        return bench.predict(segmenter, vocabulary)(scene)
+
+    return run
+
+
+def _chance(scene: Scene) -> np.ndarray:
+    """A random class for every true region."""
+    rng = np.random.default_rng(int(scene.image.sum()))
+    return rng.integers(0, len(CLASSES), 256)[scene.instances]
+
+
+def _oracle_prototype_vocabulary(bench: Bench) -> Vocabulary:
+    features, labels = region_features(
+        bench.backbone, bench.config.dense_size, "validation", 600, normalize=False
+    )
+    means = np.stack([features[labels == c].mean(0) for c in range(len(CLASSES))])
+    return _with_prototypes(bench, means)
+
+
+def _oracle_mask_vocabulary(bench: Bench) -> Vocabulary:
+    """Real validation scenes with exact masks take the place of generated pictures and attention."""
+    keys, vectors = [], []
+    features, _ = region_features(bench.backbone, bench.config.dense_size, "validation", 600, normalize=False)
+    offset = 0
+    preset = bench.index.preset
+    for item in described_scenes("validation", 600):
+        present = np.unique(item.scene.instances)
+        by_kind = {item.scene.kinds[number]: offset + row for row, number in enumerate(present)}
+        found = textual_keys(
+            bench.clip, item.caption, item.spans, preset.localization.key, bench.config.templates
+        )
+        for kind, key in zip(item.kinds, found, strict=True):
+            if kind in by_kind and key is not None:
+                keys.append(key)
+                vectors.append(features[by_kind[kind]])
+        offset += len(present)
+    similarity = bench.vocabulary.texts.numpy() @ np.stack(keys).T
+    nearest = np.argsort(-similarity, axis=1)[:, : bench.config.neighbors]
+    return _with_prototypes(bench, np.stack(vectors)[nearest].mean(1))
+
+
+def _with_prototypes(bench: Bench, means: np.ndarray) -> Vocabulary:
+    unit = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return replace(bench.vocabulary, prototypes=torch.from_numpy(unit.astype(np.float32)))
+
+
+def evaluate(predict: Predict, scenes: int) -> tuple[float, float, float]:
+    """MIoU and pixel accuracy in percent, and seconds an image."""
+    matrix = ConfusionMatrix(len(CLASSES))
+    started = time.perf_counter()
+    for number in range(scenes):
+        scene = draw_scene(scene_rng("evaluation", number), 128)
+        matrix.add(scene.labels, predict(scene))
+    seconds = (time.perf_counter() - started) / scenes
+    return 100 * matrix.mean_iou(), 100 * matrix.pixel_accuracy(), seconds
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--scenes", type=int, default=300)
+@click.option("--index", default="toy")
+@click.option("--json", "json_path", type=Path, help="Also write the figures here.")
+def main(scenes: int, index: str, json_path: Path | None) -> None:
+    """Prints the table."""
+    bench = Bench(index)
+    click.echo(f"{len(bench.index)} prototypes, {scenes} held-out scenes, {len(CLASSES)} classes")
+    click.echo(f"{'':58} {'mIoU':>6} {'pixels':>7} {'s/image':>8}")
+    results = {}
+    for name, predict in rows(bench):
+        miou, accuracy, seconds = evaluate(predict, scenes)
+        results[name] = {"miou": round(miou, 2), "pixel_accuracy": round(accuracy, 2)}
+        click.echo(f"{name:58} {miou:6.1f} {accuracy:7.1f} {seconds:8.3f}")
+    if json_path:
+        json_path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Measures the toy models on held-out scenes and writes the figures into their model card.
+
+`python -m freeda.toyworld.measure` prints the figures; `--write` also puts them into README.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from freeda.attention import DegenerateMapError, localize
+from freeda.diffusion import load_pipeline, noised_noun_maps, token_encoder
+from freeda.loading import choose_device
+from freeda.presets import Preset, load_preset
+from freeda.records import NounSpan
+from freeda.regions import pool_regions
+from freeda.text import load_clip, noun_token_positions
+from freeda.toyworld.captions import describe
+from freeda.toyworld.scenes import LABELS, Scene, draw_scene, scene_rng
+from freeda.toyworld.vocabulary import KINDS, THINGS, Kind
+from freeda.vision import Backbone, embed_images, load_backbone
+
+CARD = Path(__file__).parent / "README.md"
+_BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
+_BATCH = 25
+_TIMESTEPS = (100, 300, 500)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A scene with its caption and the place of every kind's first noun in it."""
+
+    scene: Scene
+    caption: str
+    kinds: tuple[Kind, ...]
+    spans: tuple[NounSpan, ...]
+
+
+def described_scenes(split: str, count: int) -> list[Described]:
+    scenes = []
+    for number in range(count):
+        rng = scene_rng(split, number)
+        scene = draw_scene(rng, 128)
+        caption = describe(scene, rng)
+        found = {kind: span for kind in scene.kinds if (span := _find(kind, caption)) is not None}
+        scenes.append(Described(scene, caption, tuple(found), tuple(found.values())))
+    return scenes
+
+
+def attention_iou(preset: Preset, scenes: Sequence[Described], timestep: int) -> dict[str, float]:
+    """Mean IoU of thresholded noun maps with the nouns' true masks, for things and for stuff;
+    a map without a mask counts 0.
+    """
+    pipeline = load_pipeline(preset.models.diffusion, choose_device("cpu"))
+    encode, limit = token_encoder(pipeline), pipeline.tokenizer.model_max_length
+    scores: dict[str, list[float]] = {"things": [], "stuff": []}
+    for batch in _batches(scenes):
+        positions = [
+            [noun_token_positions(encode, item.caption, span, limit) or () for span in item.spans]
+            for item in batch
+        ]
+        images = _pixels([item.scene for item in batch])
+        captions = [item.caption for item in batch]
+        maps = noised_noun_maps(pipeline, images, captions, positions, timestep=timestep, seed=0)
+        for item, noun_maps in zip(batch, maps, strict=True):
+            for kind, noun_map in zip(item.kinds, noun_maps, strict=True):
+                truth = item.scene.labels == LABELS[kind.name]
+                if truth.any():
+                    scores[_group(kind)].append(_mask_iou(noun_map, truth, preset))
+    return {group: float(np.mean(values)) for group, values in scores.items()}
+
+
+def retrieval_accuracy(backbone: Backbone, size: int, gallery: int, queries: int) -> dict[str, float]:
+    """Share of held-out regions (true masks) whose nearest region among other scenes is of their kind."""
+    known, known_labels = region_features(backbone, size, "validation", gallery)
+    asked, asked_labels = region_features(backbone, size, "evaluation", queries)
+    nearest = known_labels[(asked @ known.T).argmax(1)]
+    hits = nearest == asked_labels
+    things = asked_labels < len(THINGS)
+    return {"things": float(hits[things].mean()), "stuff": float(hits[~things].mean())}
+
+
+def region_features(
+    backbone: Backbone, size: int, split: str, count: int, *, normalize: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """(R, D) features of all instances of a split's first scenes, and their (R,) labels."""
+    features, labels = [], []
+    scenes = [draw_scene(scene_rng(split, number), 128) for number in range(count)]
+    for batch in _batches(scenes):
+        dense = backbone.dense_features(_pixels(batch), size)
+        for scene, feature in zip(batch, dense, strict=True):
+            present, compact = np.unique(scene.instances, return_inverse=True)
+            features.append(pool_regions(feature, compact.reshape(scene.instances.shape)).numpy())
+            labels += [LABELS[scene.kinds[number].name] for number in present]
+    stacked = np.concatenate(features)
+    if normalize:
+        stacked = stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
+    return stacked, np.array(labels)
+
+
+def clip_presence(preset: Preset, scenes: Sequence[Described]) -> float:
+    """Mean average precision of CLIP's image-text similarity at telling which kinds a scene shows."""
+    clip = load_clip(preset.models.clip, choose_device("cpu"))
+    from freeda.records import ClassName
+
+    classes = [ClassName(kind.name, kind.synonyms) for kind in KINDS]
+    texts = clip.embed_classes(classes, preset.segmentation.templates)
+    images = [
+        embed_images(clip, _pixels([item.scene for item in batch])).numpy() for batch in _batches(scenes)
+    ]
+    similarity = np.concatenate(images) @ texts.T
+    present = np.zeros_like(similarity, bool)
+    for row, item in enumerate(scenes):
+        present[row, np.unique(item.scene.labels)] = True
+    return float(np.mean([_average_precision(s, p) for s, p in zip(similarity, present, strict=True)]))
+
+
+def _average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
+    ranked = relevant[np.argsort(-scores)]
+    precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
+    return float(precision[ranked].mean())
+
+
+def _find(kind: Kind, caption: str) -> NounSpan | None:
+    """The longest noun of a kind that the caption holds, as whole words."""
+    for name in sorted({*kind.nouns, kind.plural} - {""}, key=len, reverse=True):
+        found = re.search(rf"\b{re.escape(name)}\b", caption)
+        if found:
+            return NounSpan(noun=kind.name, start=found.start(), end=found.end())
+    return None
+
+
+def _mask_iou(noun_map: np.ndarray, truth: np.ndarray, preset: Preset) -> float:
+    chosen = preset.localization
+    try:
+        mask, _ = localize(
+            noun_map,
+            (truth.shape[0], truth.shape[1]),
+            threshold=chosen.threshold,
+            min_area=chosen.min_area,
+            max_area=chosen.max_area,
+            min_peak=chosen.min_peak,
+        )
+    except DegenerateMapError:
+        return 0.0
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def _group(kind: Kind) -> str:
+    return "things" if kind.name in THINGS else "stuff"
+
+
+def _pixels(scenes: Sequence[Scene]) -> torch.Tensor:
+    stacked = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+    return stacked.permute(0, 3, 1, 2).float() / 255
+
+
+def _batches(items: Sequence) -> Iterator[Sequence]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
+
+
+def report(count: int) -> str:
+    """All figures as a Markdown table."""
+    preset = load_preset("toy")
+    scenes = described_scenes("evaluation", count)
+    backbone = load_backbone(preset.models.backbone, choose_device("cpu"))
+    rows = []
+    for timestep in _TIMESTEPS:
+        iou = attention_iou(preset, scenes, timestep)
+        rows.append((f"attention map against true mask, scene noised to t = {timestep}: mean IoU", iou))
+    accuracy = retrieval_accuracy(backbone, preset.segmentation.dense_size, 2 * count, count)
+    rows.append(("nearest region of another scene is of the same kind: share", accuracy))
+    lines = [f"Measured on {count} held-out scenes.", "", "| | things | stuff |", "|---|---|---|"]
+    lines += [f"| {name} | {values['things']:.3f} | {values['stuff']:.3f} |" for name, values in rows]
+    presence = clip_presence(preset, scenes)
+    lines += ["", f"CLIP ranks the kinds that a scene shows with a mean average precision of {presence:.3f}."]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--scenes", type=int, default=300, show_default=True)
+@click.option("--write", is_flag=True, help="Put the figures into the model card.")
+def main(scenes: int, write: bool) -> None:
+    """Measures the toy models on held-out scenes."""
+    text = report(scenes)
+    click.echo(text)
+    if write:
+        card = CARD.read_text(encoding="utf-8")
+        before, after = card.split(_BEGIN)[0], card.split(_END)[1]
+        CARD.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from freeda.errors import ClassNamesError, IndexMismatchError
+from freeda.index import (
+    CARD,
+    KEYS,
+    PROTOTYPES,
+    REJECTS,
+    Manifest,
+    PrototypeIndex,
+    write_files,
+    write_manifest,
+)
+from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.presets import Preset
+from freeda.records import ClassName, Prototype, Regions
+from freeda.text import load_clip
+from freeda.vision import load_backbone
+from tests.freeda.methods.contract import MethodContract, picture
+
+CPU = torch.device("cpu")
+DIM = 32
+
+
+def make_index(folder: Path, preset: Preset) -> PrototypeIndex:
+    """Sixty random prototypes under the tiny models' fingerprints."""
+    rng = np.random.default_rng(5)
+    prototypes = []
+    for number in range(60):
+        key = rng.normal(size=DIM).astype(np.float32)
+        prototypes.append(
+            Prototype(
+                id=str(number),
+                noun="thing",
+                caption_id=str(number),
+                caption="a thing",
+                key=key / np.linalg.norm(key),
+                vector=rng.normal(size=DIM).astype(np.float16).astype(np.float32),
+                area=0.1,
+                peak=2.0,
+                seed=0,
+                thumbnail=b"",
+            )
+        )
+    folder.mkdir()
+    write_files(folder, prototypes, DIM, DIM)
+    for name in (REJECTS, CARD):
+        (folder / name).write_bytes(b"")
+    fingerprints = {
+        "diffusion": "-",
+        "clip": load_clip(preset.models.clip, CPU).fingerprint(),
+        "backbone": load_backbone(preset.models.backbone, CPU).fingerprint(),
+    }
+    manifest = Manifest(
+        preset=preset.as_dict(),
+        fingerprints=fingerprints,
+        key_dim=DIM,
+        vector_dim=DIM,
+        prototypes=60,
+        nouns=1,
+        captions=60,
+        rejects=0,
+        build={},
+        build_fingerprint="f",
+        seed=0,
+    )
+    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
+    return PrototypeIndex.open(folder)
+
+
+@pytest.fixture(scope="module")
+def index_folder(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("method") / "index"
+    make_index(folder, tiny_preset)
+    return folder
+
+
+class TestFreeda(MethodContract):
+    @pytest.fixture
+    def segmenter(self, index_folder: Path) -> FreedaSegmenter:
+        return load(index_folder)
+
+
+def half_regions(image: np.ndarray, config: object) -> Regions:
+    labels = np.zeros(image.shape[:2], np.int32)
+    labels[:, image.shape[1] // 2 :] = 1
+    return Regions(labels)
+
+
+def test_a_window_s_scores_follow_the_paper(index_folder: Path, tiny_preset: Preset) -> None:
+    index = PrototypeIndex.open(index_folder)
+    clip, backbone = load_clip(tiny_preset.models.clip, CPU), load_backbone(tiny_preset.models.backbone, CPU)
+    segmenter = FreedaSegmenter(index, clip, backbone, index.preset.segmentation, find_regions=half_regions)
+    classes = (ClassName("cat"), ClassName("dog"))
+    pixels = picture(56, 56)
+    found = segmenter.score_image(pixels, segmenter.encode_classes(classes)).double().numpy()
+
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    texts = clip.embed_classes(classes, index.preset.segmentation.templates).astype(np.float64)
+    keys = np.stack([index.keys.reconstruct(n) for n in range(60)]).astype(np.float64)
+    vectors = index.vectors(range(60)).astype(np.float64)
+    nearest = np.argsort(-(texts @ keys.T), axis=1)[:, :3]
+    prototypes = vectors[nearest].mean(1)
+    prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
+    dense = backbone.dense_features(image, 56)[0].double().numpy()
+    with torch.no_grad():
+        resized = torch.nn.functional.interpolate(image, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+        whole = clip.network.encode_image((resized - 0.48) / 0.27)[0].double().numpy()
+    similarity = texts @ (whole / np.linalg.norm(whole))
+    for side, columns in ((0, slice(0, 2)), (1, slice(2, 4))):
+        region = dense[:, :, columns].mean((1, 2))
+        cosine = prototypes @ region / np.linalg.norm(region)
+        expected = 0.8 / (1 + np.exp(-cosine)) + 0.2 * similarity
+        np.testing.assert_allclose(found[:, 30, 10 + 30 * side], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_overlapping_windows_are_averaged(index_folder: Path, tiny_preset: Preset) -> None:
+    segmenter = load(index_folder)
+    vocabulary = segmenter.encode_classes("cat;dog")
+    pixels = picture(56, 100)
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    total, visits = np.zeros((2, 56, 100)), np.zeros(100)
+    for left in (0, 28, 44):
+        total[:, :, left : left + 56] += segmenter.score_window(
+            image[:, :, left : left + 56], vocabulary
+        ).numpy()
+        visits[left : left + 56] += 1
+    np.testing.assert_allclose(segmenter.score_image(pixels, vocabulary), total / visits, rtol=1e-5)
+
+
+def test_background_takes_what_scores_below_it(index_folder: Path) -> None:
+    segmenter = load(index_folder, background=True)
+    segmenter.config = replace(segmenter.config, background=2.0)
+    result = segmenter.segment(picture(56, 56), "cat;dog")
+    assert result.classes == ("background", "cat", "dog")
+    assert (result.labels == 0).all()
+    segmenter.config = replace(segmenter.config, background=-2.0)
+    assert (segmenter.segment(picture(56, 56), "cat;dog").labels > 0).all()
+    with pytest.raises(ClassNamesError, match="'background' is named"):
+        segmenter.segment(picture(56, 56), "cat;Background")
+
+
+def test_other_models_are_refused(index_folder: Path, tiny_preset: Preset) -> None:
+    index = PrototypeIndex.open(index_folder)
+    clip, backbone = load_clip(tiny_preset.models.clip, CPU), load_backbone(tiny_preset.models.backbone, CPU)
+    with torch.no_grad():
+        clip.network.token_embedding.weight += 0.1
+    with pytest.raises(IndexMismatchError, match="another clip model"):
+        FreedaSegmenter(index, clip, backbone, tiny_preset.segmentation)

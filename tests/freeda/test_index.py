@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from freeda.index import (
+    CARD,
+    KEYS,
+    PROTOTYPES,
+    REJECTS,
+    Manifest,
+    PrototypeIndex,
+    write_files,
+    write_manifest,
+)
+from freeda.presets import Preset, load_preset
+from freeda.records import Prototype
+
+KEY_DIM, VECTOR_DIM, COUNT = 8, 6, 5000
+
+
+def make_prototypes(count: int = COUNT) -> list[Prototype]:
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(count, KEY_DIM)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    vectors = rng.normal(size=(count, VECTOR_DIM)).astype(np.float16).astype(np.float32)
+    return [
+        Prototype(
+            id=f"{n}",
+            noun=f"noun {n % 7}",
+            caption_id=f"c{n // 2}",
+            caption="a caption",
+            key=keys[n],
+            vector=vectors[n],
+            area=0.25,
+            peak=2.0,
+            seed=n,
+            thumbnail=b"webp",
+        )
+        for n in range(count)
+    ]
+
+
+def write_index(folder: Path, prototypes: list[Prototype], preset: Preset | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    count = write_files(folder, prototypes, KEY_DIM, VECTOR_DIM)
+    pq.write_table(pa.table({"caption_id": ["x"], "noun": [""], "reason": ["no nouns"]}), folder / REJECTS)
+    (folder / CARD).write_text("# Card\n")
+    manifest = Manifest(
+        preset=(preset or load_preset("toy")).as_dict(),
+        fingerprints={"diffusion": "d", "clip": "c", "backbone": "b"},
+        key_dim=KEY_DIM,
+        vector_dim=VECTOR_DIM,
+        prototypes=count,
+        nouns=7,
+        captions=count,
+        rejects=1,
+        build={},
+        build_fingerprint="f",
+        seed=0,
+    )
+    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_index(tmp_path_factory.mktemp("index") / "small", make_prototypes())
+
+
+def test_search_and_class_prototypes_equal_numpy(folder: Path) -> None:
+    prototypes = make_prototypes()
+    keys = np.stack([p.key for p in prototypes]).astype(np.float64)
+    vectors = np.stack([p.vector for p in prototypes]).astype(np.float64)
+    queries = keys[[3, 4500]] + 0.05
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    order = np.argsort(-(queries @ keys.T), axis=1)[:, :10]
+    means = vectors[order].mean(1)
+    found = PrototypeIndex.open(folder).class_prototypes(queries.astype(np.float32), 10)
+    np.testing.assert_array_equal(found.rows, order)
+    np.testing.assert_allclose(found.vectors, means / np.linalg.norm(means, axis=1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(found.similarities, np.sort(queries @ keys.T, axis=1)[:, :-11:-1], rtol=1e-5)
+
+
+def test_rows_come_from_every_record_batch(folder: Path) -> None:
+    index = PrototypeIndex.open(folder)
+    numbers = [0, 4095, 4096, COUNT - 1]
+    assert [row["id"] for row in index.rows(numbers, ["id"])] == [str(n) for n in numbers]
+    expected = np.stack([make_prototypes()[n].vector for n in numbers])
+    np.testing.assert_array_equal(index.vectors(numbers), expected)
+    assert sum(index.noun_counts().values()) == len(index) == COUNT
+
+
+def test_vectors_are_not_copied_into_memory(folder: Path) -> None:
+    views = PrototypeIndex.open(folder)._vector_views
+    assert not any(view.flags.owndata or view.flags.writeable for view in views)
+
+
+def test_missing_neighbours_and_non_finite_vectors_are_left_out_of_the_mean(tmp_path: Path) -> None:
+    prototypes = make_prototypes(3)
+    prototypes[1] = replace(prototypes[1], vector=np.full(VECTOR_DIM, np.nan, np.float32))
+    index = PrototypeIndex.open(write_index(tmp_path / "few", prototypes))
+    found = index.class_prototypes(prototypes[0].key[None], 10)
+    assert (found.rows == -1).sum() == 7
+    mean = (prototypes[0].vector + prototypes[2].vector) / 2
+    np.testing.assert_allclose(found.vectors[0], mean / np.linalg.norm(mean), rtol=1e-3)
+
+
+def test_the_preset_survives_the_manifest(folder: Path) -> None:
+    assert PrototypeIndex.open(folder).preset == load_preset("toy")
+
+
+def test_lookup_order(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    monkeypatch.setenv("FREEDA_HOME", str(home))
+    (here / "indexes").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with pytest.raises(IndexNotFoundError, match=r"no index 'mine'; looked in .*build-index"):
+        PrototypeIndex.open("mine")
+    write_index(here / "indexes" / "mine", make_prototypes(4))
+    assert len(PrototypeIndex.open("mine")) == 4
+    write_index(home / "indexes" / "mine", make_prototypes(5))
+    assert len(PrototypeIndex.open("mine")) == 5
+    write_index(here / "mine", make_prototypes(6))
+    assert len(PrototypeIndex.open("mine")) == 6
+
+
+@pytest.mark.parametrize("name", [KEYS, PROTOTYPES, REJECTS, CARD])
+def test_truncated_and_tampered_files_are_named(name: str, tmp_path: Path) -> None:
+    folder = write_index(tmp_path / "index", make_prototypes(20))
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(IndexCorruptError, match=rf"{name} has \d+ bytes"):
+        PrototypeIndex.open(folder)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IndexCorruptError, match=rf"{name} is not the one that was written"):
+        PrototypeIndex.open(folder)
+    path.unlink()
+    with pytest.raises(IndexCorruptError, match=rf"{name} is missing"):
+        PrototypeIndex.open(folder)
+
+
+def test_damaged_manifests(tmp_path: Path) -> None:
+    folder = write_index(tmp_path / "index", make_prototypes(3))
+    manifest = folder / "manifest.json"
+    data = json.loads(manifest.read_text())
+    for content, message in [
+        ("{", "is damaged"),
+        (json.dumps(data | {"surprise": 1}), "is damaged"),
+        (json.dumps(data | {"format": 9}), "reads format 1"),
+    ]:
+        manifest.write_text(content)
+        with pytest.raises(IndexCorruptError, match=message):
+            PrototypeIndex.open(folder)
+    manifest.unlink()
+    with pytest.raises(IndexCorruptError, match="never finished"):
+        PrototypeIndex.open(folder)
+
+
+def test_other_models_are_refused_with_both_fingerprints(folder: Path) -> None:
+    index = PrototypeIndex.open(folder)
+    index.require_models(clip="c", backbone="b")
+    with pytest.raises(
+        IndexMismatchError, match=r"another clip model \(weights c\) than the one given \(z\)"
+    ):
+        index.require_models(clip="z")
+    with pytest.raises(IndexMismatchError, match=r"8-d keys .* gives 512-d"):
+        index.search(np.zeros((1, 512), np.float32), 1)

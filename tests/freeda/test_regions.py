@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from freeda.presets import Superpixels
+from freeda.regions import grid_regions, pool_mask, pool_regions, region_weights, superpixels
+
+
+def oracle(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Every pixel takes its token's feature; regions average their pixels, in float64."""
+    depth, rows, columns = features.shape
+    height, width = labels.shape
+    sums = np.zeros((labels.max() + 1, depth))
+    counts = np.zeros(labels.max() + 1)
+    for y in range(height):
+        for x in range(width):
+            token = features[:, int((y + 0.5) * rows / height), int((x + 0.5) * columns / width)]
+            sums[labels[y, x]] += token.astype(np.float64)
+            counts[labels[y, x]] += 1
+    return sums / counts[:, None]
+
+
+@pytest.mark.parametrize("size", [(20, 33), (48, 32), (5, 7)])
+def test_pooling_is_the_area_weighted_mean(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, size)
+    labels.ravel()[:6] = np.arange(6)
+    features = rng.normal(size=(5, 6, 4)).astype(np.float32)
+    pooled = pool_regions(torch.from_numpy(features), labels)
+    np.testing.assert_allclose(pooled.numpy(), oracle(features, labels), rtol=1e-5, atol=1e-6)
+
+
+def test_a_region_of_one_pixel_has_its_token_s_feature() -> None:
+    labels = np.zeros((64, 64), np.int32)
+    labels[37, 11] = 1
+    weights = region_weights(labels, (4, 4))
+    assert weights[1].argmax() == (37 // 16) * 4 + 11 // 16
+    np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-6)
+
+
+def test_pool_mask_takes_the_inside() -> None:
+    features = torch.zeros(2, 2, 2)
+    features[:, 1, 1] = torch.tensor([3.0, -1.0])
+    mask = np.zeros((8, 8), bool)
+    mask[4:, 4:] = True
+    np.testing.assert_allclose(pool_mask(features, mask), [3.0, -1.0])
+
+
+def test_pool_mask_of_everything() -> None:
+    features = torch.arange(8.0).reshape(2, 2, 2)
+    np.testing.assert_allclose(pool_mask(features, np.ones((6, 6), bool)), [1.5, 5.5])
+
+
+def test_grid_regions_number_the_tokens_row_by_row() -> None:
+    labels = grid_regions((4, 6), (2, 3)).labels
+    np.testing.assert_array_equal(labels[::2, ::2], [[0, 1, 2], [3, 4, 5]])
+    assert (labels[:2, :2] == 0).all()
+
+
+def test_superpixels_separate_two_colours_and_number_without_gaps() -> None:
+    image = np.zeros((40, 60, 3), np.float32)
+    image[:, 30:] = (0.9, 0.2, 0.1)
+    regions = superpixels(image, Superpixels(scale=100, sigma=0.5, min_size=20))
+    assert len(regions) == 2
+    assert sorted(np.unique(regions.labels)) == [0, 1]
+    assert len(np.unique(regions.labels[:, :28])) == len(np.unique(regions.labels[:, 32:])) == 1
+
+
+def test_superpixels_of_one_pixel() -> None:
+    assert len(superpixels(np.ones((1, 1, 3), np.float32), Superpixels())) == 1
