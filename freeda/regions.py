@@ -47,8 +47,11 @@ def pool_regions(features: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
 
 
 def pool_mask(features: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
-    """(D,): the area-weighted mean of (D, h, w) features inside one (H, W) boolean mask."""
-    return pool_regions(features, mask.astype(np.int32))[-1]
+    """(D,): the area-weighted mean of (D, h, w) features inside one (H, W) boolean mask, not empty."""
+    grid = (features.shape[-2], features.shape[-1])
+    areas = np.bincount(_token_of_pixel(mask.shape, grid)[mask], minlength=grid[0] * grid[1])
+    weights = torch.from_numpy((areas / areas.sum()).astype(np.float32))
+    return features.flatten(1) @ weights.to(features.device)
 
 
 def _token_of_pixel(size: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:

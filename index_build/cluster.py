@@ -100,5 +100,6 @@ def _connected(scheduler: str) -> Iterator[Client]:
         yield client
 
 
-def _fingerprints() -> Any:
-    return getattr(get_worker(), _ATTRIBUTE).fingerprints()
+def _fingerprints(dask_worker: Worker) -> Any:
+    """Runs outside a task, where Dask hands the worker over by this parameter's name."""
+    return getattr(dask_worker, _ATTRIBUTE).fingerprints()

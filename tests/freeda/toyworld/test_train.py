@@ -1,0 +1,147 @@
+"""The training recipe on a handful of scenes: it learns, stops, resumes and writes loadable models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from freeda.diffusion import generate, load_pipeline
+from freeda.presets import Synthesis
+from freeda.text import load_clip
+from freeda.toyworld.train import autoencoder, clip, dense, diffusion
+from freeda.toyworld.train.data import SceneCache
+from freeda.toyworld.train.loop import Plan, fit
+from freeda.toyworld.train.tokenizer import train_tokenizer
+from freeda.vision import load_backbone
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Line:
+    """y = 3x, learnt from noisy points."""
+
+    name = "line"
+
+    def __post_init__(self) -> None:
+        self.network = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.network.weight)
+        self.calls = 0
+
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        self.calls += 1
+        x = torch.from_numpy(rng.normal(size=(len(numbers), 1)).astype(np.float32))
+        return (self.network(x).float() - 3 * x).square().mean()
+
+
+def plan(steps: int, minutes: float = 5.0) -> Plan:
+    return Plan(steps=steps, minutes=minutes, batch=16, learning_rate=0.1, warmup=1, ema_decay=0.9)
+
+
+def test_the_loop_learns_and_keeps_the_averaged_weights(tmp_path: Path) -> None:
+    task = Line()
+    fit(task, 100, plan(150), tmp_path, CPU)
+    assert task.calls == 150
+    assert task.network.weight.item() == pytest.approx(3, abs=0.2)
+
+
+def test_the_loop_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freeda.toyworld.train.loop._CHECKPOINT_SECONDS", 0.0)
+    whole = Line()
+    (tmp_path / "whole").mkdir()
+    fit(whole, 100, plan(60), tmp_path / "whole", CPU)
+
+    class Killed(Line):
+        def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+            if self.calls == 25:
+                raise KeyboardInterrupt
+            return super().loss(numbers, rng)
+
+    (tmp_path / "cut").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fit(Killed(), 100, plan(60), tmp_path / "cut", CPU)
+    rest = Line()
+    fit(rest, 100, plan(60), tmp_path / "cut", CPU)
+    assert rest.calls == 35
+    torch.testing.assert_close(rest.network.weight, whole.network.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_the_time_budget_ends_training(tmp_path: Path) -> None:
+    task = Line()
+    fit(task, 100, plan(10**9, minutes=0.01), tmp_path, CPU)
+    assert 1 <= task.calls < 10**6
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> SceneCache:
+    return SceneCache.open(tmp_path_factory.mktemp("scenes"), 40)
+
+
+def test_the_cache_holds_the_training_scenes(cache: SceneCache, tmp_path: Path) -> None:
+    from freeda.toyworld.scenes import draw_scene, scene_rng
+
+    scene = draw_scene(scene_rng("train", 33), 128)
+    np.testing.assert_array_equal(cache.images[33], scene.image)
+    np.testing.assert_array_equal(cache.instances[33], scene.instances)
+    assert len(cache) == len(cache.captions) == len(cache.mentions) == 40
+
+
+def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCache, tmp_path: Path) -> None:
+    texts = [text for texts in (*cache.captions, *cache.mentions) for text in texts]
+    tokenizer = train_tokenizer(texts, tmp_path / "tokenizer")
+    quick = Plan(steps=2, minutes=5, batch=4, learning_rate=1e-3)
+
+    images = autoencoder.AutoencoderTask(cache, CPU)
+    fit(images, 40, quick, tmp_path, CPU)
+    latents = autoencoder.encode_scenes(images.network, cache, tmp_path / "latents.safetensors", CPU)
+    again = autoencoder.encode_scenes(images.network, cache, tmp_path / "latents.safetensors", CPU)
+    assert torch.equal(latents, again)
+    task = diffusion.DiffusionTask(latents, cache, tokenizer, CPU)
+    fit(task, 40, quick, tmp_path, CPU)
+    diffusion.assemble_pipeline(images.network, task, tokenizer).to(torch.float16).save_pretrained(
+        tmp_path / "sd"
+    )
+    pipeline = load_pipeline([str(tmp_path / "sd")], CPU)
+    config = Synthesis(height=128, width=128, steps=1, guidance_scale=2.0)
+    assert generate(pipeline, ["a cat"], [[(2,)]], [0], config)[0].noun_maps.shape == (1, 32, 32)
+
+    seen = dense.DenseTask(cache, CPU)
+    fit(seen, 40, quick, tmp_path, CPU)
+    dense.save(seen, tmp_path / "dense")
+    backbone = load_backbone([str(tmp_path / "dense")], CPU)
+    assert backbone.dense_features(torch.rand(1, 3, 128, 128), 128).shape == (1, 192, 16, 16)
+
+    pair = clip.ClipTask(cache, tokenizer, tmp_path, CPU)
+    fit(pair, 40, quick, tmp_path, CPU)
+    clip.save(pair, tokenizer, tmp_path / "clip")
+    assert load_clip([str(tmp_path / "clip")], CPU).embed_texts(["a cat", "a dog"]).shape == (2, 128)
+
+
+def test_dense_training_sees_no_class_names() -> None:
+    """The task is given images and instance numbers only; nothing it reads names a class."""
+    source = Path(dense.__file__).read_text()
+    assert not any(word in source for word in ("vocabulary", "captions", "mentions", "LABELS"))
+
+
+def test_nouns_keep_their_own_embedding(tokenizer) -> None:
+    """The end token must be the one that text models pool at, or all nouns collapse into one."""
+    model = diffusion._text_encoder(tokenizer).eval()
+    pooled = [
+        model(**tokenizer([text], padding="max_length", return_tensors="pt")).pooler_output
+        for text in ("cat", "dog")
+    ]
+    assert (pooled[0] - pooled[1]).abs().max() > 1e-3
+    assert tokenizer.eos_token_id == len(tokenizer) - 1
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_the_tokenizer_knows_every_text(tokenizer) -> None:
+    for text in ("a cat", "ünïcode 猫 🙂", "x" * 30):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.eos_token_id not in ids
+        assert ids

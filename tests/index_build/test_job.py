@@ -1,0 +1,137 @@
+"""Real Dask clusters of real processes; real kill signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from freeda.errors import CaptionsError, IndexCorruptError, OutputError
+from freeda.index import PrototypeIndex
+from freeda.presets import Preset, load_preset, to_toml
+from index_build import BuildConfig, build_index
+from tests.conftest import CAPTIONS
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def preset_file(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("preset") / "tiny.toml"
+    path.write_text(to_toml(tiny_preset))
+    return path
+
+
+def command(captions: Path, out: Path, preset: Path) -> list[str]:
+    options = ["--preset", str(preset), "--shard-size", "1", "--device", "cpu", "--json"]
+    return [sys.executable, "-m", "freeda.cli", "build-index", str(captions), "--out", str(out), *options]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(preset_file: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A build of all test captions in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    captions = folder / "captions.parquet"
+    pq.write_table(pa.table({"id": [f"c{n}" for n in range(len(CAPTIONS))], "caption": CAPTIONS}), captions)
+    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
+    summary = build_index(str(captions), folder / "index", config, device="cpu")
+    return captions, folder / "index", summary
+
+
+def test_the_summary_counts_everything(uninterrupted) -> None:
+    _, folder, summary = uninterrupted
+    index = PrototypeIndex.open(folder, verify=True)
+    rejects = pq.read_table(folder / "rejects.parquet").to_pylist()
+    assert summary.captions == 7
+    assert summary.images == 5
+    assert summary.prototypes == len(index)
+    assert summary.rejects == dict(Counter(row["reason"] for row in rejects))
+    assert summary.rejects["empty caption"] == 1
+    assert summary.rejects["no nouns"] == 1
+    assert set(summary.seconds) >= {"nouns", "generation", "features", "localisation", "keys"}
+    assert not (folder / ".work").exists()
+    ids = [row["id"] for row in index.rows(range(len(index)), ["id"])]
+    assert ids == sorted(ids, key=lambda name: int(name[1]))
+
+
+def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path, tmp_path: Path) -> None:
+    captions, whole, _ = uninterrupted
+    out = tmp_path / "index"
+    process = subprocess.Popen(
+        command(captions, out, preset_file),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not list(out.glob(".work/*/shard-*.done.json")):
+        assert time.monotonic() < deadline, "no shard was finished"
+        assert process.poll() is None, "the build ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "manifest.json").exists()
+    with pytest.raises((IndexCorruptError, FileNotFoundError)):
+        PrototypeIndex.open(out)
+
+    again = subprocess.run(command(captions, out, preset_file), capture_output=True, text=True, check=True)
+    summary = json.loads(again.stdout)
+    assert summary["resumed_shards"] >= 1
+    assert contents(out) == contents(whole)
+
+    third = subprocess.run(command(captions, out, preset_file), capture_output=True, text=True, check=True)
+    assert json.loads(third.stdout)["already_built"]
+
+
+def test_two_workers_build_the_same_prototypes(uninterrupted, preset_file: Path, tmp_path: Path) -> None:
+    captions, whole, _ = uninterrupted
+    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
+    build_index(str(captions), tmp_path / "index", config, workers=2, device="cpu")
+    one, two = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index")
+    numbers = range(len(one))
+    columns = ["id", "noun", "caption", "seed"]
+    assert one.rows(numbers, columns) == two.rows(range(len(two)), columns)
+    np.testing.assert_allclose(one.vectors(numbers), two.vectors(numbers), atol=2e-2)
+
+
+def test_another_build_s_index_is_replaced_on_request_only(
+    uninterrupted, tiny_preset: Preset, captions_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "index"
+    first = BuildConfig(preset=tiny_preset, limit=1)
+    second = BuildConfig(preset=tiny_preset, limit=1, seed=1)
+    build_index(str(captions_file), out, first, device="cpu")
+    before = contents(out)
+    with pytest.raises(OutputError, match="other captions or settings .*--overwrite"):
+        build_index(str(captions_file), out, second, device="cpu")
+    assert contents(out) == before
+    build_index(str(captions_file), out, second, device="cpu", overwrite=True)
+    assert PrototypeIndex.open(out).manifest.seed == 1
+
+
+def test_captions_without_any_noun_build_nothing(tiny_preset: Preset, tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"caption": ["slowly", "quickly and well"]}), path)
+    with pytest.raises(CaptionsError, match=r"no caption gave a prototype \(2 x no nouns\)"):
+        build_index(str(path), tmp_path / "out", BuildConfig(preset=tiny_preset), device="cpu")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_unwritable_place_is_named(tiny_preset: Preset, captions_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot create"):
+        build_index(str(captions_file), tmp_path / "file" / "out", BuildConfig(preset=tiny_preset))
