@@ -39,7 +39,9 @@ _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 _TEMPERATURE = 0.07
 _IDS = 8
 """Instance numbers a scene can have; scene b's instance i has the identity b * _IDS + i."""
-_PASTED = 2
+_PASTED = 3
+_MIN_AREA, _MAX_AREA = 0.015, 0.4
+"""Share of its scene that an instance should have to be pasted; larger ones only now and then."""
 _MIN_TOKENS = 0.6
 
 
@@ -72,13 +74,7 @@ class DenseTask:
     def _views(self, numbers: np.ndarray, generator: torch.Generator) -> list[_View]:
         pixels = self._scenes.pixels(numbers, torch.device("cpu")) / 2 + 0.5
         instances = torch.from_numpy(self._scenes.instances[numbers].astype(np.int64))
-        identity = instances + torch.arange(len(numbers))[:, None, None] * _IDS
-        whole = _View(pixels, identity)
-        first = _warp(whole, _camera(len(numbers), generator))
-        second = _warp(_roll(whole), _camera(len(numbers), generator))
-        for _ in range(_PASTED):
-            second = _paste(second, _augment(whole, generator, 0.5), instances, generator)
-        return [first, second]
+        return [_compose(pixels, instances, generator) for _ in range(2)]
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) normalised patch features."""
@@ -145,15 +141,38 @@ def _warp(view: _View, matrix: torch.Tensor) -> _View:
     return _View(pixels, identity[:, 0].long())
 
 
-def _roll(view: _View) -> _View:
-    return _View(view.pixels.roll(1, 0), view.identity.roll(1, 0))
+def _compose(pixels: torch.Tensor, instances: torch.Tensor, generator: torch.Generator) -> _View:
+    """New scenes from old ones: each a whole scene with instances of other scenes pasted on it.
+
+    Every instance so meets other company and another ground in every view: were its surroundings
+    the same, features would tell scenes apart instead of things.
+    """
+    count = len(pixels)
+    identity = instances + torch.arange(count)[:, None, None] * _IDS
+    order = torch.randperm(count, generator=generator)
+    base = _warp(_View(pixels[order], identity[order]), _camera(count, generator))
+    for _ in range(_PASTED):
+        order = torch.randperm(count, generator=generator)
+        source = _augment(_View(pixels[order], identity[order]), generator, 0.5)
+        base = _paste(base, source, instances[order], order, generator)
+    return base
 
 
-def _paste(base: _View, source: _View, instances: torch.Tensor, generator: torch.Generator) -> _View:
-    """One random instance of every source scene, moved, turned and scaled, on top of `base`."""
+def _paste(
+    base: _View,
+    source: _View,
+    instances: torch.Tensor,
+    scenes: torch.Tensor,
+    generator: torch.Generator,
+) -> _View:
+    """One random instance of every source scene, moved, turned and scaled, on top of `base`.
+
+    instances: (B, H, W) of the source; scenes: (B,) the source scenes' numbers in the batch.
+    """
     count, height, width = instances.shape
-    areas = functional.one_hot(instances, _IDS).sum((1, 2)).float()
-    chosen = torch.multinomial((areas > 0.015 * height * width).float(), 1, generator=generator)
+    areas = functional.one_hot(instances, _IDS).sum((1, 2)).float() / (height * width)
+    likely = (areas > _MIN_AREA).float() * torch.where(areas < _MAX_AREA, 1.0, 0.02)
+    chosen = torch.multinomial(likely, 1, generator=generator)
     mask = (instances == chosen[:, :, None]).float()
     axis = torch.linspace(-1, 1, height)
     total = mask.sum((1, 2))
@@ -169,7 +188,7 @@ def _paste(base: _View, source: _View, instances: torch.Tensor, generator: torch
     grid = functional.affine_grid(matrix, [count, 3, height, width], align_corners=False)
     pasted = functional.grid_sample(source.pixels, grid, align_corners=False)
     alpha = functional.grid_sample(mask[:, None], grid, "nearest", align_corners=False)
-    identity = torch.arange(count)[:, None, None] * _IDS + chosen[:, :, None]
+    identity = scenes[:, None, None] * _IDS + chosen[:, :, None]
     return _View(
         torch.where(alpha > 0.5, pasted, base.pixels),
         torch.where(alpha[:, 0] > 0.5, identity, base.identity),
