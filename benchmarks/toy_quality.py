@@ -17,15 +17,13 @@ import torch
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.index import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter, Vocabulary
-from freeda.presets import Segmentation
 from freeda.records import ClassName, Regions
-from freeda.regions import grid_regions
-from freeda.scoring import label_map
+from freeda.scoring import fuse_scores, label_map, local_scores
 from freeda.text import load_clip, textual_keys
 from freeda.toyworld.measure import described_scenes, region_features
 from freeda.toyworld.scenes import Scene, draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS
-from freeda.vision import embed_patches, load_backbone
+from freeda.vision import embed_images, embed_patches, load_backbone
 
 CLASSES = tuple(ClassName(kind.name, kind.synonyms) for kind in KINDS)
 Predict = Callable[[Scene], np.ndarray]
@@ -62,6 +60,16 @@ class Bench:
 
         return run
 
+    def without_regions(self, scene: Scene) -> np.ndarray:
+        """Every patch scored by itself, the scores upsampled bilinearly."""
+        image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
+        features = self.backbone.dense_features(image, self.config.dense_size)[0]
+        local = local_scores(features.flatten(1).T, self.vocabulary.prototypes)
+        similarity = self.vocabulary.texts @ embed_images(self.clip, image)[0]
+        scores = fuse_scores(local, similarity, self.config.local_weight)
+        grid = scores.T.reshape(-1, *features.shape[-2:])
+        return label_map(grid, (scene.labels.shape[0], scene.labels.shape[1]), 255)[0]
+
     def without_prototypes(self, scene: Scene) -> np.ndarray:
         """CLIP's own patch features against the class texts."""
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
@@ -75,10 +83,7 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     local_only = replace(bench.config, local_weight=1.0)
     yield "FreeDA complete", bench.predict(full, vocabulary)
     yield "without global similarity", bench.predict(bench.segmenter(config=local_only), vocabulary)
-    yield (
-        "without regions (per patch)",
-        bench.predict(bench.segmenter(find_regions=_patches(bench)), vocabulary),
-    )
+    yield "without regions (per patch)", bench.without_regions
     yield "without prototypes (CLIP patches)", bench.without_prototypes
     yield "chance", _chance
     yield "oracle regions", _with_true_regions(bench, vocabulary)
@@ -88,17 +93,6 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     ):
         yield name, bench.predict(full, chosen)
         yield f"{name} + oracle regions", _with_true_regions(bench, chosen)
-
-
-def _patches(bench: Bench) -> Callable[[np.ndarray, Segmentation], Regions]:
-    patch = bench.backbone.patch_size
-
-    def find(image: np.ndarray, config: Segmentation) -> Regions:
-        height, width = image.shape[:2]
-        scale = config.dense_size / min(height, width) / patch
-        return grid_regions((height, width), (round(height * scale), round(width * scale)))
-
-    return find
 
 
 def _with_true_regions(bench: Bench, vocabulary: Vocabulary) -> Predict:

@@ -116,7 +116,7 @@ def localize(
     normalised = torch.from_numpy((noun_map - low) / (high - low))[None]
     mask = (resize_map(normalised, size)[0] > threshold).numpy()
     area = float(mask.mean())
-    if area < min_area:
+    if area < min_area or not mask.any():
         raise DegenerateMapError("mask too small")
     if area > max_area:
         raise DegenerateMapError("mask covers the picture")
@@ -241,7 +241,8 @@ def _probabilities(
         query = attn.norm_q(query)
     if attn.norm_k is not None:
         key = attn.norm_k(key)
-    scores = (query @ key.transpose(-1, -2)).float() * attn.scale
+    # In single precision and scaled first: half precision overflows on some models' logits.
+    scores = (query.float() * attn.scale) @ key.float().transpose(-1, -2)
     if mask is not None:
         scores = scores + mask.float().reshape(len(scores), -1, 1, scores.shape[-1])
     return scores.softmax(-1).mean(1)

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,18 @@ class _Commands(click.Group):
                 traceback.print_exc()
             click.echo(f"error: {error}", err=True)
             ctx.exit(1)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            # The last resort: whatever nobody foresaw is one line too, with the way to see more.
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            first = (str(error).strip() or "no message").splitlines()[0]
+            click.echo(
+                f"error: unexpected {type(error).__name__}: {first}; `freeda --debug ...` shows where",
+                err=True,
+            )
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again to go on", err=True)
             ctx.exit(1)
@@ -58,7 +71,7 @@ def main(debug: bool) -> None:
 @click.option("--nouns-column", help="Column with lists of nouns; skips tagging.")
 @click.option("--limit", type=click.IntRange(1), help="Take only so many captions.")
 @click.option("--seed", type=int, default=0)
-@click.option("--shard-size", type=click.IntRange(1), default=64, help="Captions a task.")
+@click.option("--shard-size", type=click.IntRange(1), default=32, help="Captions a task.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes on this machine.")
 @click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT.")
 @click.option("--device", default="auto")
@@ -192,7 +205,7 @@ def index_verify(name: str) -> None:
 
 
 class _ProgressBar:
-    """A tqdm bar in captions; nothing where standard error is no terminal but milestones."""
+    """A tqdm bar in captions on standard error."""
 
     def __enter__(self) -> _ProgressBar:
         from tqdm import tqdm
@@ -207,6 +220,8 @@ class _ProgressBar:
         self._bar.total = progress.total
         self._bar.set_description(progress.message or "building", refresh=False)
         self._bar.set_postfix(prototypes=progress.prototypes, rejects=progress.rejects, refresh=False)
+        if progress.resumed > self._bar.initial:  # what an earlier run did is no speed of this one
+            self._bar.initial = progress.resumed
         self._bar.update(progress.done - self._bar.n)
         self._bar.refresh()
 
@@ -248,13 +263,11 @@ def _image_files(images: Sequence[Path]) -> list[Path]:
 
 def _unique_stems(files: Sequence[Path]) -> list[tuple[str, Path]]:
     """Output names: the file's stem, numbered where two inputs share it."""
-    seen: dict[str, int] = {}
-    named = []
+    named: dict[str, Path] = {}
     for path in files:
-        seen[path.stem] = seen.get(path.stem, 0) + 1
-        number = seen[path.stem]
-        named.append((path.stem if number == 1 else f"{path.stem}-{number}", path))
-    return named
+        candidates = (f"{path.stem}-{number}" if number > 1 else path.stem for number in count(1))
+        named[next(name for name in candidates if name not in named)] = path
+    return list(named.items())
 
 
 def _result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> str:

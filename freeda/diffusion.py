@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline
 
 from freeda.attention import Positions, capture_cross_attention
 from freeda.loading import fingerprint, load_first
@@ -112,7 +112,8 @@ def noised_noun_maps(
     latents = latents * pipeline.vae.config.scaling_factor
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
     steps = torch.full((len(images),), timestep, device=device)
-    noisy = pipeline.scheduler.add_noise(latents, noise, steps)
+    # Multistep solvers add noise by their own step indices; the training schedule goes by timestep.
+    noisy = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(latents, noise, steps)
     states, _ = pipeline.encode_prompt(list(captions), device, 1, False)
     with capture_cross_attention(pipeline.unet, positions) as maps:
         pipeline.unet(noisy, steps, states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,13 @@ def _read_file(path: Path) -> np.ndarray:
                     f"scale it down first"
                 )
             return _to_rgb(image)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(f"no image file '{path}'") from None
     except IsADirectoryError:
         raise ImageError(f"'{path}' is a folder; name image files") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
         raise ImageError(f"'{path}' is no readable image: {error}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -23,7 +23,12 @@ from freeda.presets import Preset, preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
 
 __all__ = [
+    "CARD",
     "FORMAT",
+    "KEYS",
+    "MANIFEST",
+    "PROTOTYPES",
+    "REJECTS",
     "Manifest",
     "PrototypeIndex",
     "find_index",
@@ -167,8 +172,17 @@ class PrototypeIndex:
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
-        reader = pa.ipc.open_file(pa.memory_map(str(self.folder / PROTOTYPES)))
-        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        path = self.folder / PROTOTYPES
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise IndexCorruptError(
+                f"{path} cannot be read: {error}; restore or rebuild the index"
+            ) from error
+        if sum(map(len, batches)) != len(self) or reader.schema != prototype_schema(self.manifest.vector_dim):
+            raise IndexCorruptError(f"{path} is not what its manifest says; restore or rebuild the index")
+        return batches
 
     @cached_property
     def _vector_views(self) -> list[np.ndarray]:
@@ -286,7 +300,10 @@ def _read_manifest(folder: Path) -> Manifest:
                 f"{path} has format {data.get('format')!r}; this version reads format {FORMAT}; "
                 f"rebuild the index or install the freeda that wrote it"
             )
-        return Manifest(**data)
+        manifest = Manifest(**data)
+        if not {KEYS, PROTOTYPES, REJECTS, CARD} == set(manifest.files) == set(manifest.sizes):
+            raise TypeError("it does not name every file")
+        return manifest
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise IndexCorruptError(f"{path} is damaged ({error}); restore or rebuild the index") from error
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from safetensors import SafetensorError
 
-from freeda.errors import ModelNotFoundError
+from freeda.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,10 +32,20 @@ _SAMPLED_VALUES = 64
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device where there is one, then Apple's MPS, then the CPU."""
     if name != "auto":
-        return torch.device(name)
+        return _named_device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{name}'; expected auto, cpu, cuda, cuda:1, mps, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{name}' was asked for, but PyTorch sees no CUDA GPU; use auto or cpu")
+    return device
 
 
 def is_folder(model_id: str) -> bool:
@@ -55,7 +66,9 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
         try:
             with _quiet_hub(online=is_folder(model_id) or _hub_reachable()):
                 return load(model_id)
-        except (OSError, RuntimeError, ValueError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             failures.append(f"{model_id} ({_first_line(error)})")
     raise ModelNotFoundError(
         f"no {kind} model could be loaded; tried {'; '.join(failures)}. Download one on a machine "

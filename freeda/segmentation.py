@@ -92,7 +92,7 @@ class Segmentation:
     def save(
         self, folder: str | Path, stem: str = "segmentation", formats: Sequence[str] = ("labels", "overlay")
     ) -> list[Path]:
-        """Writes STEM.png (labels), STEM.overlay.png and STEM.json; returns the paths.
+        """Writes STEM.labels.png, STEM.overlay.png and STEM.json; returns the paths.
 
         formats: any of "labels", "overlay", "npz". Raises `OutputError`.
         """
@@ -108,7 +108,7 @@ class Segmentation:
     def _write(self, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
         written = []
         if "labels" in formats:
-            written.append(folder / f"{stem}.png")
+            written.append(folder / f"{stem}.labels.png")
             self.palette_image().save(written[-1])
         if "overlay" in formats:
             written.append(folder / f"{stem}.overlay.png")

@@ -51,10 +51,10 @@ def parse_classes(classes: str | Sequence[str]) -> tuple[ClassName, ...]:
 
 def _entries(classes: str | Sequence[str]) -> list[str]:
     if not isinstance(classes, str):
-        return list(classes)
+        return [entry for item in classes for entry in item.rstrip(";").split(";")]
     if classes.endswith(".txt"):
         try:
-            classes = Path(classes).read_text(encoding="utf-8")
+            classes = Path(classes).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ClassNamesError(f"cannot read class names from '{classes}': {error}") from error
     return [entry for line in classes.splitlines() for entry in line.rstrip(";").split(";") if line.strip()]

@@ -56,7 +56,8 @@ class CaptionSource:
         columns = [c for c in (self.caption_column, self.id_column, self.nouns_column) if c]
         for path in self.files:
             with _opened(path) as file:
-                for batch in file.iter_batches(_ROWS_PER_READ, columns=columns):
+                batches = file.iter_batches(_ROWS_PER_READ, columns=columns)
+                while (batch := _next_batch(path, batches)) is not None:
                     yield from batch.to_pylist()
 
     def _parse(
@@ -64,7 +65,7 @@ class CaptionSource:
     ) -> Caption | Reject:
         text = row[self.caption_column]
         cleaned = " ".join(text.split()) if isinstance(text, str) else ""
-        if self.id_column is None:
+        if self.id_column is None or row[self.id_column] is None:
             identity = _derived_id(cleaned, number, repeats)
         else:
             identity = str(row[self.id_column])
@@ -93,7 +94,7 @@ def open_captions(source: str, config: BuildConfig) -> CaptionSource:
         )
     identity = _choose_column(schema, config.id_column, _USUAL_ID_COLUMNS, "id", source)
     nouns = _choose_column(schema, config.nouns_column, _USUAL_NOUN_COLUMNS, "nouns", source)
-    if nouns is not None and not pa.types.is_list(schema.field(nouns).type):
+    if nouns is not None and not _is_list_of_text(schema.field(nouns).type):
         raise CaptionsError(
             f"column '{nouns}' of '{source}' holds {schema.field(nouns).type}; expected lists of text"
         )
@@ -105,7 +106,7 @@ def open_captions(source: str, config: BuildConfig) -> CaptionSource:
 def _find_files(source: str) -> tuple[Path, ...]:
     path = Path(source)
     if path.is_dir():
-        files = sorted(path.rglob("*.parquet"))
+        files = sorted(file for file in path.rglob("*.parquet") if _is_input(file, path))
     else:
         files = [path] if path.is_file() else sorted(Path(name) for name in glob(source))
     if not files:
@@ -113,6 +114,12 @@ def _find_files(source: str) -> tuple[Path, ...]:
             f"no captions at '{source}'; expected a parquet file, a folder of them, or a glob"
         )
     return tuple(files)
+
+
+def _is_input(file: Path, root: Path) -> bool:
+    """Whether a file found in a folder is captions, and not part of an index or its unfinished work."""
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return not hidden and not (file.parent / "manifest.json").exists()
 
 
 def _common_schema(files: Sequence[Path]) -> pa.Schema:
@@ -126,7 +133,21 @@ def _common_schema(files: Sequence[Path]) -> pa.Schema:
     if not rows:
         raise CaptionsError(f"'{files[0]}' has no rows; expected at least one caption")
     names = set(schemas[0].names).intersection(*(schema.names for schema in schemas[1:]))
+    for path, schema in zip(files, schemas, strict=True):
+        for name in names:
+            if schema.field(name).type != schemas[0].field(name).type:
+                raise CaptionsError(
+                    f"column '{name}' holds {schema.field(name).type} in '{path}' but "
+                    f"{schemas[0].field(name).type} in '{files[0]}'; give all files the same types"
+                )
     return pa.schema([field for field in schemas[0] if field.name in names])
+
+
+def _next_batch(path: Path, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    try:
+        return next(batches, None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CaptionsError(f"'{path}' is damaged: {str(error).splitlines()[0]}") from error
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -153,6 +174,11 @@ def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_list_of_text(kind: pa.DataType) -> bool:
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(listed and _is_text(kind.value_type))
 
 
 def _derived_id(text: str, number: int, repeats: Counter[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from freeda import __version__
 from freeda.errors import ConfigError
 from freeda.presets import Preset
 
@@ -24,7 +25,7 @@ class BuildConfig:
 
     preset: Preset
     seed: int = 0
-    shard_size: int = 64
+    shard_size: int = 32
     limit: int | None = None
     caption_column: str | None = None
     id_column: str | None = None
@@ -50,8 +51,13 @@ class BuildConfig:
         }
 
     def fingerprint(self, captions_digest: str, models: Mapping[str, str]) -> str:
-        """Names the work folder: settings, preset, captions and weights together."""
-        content = [self.as_dict(), self.seed, self.preset.as_dict(), captions_digest, dict(models)]
+        """Names the work folder: settings, preset, captions, weights, precision and version together.
+
+        The batch size is no part of it: it may be lowered in the middle of a build.
+        """
+        preset = self.preset.as_dict()
+        preset["synthesis"] = preset["synthesis"] | {"batch": None}
+        content = [__version__, self.as_dict(), self.seed, preset, captions_digest, dict(models)]
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

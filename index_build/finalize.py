@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from freeda.errors import CaptionsError
-from freeda.index import CARD, KEYS, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
+from freeda.index import CARD, KEYS, MANIFEST, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
 from freeda.records import Reject
 from index_build.config import BuildConfig
-from index_build.shards import ShardReport, read_prototypes, read_rejects, reject_table
+from index_build.shards import ShardReport, count_nouns, read_prototypes, read_rejects, reject_table
 
 __all__ = ["finalize"]
 
@@ -33,9 +33,10 @@ def finalize(
     rejects = pa.concat_tables([reject_table(early_rejects), read_rejects(work, shards)])
     if not sum(report.prototypes for report in reports):
         raise CaptionsError(_nothing_built(rejects))
+    (out / MANIFEST).unlink(missing_ok=True)
     first = next(read_prototypes(work, shards))
     count = write_files(out, read_prototypes(work, shards), len(first.key), len(first.vector))
-    nouns = Counter(prototype.noun for prototype in read_prototypes(work, shards))
+    nouns = count_nouns(work, shards)
     pq.write_table(rejects, out / REJECTS)
     manifest = Manifest(
         preset=config.preset.as_dict(),

@@ -6,23 +6,24 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow.parquet as pq
 from distributed import Client, as_completed
 from distributed.scheduler import KilledWorker
 
-from freeda.errors import IndexCorruptError, OutputError, WorkerError
+from freeda.errors import FreedaError, IndexCorruptError, OutputError, WorkerError
 from freeda.index import MANIFEST, REJECTS, Manifest, PrototypeIndex
 from freeda.records import Caption, Reject
 from index_build.captions import CaptionSource, open_captions
-from index_build.cluster import connect, install_models, run_shard
+from index_build.cluster import connect, installed_models, run_shard
 from index_build.config import BuildConfig
 from index_build.finalize import finalize
-from index_build.shards import ShardReport, read_report
+from index_build.shards import ShardReport, read_report, shard_path
 
 __all__ = ["BuildSummary", "Progress", "build_index"]
 
@@ -55,6 +56,7 @@ class Progress:
     prototypes: int
     rejects: int
     message: str = ""
+    resumed: int = 0
 
 
 Report = Callable[[Progress], None]
@@ -78,19 +80,27 @@ def build_index(
     started = time.perf_counter()
     source = open_captions(captions, config)
     digest, total = source.digest()
-    folder = _prepare(Path(out))
+    folder = _prepare(Path(out).resolve())
     report(Progress(done=0, total=total, prototypes=0, rejects=0, message="loading models"))
-    with connect(workers, scheduler) as client:
-        fingerprints = install_models(client, config.preset, device, 0 if scheduler else workers)
-        fingerprint = config.fingerprint(digest, fingerprints)
+    with (
+        connect(workers, scheduler) as client,
+        installed_models(client, config.preset, device, 0 if scheduler else workers) as (name, models),
+    ):
+        fingerprint = config.fingerprint(digest, models)
         if (there := _check_target(folder, fingerprint, overwrite)) is not None:
+            if (folder / ".work" / fingerprint).exists():
+                _remove_work(folder / ".work" / fingerprint)
             return _already_built(folder, there, time.perf_counter() - started)
         work = folder / ".work" / fingerprint
         work.mkdir(parents=True, exist_ok=True)
-        run = _Run(client, source, work, config, total, report)
+        run = _Run(client, source, work, config, total, report, name, models)
         reports, early = run.all_shards()
     report(run.progress("writing the index"))
-    manifest = finalize(folder, work, reports, early, config, fingerprints, fingerprint)
+    _require_shards(work, reports)
+    try:
+        manifest = finalize(folder, work, reports, early, config, models, fingerprint)
+    except OSError as error:
+        raise OutputError(f"cannot write the index to '{folder}': {error.strerror or error}") from error
     _remove_work(work)
     return _summarize(folder, manifest, reports, early, run, time.perf_counter() - started)
 
@@ -106,9 +116,13 @@ class _Run:
         config: BuildConfig,
         total: int,
         report: Report,
+        models_name: str,
+        models: Mapping[str, str],
     ) -> None:
         self._client, self._source, self._work, self._config = client, source, work, config
         self._total, self._report = total, report
+        self._models_name, self._models = models_name, models
+        self._id = uuid4().hex[:12]
         self.early: list[Reject] = []
         self.reports: dict[int, ShardReport] = {}
         self.resumed: set[int] = set()
@@ -133,6 +147,7 @@ class _Run:
             prototypes=sum(item.prototypes for item in self.reports.values()),
             rejects=len(self.early) + sum(sum(item.rejects.values()) for item in self.reports.values()),
             message=message,
+            resumed=sum(self.reports[shard].captions for shard in self.resumed),
         )
 
     def _missing_shards(self) -> Iterator[tuple[int, list[Caption]]]:
@@ -167,7 +182,9 @@ class _Run:
             shard,
             captions,
             self._config,
-            key=f"shard-{shard}-{self._work.name}",
+            self._models_name,
+            self._models,
+            key=f"shard-{shard}-{self._id}",
             retries=_RETRIES,
             pure=False,
         )
@@ -177,8 +194,16 @@ class _Run:
             finished = future.result()
         except KilledWorker as error:
             raise WorkerError(
-                f"task {future.key} killed its worker {_RETRIES + 1} times (out of memory?); "
-                f"finished shards are kept, run the same command again with a smaller batch"
+                f"{future.key} killed every worker it ran on (out of memory?); finished shards are kept: "
+                f"run the same command again, with a smaller batch in the preset if memory was short"
+            ) from error
+        except FreedaError:
+            raise
+        except Exception as error:
+            # Whatever went wrong inside a task: what is finished is safe, and that is what to say.
+            raise WorkerError(
+                f"{future.key} failed with {type(error).__name__}: {error}; finished shards are kept: "
+                f"run the same command again"
             ) from error
         self.reports[finished.shard] = finished
         self._report(self.progress())
@@ -205,7 +230,6 @@ def _prepare(folder: Path) -> Path:
 def _check_target(folder: Path, fingerprint: str, overwrite: bool) -> Manifest | None:
     """The finished index of this very build, if there; another build's is replaced on request only."""
     if not (folder / MANIFEST).exists() or overwrite:
-        (folder / MANIFEST).unlink(missing_ok=True)
         return None
     try:
         manifest = PrototypeIndex.open(folder).manifest
@@ -220,6 +244,15 @@ def _check_target(folder: Path, fingerprint: str, overwrite: bool) -> Manifest |
             f"or choose another --out"
         )
     return manifest
+
+
+def _require_shards(work: Path, reports: Sequence[ShardReport]) -> None:
+    missing = [item.shard for item in reports if not shard_path(work, item.shard).exists()]
+    if missing:
+        raise WorkerError(
+            f"{len(missing)} shards are not in '{work}', though workers wrote them; workers on other "
+            f"machines need --out on a file system that all of them share"
+        )
 
 
 def _remove_work(work: Path) -> None:

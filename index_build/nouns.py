@@ -25,7 +25,7 @@ _COMPOUNDS = frozenset(
         ("remote", "control"),
         ("stuffed", "animal"),
         ("wild", "boar"),
-        ("french", "fries"),
+        ("french", "fry"),
         ("sweet", "potato"),
         ("bald", "eagle"),
         ("high", "chair"),
@@ -81,10 +81,10 @@ def noun_spans(caption: Caption, find_nouns: FindNouns) -> tuple[list[NounSpan],
         missing = [] if spans else [Reject(caption_id=caption.id, noun="", reason="no nouns")]
         return spans, missing
     spans, missing = [], []
-    for noun in dict.fromkeys(caption.nouns):
+    for noun in dict.fromkeys(str(noun).lower() for noun in caption.nouns):
         span = _locate_given(caption.text, noun)
         if span is None:
-            missing.append(Reject(caption_id=caption.id, noun=str(noun), reason="noun not in caption"))
+            missing.append(Reject(caption_id=caption.id, noun=noun, reason="noun not in caption"))
         else:
             spans.append(span)
     if not caption.nouns:
@@ -141,13 +141,13 @@ def _inflections() -> inflect.engine:
     return inflect.engine()
 
 
-def _locate_given(text: str, noun: object) -> NounSpan | None:
+def _locate_given(text: str, noun: str) -> NounSpan | None:
     """The first place of a noun, or else of its plural, as whole words."""
-    if not isinstance(noun, str) or not noun.strip():
+    if not noun.strip():
         return None
     name = " ".join(noun.split())
     for form in (name, _inflections().plural_noun(name) or name):
         found = re.search(rf"(?<!\w){re.escape(form)}(?!\w)", text, re.IGNORECASE)
         if found:
-            return NounSpan(noun=name.lower(), start=found.start(), end=found.end())
+            return NounSpan(noun=name, start=found.start(), end=found.end())
     return None

@@ -44,6 +44,10 @@ class BuildModels:
             "backbone": self.backbone.fingerprint(),
         }
 
+    def describe(self) -> dict[str, str]:
+        """What must agree on all workers and between a run and its resumption."""
+        return self.fingerprints() | {"precision": str(self.clip.dtype).removeprefix("torch.")}
+
 
 @dataclass
 class ShardOutcome:
@@ -142,7 +146,7 @@ def _add_picture(
         thumbnail = _thumbnail(item.picture.pixels, config.thumbnail)
         for span, key, noun_map in zip(source.spans, keys, item.picture.noun_maps, strict=True):
             if key is None:
-                outcome.rejects.append(_reject(item, span, "noun beyond CLIP's token limit"))
+                outcome.rejects.append(_reject(item, span, "noun not within CLIP's token limit"))
                 continue
             try:
                 mask, peak = _localize(noun_map, item, config)
@@ -150,6 +154,9 @@ def _add_picture(
                 outcome.rejects.append(_reject(item, span, str(error)))
                 continue
             vector = pool_mask(features, mask).cpu().numpy()
+            if not np.isfinite(vector.astype(np.float16)).all():
+                outcome.rejects.append(_reject(item, span, "feature is not finite"))
+                continue
             outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
 
 

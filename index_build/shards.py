@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,16 @@ import pyarrow.parquet as pq
 from freeda.records import Prototype, Reject
 from index_build.prototypes import ShardOutcome
 
-__all__ = ["ShardReport", "read_prototypes", "read_rejects", "read_report", "reject_table", "write_shard"]
+__all__ = [
+    "ShardReport",
+    "count_nouns",
+    "read_prototypes",
+    "read_rejects",
+    "read_report",
+    "reject_table",
+    "shard_path",
+    "write_shard",
+]
 
 _PROTOTYPE_SCHEMA = pa.schema(
     [
@@ -65,7 +75,7 @@ def write_shard(work: Path, shard: int, captions: int, outcome: ShardOutcome) ->
     _write_table(_prototype_table(outcome.prototypes), shard_path(work, shard))
     _write_table(reject_table(outcome.rejects), shard_path(work, shard, ".rejects.parquet"))
     marker = shard_path(work, shard, ".done.json")
-    partial = marker.with_suffix(f".{os.getpid()}.partial")
+    partial = marker.with_suffix(f".{uuid4().hex}.partial")
     partial.write_text(json.dumps(asdict(report), sort_keys=True), encoding="utf-8")
     os.replace(partial, marker)
     return report
@@ -84,6 +94,14 @@ def read_prototypes(work: Path, shards: int) -> Iterator[Prototype]:
     for shard in range(shards):
         for row in pq.read_table(shard_path(work, shard)).to_pylist():
             yield _to_prototype(row)
+
+
+def count_nouns(work: Path, shards: int) -> Counter[str]:
+    """How many prototypes each noun has."""
+    nouns: Counter[str] = Counter()
+    for shard in range(shards):
+        nouns.update(pq.read_table(shard_path(work, shard), columns=["noun"]).column(0).to_pylist())
+    return nouns
 
 
 def read_rejects(work: Path, shards: int) -> pa.Table:
@@ -108,6 +126,6 @@ def _to_prototype(row: dict[str, Any]) -> Prototype:
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_suffix(f".{uuid4().hex}.partial")
     pq.write_table(table, partial)
     os.replace(partial, path)

@@ -43,7 +43,7 @@ def tokenize(
     for span in spans:
         found = noun_token_positions(encode, caption.text, span, limit)
         if found is None:
-            reason = f"noun beyond the first {limit} tokens"
+            reason = f"noun not within the first {limit} tokens"
             rejects.append(Reject(caption_id=caption.id, noun=span.noun, reason=reason))
         else:
             kept.append(span)

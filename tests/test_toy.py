@@ -35,6 +35,12 @@ def test_weights_and_index_are_small_enough_to_travel() -> None:
     assert all(path.suffix in {".json", ".safetensors", ".txt"} for path in weights)
 
 
+def test_the_committed_index_has_the_preset_s_own_numbers() -> None:
+    index = freeda.PrototypeIndex.open("toy", verify=True)
+    assert index.preset == load_preset("toy")
+    assert sum(index.manifest.sizes.values()) < 10e6
+
+
 def test_attention_points_at_the_things() -> None:
     iou = attention_iou(load_preset("toy"), described_scenes("evaluation", 25), 300)
     assert iou["things"] > 0.35

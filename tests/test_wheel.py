@@ -57,4 +57,4 @@ def test_the_installed_wheel_segments_from_an_empty_folder(wheel: Path, tmp_path
         check=True,
         cwd=empty,
     )
-    assert Image.open(empty / "out" / "scene-2.png").size == Image.open(image).size
+    assert Image.open(empty / "out" / "scene-2.labels.png").size == Image.open(image).size

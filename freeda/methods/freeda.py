@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from freeda.vision import Backbone, embed_images, load_backbone
 __all__ = ["FreedaSegmenter", "Vocabulary", "load"]
 
 _MAX_ASPECT = 32
+Classes = str | Sequence[str] | Sequence[ClassName]
 FindRegions = Callable[[np.ndarray, Config], Regions]
 
 
@@ -81,12 +83,12 @@ class FreedaSegmenter:
         self._find_regions = find_regions
         self._vocabulary: Vocabulary | None = None
 
-    def set_classes(self, classes: str | Sequence[str] | Sequence[ClassName]) -> Vocabulary:
+    def set_classes(self, classes: Classes) -> Vocabulary:
         """Chooses the classes of the images to come: "cat,kitten; dog", or a list of such entries."""
         self._vocabulary = self.encode_classes(classes)
         return self._vocabulary
 
-    def encode_classes(self, classes: str | Sequence[str] | Sequence[ClassName]) -> Vocabulary:
+    def encode_classes(self, classes: Classes) -> Vocabulary:
         """Embeds the class names and retrieves their prototypes."""
         parsed = _parse(classes)
         if self.background and any(item.name.casefold() == BACKGROUND for item in parsed):
@@ -102,13 +104,22 @@ class FreedaSegmenter:
             torch.from_numpy(found.vectors.astype(np.float32)).to(device),
         )
 
+    @overload
+    def segment(self, image: ImageLike, classes: Classes | None = None) -> Segmentation: ...
+    @overload
+    def segment(self, image: list[ImageLike], classes: Classes | None = None) -> list[Segmentation]: ...
     def segment(
-        self, image: ImageLike, classes: str | Sequence[str] | Sequence[ClassName] | None = None
-    ) -> Segmentation:
-        """Segments one image into `classes`, or into those given to `set_classes`."""
+        self, image: ImageLike | list[ImageLike], classes: Classes | None = None
+    ) -> Segmentation | list[Segmentation]:
+        """Segments an image, or each of a list, into `classes` or those given to `set_classes`."""
         vocabulary = self._vocabulary if classes is None else self.encode_classes(classes)
         if vocabulary is None:
             raise ClassNamesError('no classes chosen; call set_classes(["cat", "dog"]) first')
+        if isinstance(image, list):
+            return [self._segment_one(item, vocabulary) for item in image]
+        return self._segment_one(image, vocabulary)
+
+    def _segment_one(self, image: ImageLike, vocabulary: Vocabulary) -> Segmentation:
         pixels = read_image(image)
         scores = self.score_image(pixels, vocabulary)
         names = tuple(item.name for item in vocabulary.classes)
@@ -173,7 +184,7 @@ def _choose_preset(index: PrototypeIndex, preset: str | Preset | None) -> Preset
     return load_preset(preset) if isinstance(preset, str) else preset
 
 
-def _parse(classes: str | Sequence[str] | Sequence[ClassName]) -> tuple[ClassName, ...]:
+def _parse(classes: Classes) -> tuple[ClassName, ...]:
     if not isinstance(classes, str) and all(isinstance(item, ClassName) for item in classes):
         classes = [",".join(item.names) for item in classes if isinstance(item, ClassName)]
     return parse_classes(classes)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def run(pipeline, guidance: float, size=(64, 96), prompts=PROMPTS) -> torch.Tens
     ).images
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 def test_capture_changes_no_bit(any_pipeline_folder: Path, guidance: float, dtype: torch.dtype) -> None:
     pipeline = load_pipeline([str(any_pipeline_folder)], CPU, dtype)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from freeda.presets import Superpixels
-from freeda.regions import grid_regions, pool_mask, pool_regions, region_weights, superpixels
+from freeda.regions import pool_mask, pool_regions, region_weights, superpixels
 
 
 def oracle(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -51,12 +51,6 @@ def test_pool_mask_takes_the_inside() -> None:
 def test_pool_mask_of_everything() -> None:
     features = torch.arange(8.0).reshape(2, 2, 2)
     np.testing.assert_allclose(pool_mask(features, np.ones((6, 6), bool)), [1.5, 5.5])
-
-
-def test_grid_regions_number_the_tokens_row_by_row() -> None:
-    labels = grid_regions((4, 6), (2, 3)).labels
-    np.testing.assert_array_equal(labels[::2, ::2], [[0, 1, 2], [3, 4, 5]])
-    assert (labels[:2, :2] == 0).all()
 
 
 def test_superpixels_separate_two_colours_and_number_without_gaps() -> None:

@@ -30,7 +30,7 @@ def test_segments_are_counted_largest_first(result: Segmentation) -> None:
 
 def test_saved_files_hold_the_labels(result: Segmentation, tmp_path: Path) -> None:
     paths = result.save(tmp_path / "new", "x", ("labels", "overlay", "npz"))
-    assert [path.name for path in paths] == ["x.png", "x.overlay.png", "x.npz", "x.json"]
+    assert [path.name for path in paths] == ["x.labels.png", "x.overlay.png", "x.npz", "x.json"]
     picture = Image.open(paths[0])
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.asarray(picture), result.labels)

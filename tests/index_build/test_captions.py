@@ -99,6 +99,24 @@ def test_unusable_sources_say_why(tmp_path: Path, make, options: dict, message: 
     assert "\n" not in str(caught.value)
 
 
+def test_damage_inside_a_parquet_is_found_while_reading(tmp_path: Path) -> None:
+    source = Path(write(tmp_path / "c.parquet", caption=[f"a cat number {n}" for n in range(3000)]))
+    content = bytearray(source.read_bytes())
+    content[200:4000] = bytes(3800)
+    source.write_bytes(content)
+    with pytest.raises(CaptionsError, match="is damaged"):
+        list(open_captions(str(source), config()))
+
+
+def test_a_folder_s_own_index_is_no_input(tmp_path: Path) -> None:
+    write(tmp_path / "c.parquet", caption=["x"])
+    for folder in (tmp_path / "index", tmp_path / "other" / ".work"):
+        folder.mkdir(parents=True)
+        write(folder / "rejects.parquet", reason=["y"])
+    (tmp_path / "index" / "manifest.json").write_text("{}")
+    assert [row.text for row in open_captions(str(tmp_path), config())] == ["x"]
+
+
 def test_a_truncated_parquet_is_refused(tmp_path: Path) -> None:
     source = Path(write(tmp_path / "c.parquet", caption=["x"] * 1000))
     source.write_bytes(source.read_bytes()[:-100])

@@ -78,7 +78,7 @@ def test_nouns_beyond_the_token_limit_are_rejected_with_that_reason(
 ) -> None:
     text = "a cat " + "very " * 45 + "near a dog"
     outcome = build_prototypes(captions(text), models, BuildConfig(preset=tiny_preset))
-    assert [(r.noun, r.reason) for r in outcome.rejects] == [("dog", "noun beyond the first 40 tokens")]
+    assert [(r.noun, r.reason) for r in outcome.rejects] == [("dog", "noun not within the first 40 tokens")]
     assert [p.noun for p in outcome.prototypes] == ["cat"]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from freeda.loading import fingerprint
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan
 
@@ -70,11 +73,19 @@ def encode_scenes(
 ) -> torch.Tensor:
     """(N, 2 x 4, 32, 32) float16: mean and log-variance of every scene's latent distribution.
 
-    They are kept in the file `cached`, since every step of the diffusion model needs them.
+    They are kept in the file `cached` with the autoencoder's fingerprint, and made anew for another.
     """
-    if not cached.exists():
-        save_file({"latents": _encode(autoencoder, scenes, device)}, cached)
+    made_by = fingerprint(autoencoder.state_dict())
+    if not cached.exists() or _made_by(cached) != made_by:
+        partial = cached.with_suffix(".partial")
+        save_file({"latents": _encode(autoencoder, scenes, device)}, partial, {"autoencoder": made_by})
+        os.replace(partial, cached)
     return load_file(cached)["latents"]
+
+
+def _made_by(cached: Path) -> str | None:
+    with safe_open(cached, "pt") as file:
+        return (file.metadata() or {}).get("autoencoder")
 
 
 @torch.inference_mode()

@@ -75,7 +75,9 @@ def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done
             sentences["mentions"] += mentions
     for array in arrays.values():
         array.flush()
-    done.write_text(json.dumps(sentences))
+    partial = done.with_suffix(".partial")
+    partial.write_text(json.dumps(sentences))
+    os.replace(partial, done)
 
 
 _Chunk = tuple[np.ndarray, np.ndarray, list[list[str]], list[list[str]]]

@@ -23,11 +23,11 @@ from freeda.toyworld.train.loop import Plan
 
 __all__ = ["PLAN", "DenseTask", "save"]
 
-PLAN = Plan(steps=20_000, minutes=25, batch=24, learning_rate=1e-3, warmup=200, weight_decay=0.04)
+PLAN = Plan(steps=20_000, minutes=30, batch=32, learning_rate=1e-3, warmup=200, weight_decay=0.04)
 _ARCHITECTURE = "vit_small_patch14_reg4_dinov2"
 _MODEL_ARGS: dict[str, Any] = {
     "img_size": IMAGE_SIZE,
-    "patch_size": 8,
+    "patch_size": 16,
     "embed_dim": 192,
     "depth": 6,
     "num_heads": 4,
@@ -125,7 +125,7 @@ def _camera(count: int, generator: torch.Generator) -> torch.Tensor:
     flip = (_uniform(generator, count, 0, 1) < 0.5).float() * 2 - 1
     return _affine(
         _uniform(generator, count, -0.25, 0.25),
-        _uniform(generator, count, 0.6, 1.1),
+        _uniform(generator, count, 0.5, 1.1),
         flip,
         torch.zeros(count, 2),
         _uniform(generator, 2 * count, -0.25, 0.25).view(count, 2),
@@ -151,9 +151,10 @@ def _compose(pixels: torch.Tensor, instances: torch.Tensor, generator: torch.Gen
     identity = instances + torch.arange(count)[:, None, None] * _IDS
     order = torch.randperm(count, generator=generator)
     base = _warp(_View(pixels[order], identity[order]), _camera(count, generator))
+    colored = _augment(_View(pixels, identity), generator, 0.5)
     for _ in range(_PASTED):
         order = torch.randperm(count, generator=generator)
-        source = _augment(_View(pixels[order], identity[order]), generator, 0.5)
+        source = _View(colored.pixels[order], identity[order])
         base = _paste(base, source, instances[order], order, generator)
     return base
 
@@ -180,7 +181,7 @@ def _paste(
     flip = (_uniform(generator, count, 0, 1) < 0.5).float() * 2 - 1
     matrix = _affine(
         _uniform(generator, count, -0.4, 0.4),
-        _uniform(generator, count, 0.75, 1.7),
+        _uniform(generator, count, 0.5, 1.7),
         flip,
         _uniform(generator, 2 * count, -0.6, 0.6).view(count, 2),
         centre,

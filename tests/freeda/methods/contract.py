@@ -60,6 +60,12 @@ class MethodContract:
         once = segmenter.segment(picture(56, 56))
         np.testing.assert_array_equal(once.labels, segmenter.segment(picture(56, 56), self.CLASSES).labels)
 
+    def test_a_list_gives_a_list(self, segmenter) -> None:
+        images = [picture(56, 60), picture(70, 56)]
+        results = segmenter.segment(images, self.CLASSES)
+        for image, result in zip(images, results, strict=True):
+            np.testing.assert_array_equal(result.labels, segmenter.segment(image, self.CLASSES).labels)
+
     def test_a_single_class_fills_the_image(self, segmenter) -> None:
         assert (segmenter.segment(picture(56, 60), "cat").labels == 0).all()
 

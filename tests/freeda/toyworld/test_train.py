@@ -114,7 +114,7 @@ def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCac
     fit(seen, 40, quick, tmp_path, CPU)
     dense.save(seen, tmp_path / "dense")
     backbone = load_backbone([str(tmp_path / "dense")], CPU)
-    assert backbone.dense_features(torch.rand(1, 3, 128, 128), 128).shape == (1, 192, 16, 16)
+    assert backbone.dense_features(torch.rand(1, 3, 128, 128), 128).shape == (1, 192, 8, 8)
 
     pair = clip.ClipTask(cache, tokenizer, tmp_path, CPU)
     fit(pair, 40, quick, tmp_path, CPU)
