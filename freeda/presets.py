@@ -201,9 +201,9 @@ def toy() -> Preset:
             short_side=128,
             window=128,
             stride=64,
-            dense_size=256,
+            dense_size=192,
             neighbors=10,
-            superpixels=Superpixels(scale=200.0, sigma=0.8, min_size=60),
+            superpixels=Superpixels(scale=200.0, sigma=0.8, min_size=150),
         ),
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )
