@@ -146,21 +146,28 @@ def _loaded(worker: Worker, name: str) -> _Loaded:
     return loaded
 
 
-def _describe(name: str, dask_worker: Worker) -> dict[str, str]:
-    """Runs outside a task, where Dask hands the worker over by this parameter's name."""
-    return _loaded(dask_worker, name).description
+def _describe(name: str, dask_worker: Worker) -> dict[str, str] | FreedaError:
+    """Runs outside a task, where Dask hands the worker over by this parameter's name.
+
+    An error is returned: Dask would print the traceback of one that is raised.
+    """
+    loaded: _Loaded = getattr(dask_worker, _ATTRIBUTE)[name]
+    return loaded.error or loaded.description
 
 
-def _agreed(found: Mapping[str, dict[str, str]]) -> dict[str, str]:
+def _agreed(found: Mapping[str, dict[str, str] | FreedaError]) -> dict[str, str]:
     first = next(iter(found.values()), None)
     if first is None:
         raise WorkerError("the cluster has no workers; start some and try again")
     for address, description in found.items():
+        if isinstance(description, FreedaError):
+            raise description
         if description != first:
             raise WorkerError(
                 f"worker {address} loaded other models ({description}) than the first ({first}); "
                 f"give all workers the same model files and devices"
             )
+    assert not isinstance(first, FreedaError)  # the loop has raised it
     return dict(first)
 
 
