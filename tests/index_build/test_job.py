@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distributed import LocalCluster
 
-from freeda.errors import CaptionsError, IndexCorruptError, OutputError
+from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
 from freeda.index import PrototypeIndex
 from freeda.presets import Preset, load_preset, to_toml
 from index_build import BuildConfig, build_index
@@ -106,6 +107,30 @@ def test_two_workers_build_the_same_prototypes(uninterrupted, preset_file: Path,
     columns = ["id", "noun", "caption", "seed"]
     assert one.rows(numbers, columns) == two.rows(range(len(two)), columns)
     np.testing.assert_allclose(one.vectors(numbers), two.vectors(numbers), atol=2e-2)
+
+
+def test_a_cluster_that_exists_with_several_threads_a_worker(
+    uninterrupted, preset_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of one worker share its models, and must take turns; --out may be relative."""
+    captions, whole, _ = uninterrupted
+    monkeypatch.chdir(tmp_path)
+    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
+    with LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        build_index(str(captions), "index", config, scheduler=address, device="cpu")
+    one, three = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index")
+    numbers = range(len(one))
+    assert one.rows(numbers, ["id", "seed"]) == three.rows(range(len(three)), ["id", "seed"])
+    np.testing.assert_allclose(one.vectors(numbers), three.vectors(numbers), atol=2e-2)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(
+    tiny_preset: Preset, captions_file: Path, tmp_path: Path
+) -> None:
+    config = BuildConfig(preset=tiny_preset)
+    with pytest.raises(WorkerError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
+        build_index(str(captions_file), tmp_path / "out", config, scheduler="tcp://127.0.0.1:9")
 
 
 def test_another_build_s_index_is_replaced_on_request_only(
