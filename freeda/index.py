@@ -49,7 +49,8 @@ _VERIFY_ON_OPEN_BYTES = 128 * 2**20
 class Manifest:
     """What an index is made of and from; written last, so that an index without one is unfinished.
 
-    fingerprints: of the weights of "diffusion", "clip" and "backbone"; files: name to sha256.
+    fingerprints: of the weights of "diffusion", "clip" and "backbone", and the "precision" they ran
+    in; files: name to sha256.
     """
 
     preset: Mapping[str, Any]

@@ -81,7 +81,8 @@ class CaptionSource:
 def open_captions(source: str, config: BuildConfig) -> CaptionSource:
     """Finds the files and checks the columns; raises `CaptionsError` with what is wrong."""
     files = _find_files(source)
-    schema = _common_schema(files)
+    schemas = _read_schemas(files)
+    schema = _common_schema(schemas)
     caption = _choose_column(schema, config.caption_column, _USUAL_CAPTION_COLUMNS, "caption", source)
     if caption is None:
         raise CaptionsError(
@@ -98,6 +99,7 @@ def open_captions(source: str, config: BuildConfig) -> CaptionSource:
         raise CaptionsError(
             f"column '{nouns}' of '{source}' holds {schema.field(nouns).type}; expected lists of text"
         )
+    _require_same_types(files, schemas, [name for name in (caption, identity, nouns) if name])
     return CaptionSource(
         files=files, caption_column=caption, id_column=identity, nouns_column=nouns, limit=config.limit
     )
@@ -122,25 +124,30 @@ def _is_input(file: Path, root: Path) -> bool:
     return not hidden and not (file.parent / "manifest.json").exists()
 
 
-def _common_schema(files: Sequence[Path]) -> pa.Schema:
-    schemas = []
+def _read_schemas(files: Sequence[Path]) -> list[pa.Schema]:
+    schemas, rows = [], 0
     for path in files:
         with _opened(path) as file:
             schemas.append(file.schema_arrow)
-    rows = 0
-    for path in files:
-        rows += pq.read_metadata(path).num_rows
+            rows += file.metadata.num_rows
     if not rows:
         raise CaptionsError(f"'{files[0]}' has no rows; expected at least one caption")
+    return schemas
+
+
+def _common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
     names = set(schemas[0].names).intersection(*(schema.names for schema in schemas[1:]))
+    return pa.schema([field for field in schemas[0] if field.name in names])
+
+
+def _require_same_types(files: Sequence[Path], schemas: Sequence[pa.Schema], columns: Sequence[str]) -> None:
     for path, schema in zip(files, schemas, strict=True):
-        for name in names:
+        for name in columns:
             if schema.field(name).type != schemas[0].field(name).type:
                 raise CaptionsError(
                     f"column '{name}' holds {schema.field(name).type} in '{path}' but "
                     f"{schemas[0].field(name).type} in '{files[0]}'; give all files the same types"
                 )
-    return pa.schema([field for field in schemas[0] if field.name in names])
 
 
 def _next_batch(path: Path, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:

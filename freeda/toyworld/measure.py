@@ -18,7 +18,7 @@ from freeda.attention import DegenerateMapError, localize
 from freeda.diffusion import load_pipeline, noised_noun_maps, token_encoder
 from freeda.loading import choose_device
 from freeda.presets import Preset, load_preset
-from freeda.records import NounSpan
+from freeda.records import ClassName, NounSpan
 from freeda.regions import pool_regions
 from freeda.text import load_clip, noun_token_positions
 from freeda.toyworld.captions import describe
@@ -107,8 +107,6 @@ def region_features(
 def clip_presence(preset: Preset, scenes: Sequence[Described]) -> float:
     """Mean average precision of CLIP's image-text similarity at telling which kinds a scene shows."""
     clip = load_clip(preset.models.clip, choose_device("cpu"))
-    from freeda.records import ClassName
-
     classes = [ClassName(kind.name, kind.synonyms) for kind in KINDS]
     texts = clip.embed_classes(classes, preset.segmentation.templates)
     images = [

@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
@@ -15,59 +13,23 @@ from freeda.index import (
     KEYS,
     PROTOTYPES,
     REJECTS,
-    Manifest,
     PrototypeIndex,
-    write_files,
-    write_manifest,
 )
-from freeda.presets import Preset, load_preset
+from freeda.presets import load_preset
 from freeda.records import Prototype
+from tests.freeda import material
+from tests.freeda.material import random_prototypes
 
 KEY_DIM, VECTOR_DIM, COUNT = 8, 6, 5000
 
 
 def make_prototypes(count: int = COUNT) -> list[Prototype]:
-    rng = np.random.default_rng(0)
-    keys = rng.normal(size=(count, KEY_DIM)).astype(np.float32)
-    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
-    vectors = rng.normal(size=(count, VECTOR_DIM)).astype(np.float16).astype(np.float32)
-    return [
-        Prototype(
-            id=f"{n}",
-            noun=f"noun {n % 7}",
-            caption_id=f"c{n // 2}",
-            caption="a caption",
-            key=keys[n],
-            vector=vectors[n],
-            area=0.25,
-            peak=2.0,
-            seed=n,
-            thumbnail=b"webp",
-        )
-        for n in range(count)
-    ]
+    return random_prototypes(count, KEY_DIM, VECTOR_DIM)
 
 
-def write_index(folder: Path, prototypes: list[Prototype], preset: Preset | None = None) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    count = write_files(folder, prototypes, KEY_DIM, VECTOR_DIM)
-    pq.write_table(pa.table({"caption_id": ["x"], "noun": [""], "reason": ["no nouns"]}), folder / REJECTS)
-    (folder / CARD).write_text("# Card\n")
-    manifest = Manifest(
-        preset=(preset or load_preset("toy")).as_dict(),
-        fingerprints={"diffusion": "d", "clip": "c", "backbone": "b"},
-        key_dim=KEY_DIM,
-        vector_dim=VECTOR_DIM,
-        prototypes=count,
-        nouns=7,
-        captions=count,
-        rejects=1,
-        build={},
-        build_fingerprint="f",
-        seed=0,
-    )
-    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
-    return folder
+def write_index(folder: Path, prototypes: list[Prototype]) -> Path:
+    fingerprints = {"diffusion": "d", "clip": "c", "backbone": "b"}
+    return material.write_index(folder, prototypes, load_preset("toy"), fingerprints)
 
 
 @pytest.fixture(scope="module")

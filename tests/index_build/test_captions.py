@@ -108,6 +108,15 @@ def test_damage_inside_a_parquet_is_found_while_reading(tmp_path: Path) -> None:
         list(open_captions(str(source), config()))
 
 
+def test_files_must_agree_in_the_columns_that_are_read_only(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", caption=["x"], score=[1])
+    write(tmp_path / "b.parquet", caption=["y"], score=[0.5])
+    assert [row.text for row in open_captions(str(tmp_path), config())] == ["x", "y"]
+    write(tmp_path / "c.parquet", caption=[3], score=[0.5])
+    with pytest.raises(CaptionsError, match="holds int64 in .*c.parquet' but string"):
+        open_captions(str(tmp_path), config())
+
+
 def test_a_folder_s_own_index_is_no_input(tmp_path: Path) -> None:
     write(tmp_path / "c.parquet", caption=["x"])
     for folder in (tmp_path / "index", tmp_path / "other" / ".work"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import torch
 
+from freeda.loading import choose_device
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan
 
@@ -34,12 +35,6 @@ def main(
     scale = minutes / _recipe_minutes() if minutes else 1.0
     for name in stage:
         _TRAINERS[name](cache, work, out, choose_device(device), scale)
-
-
-def choose_device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _scaled(plan: Plan, scale: float) -> Plan:

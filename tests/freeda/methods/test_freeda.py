@@ -8,78 +8,29 @@ import pytest
 import torch
 
 from freeda.errors import ClassNamesError, IndexMismatchError
-from freeda.index import (
-    CARD,
-    KEYS,
-    PROTOTYPES,
-    REJECTS,
-    Manifest,
-    PrototypeIndex,
-    write_files,
-    write_manifest,
-)
+from freeda.index import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.presets import Preset
-from freeda.records import ClassName, Prototype, Regions
+from freeda.records import ClassName, Regions
 from freeda.text import load_clip
 from freeda.vision import load_backbone
+from tests.freeda.material import random_prototypes, write_index
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")
 DIM = 32
 
 
-def make_index(folder: Path, preset: Preset) -> PrototypeIndex:
-    """Sixty random prototypes under the tiny models' fingerprints."""
-    rng = np.random.default_rng(5)
-    prototypes = []
-    for number in range(60):
-        key = rng.normal(size=DIM).astype(np.float32)
-        prototypes.append(
-            Prototype(
-                id=str(number),
-                noun="thing",
-                caption_id=str(number),
-                caption="a thing",
-                key=key / np.linalg.norm(key),
-                vector=rng.normal(size=DIM).astype(np.float16).astype(np.float32),
-                area=0.1,
-                peak=2.0,
-                seed=0,
-                thumbnail=b"",
-            )
-        )
-    folder.mkdir()
-    write_files(folder, prototypes, DIM, DIM)
-    for name in (REJECTS, CARD):
-        (folder / name).write_bytes(b"")
-    fingerprints = {
-        "diffusion": "-",
-        "clip": load_clip(preset.models.clip, CPU).fingerprint(),
-        "backbone": load_backbone(preset.models.backbone, CPU).fingerprint(),
-    }
-    manifest = Manifest(
-        preset=preset.as_dict(),
-        fingerprints=fingerprints,
-        key_dim=DIM,
-        vector_dim=DIM,
-        prototypes=60,
-        nouns=1,
-        captions=60,
-        rejects=0,
-        build={},
-        build_fingerprint="f",
-        seed=0,
-    )
-    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
-    return PrototypeIndex.open(folder)
-
-
 @pytest.fixture(scope="module")
 def index_folder(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty random prototypes under the tiny models' fingerprints."""
+    fingerprints = {
+        "diffusion": "-",
+        "clip": load_clip(tiny_preset.models.clip, CPU).fingerprint(),
+        "backbone": load_backbone(tiny_preset.models.backbone, CPU).fingerprint(),
+    }
     folder = tmp_path_factory.mktemp("method") / "index"
-    make_index(folder, tiny_preset)
-    return folder
+    return write_index(folder, random_prototypes(60, DIM, DIM), tiny_preset, fingerprints)
 
 
 class TestFreeda(MethodContract):

@@ -1,0 +1,60 @@
+"""Small indexes of random prototypes, for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from freeda.index import CARD, KEYS, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
+from freeda.presets import Preset
+from freeda.records import Prototype
+
+
+def random_prototypes(count: int, key_dim: int, vector_dim: int) -> list[Prototype]:
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(count, key_dim)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    vectors = rng.normal(size=(count, vector_dim)).astype(np.float16).astype(np.float32)
+    return [
+        Prototype(
+            id=f"{n}",
+            noun=f"noun {n % 7}",
+            caption_id=f"c{n // 2}",
+            caption="a caption",
+            key=keys[n],
+            vector=vectors[n],
+            area=0.25,
+            peak=2.0,
+            seed=n,
+            thumbnail=b"webp",
+        )
+        for n in range(count)
+    ]
+
+
+def write_index(
+    folder: Path, prototypes: list[Prototype], preset: Preset, fingerprints: dict[str, str]
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    key_dim, vector_dim = len(prototypes[0].key), len(prototypes[0].vector)
+    write_files(folder, prototypes, key_dim, vector_dim)
+    pq.write_table(pa.table({"caption_id": ["x"], "noun": [""], "reason": ["no nouns"]}), folder / REJECTS)
+    (folder / CARD).write_text("# Card\n")
+    manifest = Manifest(
+        preset=preset.as_dict(),
+        fingerprints=fingerprints,
+        key_dim=key_dim,
+        vector_dim=vector_dim,
+        prototypes=len(prototypes),
+        nouns=7,
+        captions=len(prototypes),
+        rejects=1,
+        build={},
+        build_fingerprint="f",
+        seed=0,
+    )
+    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
+    return folder
