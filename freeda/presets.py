@@ -18,13 +18,18 @@ else:
 
 __all__ = [
     "PRESETS",
+    "RECIPES",
     "Localization",
     "Models",
+    "Pooling",
     "Preset",
     "Segmentation",
     "Superpixels",
     "Synthesis",
+    "default_recipe",
     "load_preset",
+    "load_recipe",
+    "paper_recipe",
     "preset_from_dict",
     "to_toml",
 ]
@@ -41,6 +46,7 @@ TEMPLATES = (
 """The seven prompts of CLIP's authors that FreeDA averages over."""
 
 KeyMode = Literal["context", "template", "blend"]
+Pooling = Literal["area", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +124,24 @@ class Localization:
 
 @dataclass(frozen=True, kw_only=True)
 class Superpixels:
-    """Felzenszwalb & Huttenlocher's graph segmentation on RGB in [0, 1]; min_size in pixels."""
+    """Felzenszwalb & Huttenlocher's graph segmentation on RGB in [0, 1]; min_size in pixels.
+
+    algorithm: whose program of it runs, OpenCV's ("graph") or scikit-image's ("felzenszwalb"), which
+    the released FreeDA used and which is several times slower.
+    """
 
     scale: float = 100.0
     sigma: float = 1.0
     min_size: int = 20
+    algorithm: Literal["graph", "felzenszwalb"] = "graph"
 
     def __post_init__(self) -> None:
+        _require(
+            self.algorithm in ("graph", "felzenszwalb"),
+            "superpixels.algorithm",
+            self.algorithm,
+            "graph or felzenszwalb",
+        )
         _require_positive(self, "min_size")
         _require(isinstance(self.scale, int | float) and self.scale > 0, "scale", self.scale, "above 0")
         _require(isinstance(self.sigma, int | float) and self.sigma >= 0, "sigma", self.sigma, "0 or more")
@@ -136,7 +153,9 @@ class Segmentation:
 
     short_side, window, stride: pixels; dense_size: side the window is resized to for the backbone;
     neighbors: k of retrieval; local_weight: share of the local score, the rest is global;
-    background: the constant score of the background channel.
+    background: the constant score of the background channel; pooling: how masks meet the token
+    grid, "area" by shares of pixels or "bilinear" as in the released code; pamr: iterations of
+    pixel-adaptive mask refinement, 0 for none.
     """
 
     short_side: int
@@ -146,6 +165,8 @@ class Segmentation:
     neighbors: int = 350
     local_weight: float = 0.8
     background: float = 0.4
+    pooling: Pooling = "area"
+    pamr: int = 0
     templates: tuple[str, ...] = TEMPLATES
     superpixels: Superpixels = field(default_factory=Superpixels)
 
@@ -157,6 +178,10 @@ class Segmentation:
             self.stride,
             f"at most the window, {self.window}",
         )
+        _require(
+            self.pooling in ("area", "bilinear"), "segmentation.pooling", self.pooling, "area or bilinear"
+        )
+        _require(isinstance(self.pamr, int) and self.pamr >= 0, "segmentation.pamr", self.pamr, "0 or more")
         _require(
             0 <= self.local_weight <= 1, "segmentation.local_weight", self.local_weight, "between 0 and 1"
         )
@@ -220,7 +245,7 @@ def sd15_vitb() -> Preset:
             backbone=("vit_base_patch14_dinov2.lvd142m",),
         ),
         synthesis=Synthesis(height=512, width=512, steps=30, guidance_scale=7.5),
-        segmentation=_paper_segmentation(),
+        segmentation=_full_size(),
         licenses={"diffusion": "CreativeML OpenRAIL-M", "clip": "MIT", "backbone": "Apache-2.0"},
     )
 
@@ -236,7 +261,7 @@ def sd21_vitl() -> Preset:
             backbone=("vit_large_patch14_dinov2.lvd142m",),
         ),
         synthesis=Synthesis(height=768, width=768, steps=30, guidance_scale=7.5, batch=4),
-        segmentation=_paper_segmentation(),
+        segmentation=_full_size(),
         licenses={"diffusion": "CreativeML OpenRAIL++-M", "clip": "MIT", "backbone": "Apache-2.0"},
     )
 
@@ -292,8 +317,44 @@ def preset_from_dict(data: Mapping[str, Any], where: str) -> Preset:
     return _build(Preset, sections, where)
 
 
-def _paper_segmentation() -> Segmentation:
+def _full_size() -> Segmentation:
+    """The released code's image sizes, for ViTs of patch 14 at 518 pixels."""
     return Segmentation(short_side=448, window=448, stride=224, dense_size=518)
+
+
+def default_recipe(preset: Preset) -> Segmentation:
+    """The online stage as this project runs it: the preset's own numbers."""
+    return preset.segmentation
+
+
+def paper_recipe(preset: Preset) -> Segmentation:
+    """The online stage as FreeDA's released code runs it (on Pascal VOC), for reproduction.
+
+    The preset's image sizes stay: they belong to its models.
+    """
+    return replace(
+        preset.segmentation,
+        neighbors=350,
+        local_weight=0.8,
+        background=0.4,
+        pooling="bilinear",
+        pamr=0,
+        templates=TEMPLATES,
+        superpixels=Superpixels(algorithm="felzenszwalb", scale=100.0, sigma=0.7, min_size=20),
+    )
+
+
+RECIPES: Mapping[str, Callable[[Preset], Segmentation]] = {
+    "default": default_recipe,
+    "paper": paper_recipe,
+}
+
+
+def load_recipe(name: str, preset: Preset) -> Segmentation:
+    """The online stage's numbers by recipe name; raises `ConfigError` for an unknown one."""
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe '{name}'; expected one of {', '.join(RECIPES)}")
+    return RECIPES[name](preset)
 
 
 def _read_toml(path: Path) -> Preset:

@@ -1,33 +1,46 @@
 """Class-agnostic superpixels and the pooling of dense features inside them.
 
-Shapes: `H W` pixels, `h w` token grid, `R` regions, `D` width.
+Shapes: `H W` pixels, `h w` token grid, `R` regions, `D` width. Pooling is one product of an
+(R, h * w) weight matrix with the features: (R, D, h, w) masked copies are never made.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from skimage.segmentation import felzenszwalb
 
-from freeda.presets import Superpixels
+from freeda.presets import Pooling, Superpixels
 from freeda.records import Regions
 
-__all__ = ["pool_mask", "pool_regions", "region_weights", "superpixels"]
+__all__ = ["area_weights", "bilinear_weights", "pool_mask", "pool_regions", "region_weights", "superpixels"]
 
 
 def superpixels(image: np.ndarray, config: Superpixels) -> Regions:
-    """Felzenszwalb superpixels of an (H, W, 3) float32 RGB image in [0, 1]."""
-    labels = felzenszwalb(
-        image, scale=config.scale, sigma=config.sigma, min_size=config.min_size, channel_axis=-1
+    """Superpixels of an (H, W, 3) float32 RGB image in [0, 1] by Felzenszwalb & Huttenlocher's graph
+    segmentation, of scikit-image ("felzenszwalb") or OpenCV ("graph").
+    """
+    segment = {"felzenszwalb": _felzenszwalb, "graph": _graph}[config.algorithm]
+    return Regions(segment(image, config).astype(np.int32))
+
+
+def _felzenszwalb(image: np.ndarray, config: Superpixels) -> np.ndarray:
+    return np.asarray(
+        felzenszwalb(image, scale=config.scale, sigma=config.sigma, min_size=config.min_size, channel_axis=-1)
     )
-    return Regions(labels.astype(np.int32))
 
 
-def region_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+def _graph(image: np.ndarray, config: Superpixels) -> np.ndarray:
+    # Its threshold is in grey levels, where scikit-image's is divided by 255 for images in [0, 1].
+    segmenter = cv2.ximgproc.segmentation.createGraphSegmentation(config.sigma, config.scale, config.min_size)
+    return np.asarray(segmenter.processImage(np.ascontiguousarray(image * np.float32(255))))
+
+
+def area_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
     """(R, h * w) float32: the share of each region's pixels that lies in each token's cell.
 
-    Rows sum to 1, so that every region, however small, has a feature: masks shrunk to the token
-    grid, as in FreeDA's released code, lose the smallest regions.
+    Rows sum to 1, so that every region, however small, has a feature.
     """
     count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
     flat = labels.astype(np.int64) * tokens + _token_of_pixel(labels.shape, grid)
@@ -35,9 +48,42 @@ def region_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy((areas / areas.sum(1, keepdims=True)).astype(np.float32))
 
 
+def bilinear_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+    """(R, h * w) float32: each region's binary mask shrunk to the grid bilinearly, corners aligned,
+    not antialiased, then divided by its sum (FreeDA's released code).
+
+    A region that no token's four pixels touch vanishes: its row is all zeros.
+    """
+    count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
+    weights = np.zeros((count, tokens))
+    rows, columns = (_corner_pairs(side, cells) for side, cells in zip(labels.shape, grid, strict=True))
+    for row, down in rows:
+        for column, across in columns:
+            touched = labels[row][:, column].ravel()
+            np.add.at(weights, (touched, np.arange(tokens)), (down[:, None] * across).ravel())
+    totals = weights.sum(1, keepdims=True)
+    return torch.from_numpy((weights / np.where(totals > 0, totals, 1)).astype(np.float32))
+
+
+def _corner_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two pixels that each cell samples along one axis, each with its share."""
+    centre = np.arange(cells) * ((side - 1) / max(cells - 1, 1))
+    lower = np.minimum(centre.astype(np.int64), side - 1)
+    share = centre - lower
+    return [(lower, 1 - share), (np.minimum(lower + 1, side - 1), share)]
+
+
+_WEIGHTS = {"area": area_weights, "bilinear": bilinear_weights}
+
+
+def region_weights(labels: np.ndarray, grid: tuple[int, int], pooling: Pooling = "area") -> torch.Tensor:
+    """(R, h * w) float32 weights of every token in every region of (H, W) labels."""
+    return _WEIGHTS[pooling](labels, grid)
+
+
 def pool_regions(features: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
     """(R, D): the area-weighted mean of (D, h, w) features in every region of (H, W) labels."""
-    weights = region_weights(labels, (features.shape[-2], features.shape[-1]))
+    weights = area_weights(labels, (features.shape[-2], features.shape[-1]))
     return weights.to(features.device) @ features.flatten(1).T
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "label_map",
     "local_scores",
     "paint_regions",
+    "upsample_patches",
     "window_origins",
 ]
 
@@ -38,6 +39,12 @@ def fuse_scores(local: torch.Tensor, image_similarity: torch.Tensor, local_weigh
 def paint_regions(scores: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
     """(C, H, W): every pixel takes the (R, C) scores of its region."""
     return scores.T[:, torch.from_numpy(labels.astype(np.int64)).to(scores.device)]
+
+
+def upsample_patches(scores: torch.Tensor, grid: tuple[int, int], size: tuple[int, ...]) -> torch.Tensor:
+    """(C, H, W): (h * w, C) scores of tokens, upsampled bilinearly with corners aligned."""
+    maps = scores.T.reshape(1, -1, *grid)
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=True)[0]
 
 
 def add_background(scores: torch.Tensor, value: float) -> torch.Tensor:

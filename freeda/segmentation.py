@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Segmentation:
     """A segmented image.
 
     image: (H, W, 3) uint8 RGB; labels: (H, W) int32, index into `classes`, `ignore_index` where
-    nothing was decided; scores: (H, W) float32, the score of the chosen class.
+    nothing was decided; scores: (H, W) float32, the score of the chosen class; paths: how many
+    regions were scored in which way.
     """
 
     image: np.ndarray
@@ -35,6 +36,7 @@ class Segmentation:
     scores: np.ndarray
     classes: tuple[str, ...]
     ignore_index: int = 255
+    paths: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shapes = {self.image.shape[:2], self.labels.shape, self.scores.shape}
@@ -128,6 +130,7 @@ class Segmentation:
             "classes": list(self.classes),
             "ignore_index": self.ignore_index,
             "undecided": int((self.labels == self.ignore_index).sum()),
+            "paths": dict(self.paths),
             "segments": self.segments_info,
         }
         path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -23,6 +23,11 @@ class Segmenter(Protocol):
     def segment(
         self, image: ImageLike, classes: str | Sequence[str] | Sequence[ClassName] | None = None
     ) -> Segmentation: ...
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Segmentation]: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
 
 
 def load_method(name: str, **options: Any) -> Any:

@@ -5,29 +5,35 @@ Shapes: `C` classes, `K` width of a key, `D` width of a dense feature, `H W` pix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
-from typing import overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from PIL import Image
 
-from freeda.errors import ClassNamesError, ImageError
+from freeda.errors import ClassNamesError, FreedaError, ImageError
 from freeda.images import ImageLike, read_image
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
-from freeda.presets import Preset, load_preset
+from freeda.presets import Preset, load_preset, load_recipe
 from freeda.presets import Segmentation as Config
 from freeda.records import ClassName, Regions
-from freeda.regions import pool_regions, superpixels
+from freeda.refinement import pamr
+from freeda.regions import region_weights, superpixels
 from freeda.scoring import (
     add_background,
     fuse_scores,
     label_map,
     local_scores,
     paint_regions,
+    upsample_patches,
     window_origins,
 )
 from freeda.segmentation import BACKGROUND, Segmentation, ignore_index_for
@@ -37,6 +43,7 @@ from freeda.vision import Backbone, embed_images, load_backbone
 __all__ = ["FreedaSegmenter", "Vocabulary", "load"]
 
 _MAX_ASPECT = 32
+_T = TypeVar("_T")
 Classes = str | Sequence[str] | Sequence[ClassName]
 FindRegions = Callable[[np.ndarray, Config], Regions]
 
@@ -62,6 +69,8 @@ class FreedaSegmenter:
     """Segments images into any classes by retrieval from a prototype index.
 
     The parts are passed in, so that each can be replaced; `freeda.load` puts the usual ones together.
+    batch: windows that the models see at once; threads: that read images and find superpixels, 0
+    for one a core.
     """
 
     def __init__(
@@ -73,15 +82,29 @@ class FreedaSegmenter:
         *,
         background: bool = False,
         find_regions: FindRegions = find_superpixels,
+        batch: int = 8,
+        threads: int = 0,
     ) -> None:
         index.require_models(clip=clip.fingerprint(), backbone=backbone.fingerprint())
         self.index = index
         self.config = config
         self.background = background
+        self.batch = batch
+        self.threads = threads or os.cpu_count() or 1
         self._clip = clip
         self._backbone = backbone
         self._find_regions = find_regions
         self._vocabulary: Vocabulary | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a result depends on, besides image and classes, as plain data."""
+        return {
+            "index": self.index.manifest.build_fingerprint,
+            "prototypes": len(self.index),
+            "with_background": self.background,
+            **asdict(self.config),
+        }
 
     def set_classes(self, classes: Classes) -> Vocabulary:
         """Chooses the classes of the images to come: "cat,kitten; dog", or a list of such entries."""
@@ -113,60 +136,206 @@ class FreedaSegmenter:
     ) -> Segmentation | list[Segmentation]:
         """Segments an image, or each of a list, into `classes` or those given to `set_classes`."""
         vocabulary = self._vocabulary if classes is None else self.encode_classes(classes)
-        if vocabulary is None:
-            raise ClassNamesError('no classes chosen; call set_classes(["cat", "dog"]) first')
         if isinstance(image, list):
-            return [self._segment_one(item, vocabulary) for item in image]
-        return self._segment_one(image, vocabulary)
+            return list(self.stream(image, vocabulary))
+        return next(self.stream([image], vocabulary))
 
-    def _segment_one(self, image: ImageLike, vocabulary: Vocabulary) -> Segmentation:
-        pixels = read_image(image)
-        scores = self.score_image(pixels, vocabulary)
-        names = tuple(item.name for item in vocabulary.classes)
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        vocabulary: Vocabulary | None = None,
+        *,
+        on_error: Callable[[ImageLike, FreedaError], None] | None = None,
+    ) -> Iterator[Segmentation]:
+        """Segments any number of images, in order, a few of them in memory at a time.
+
+        Images are read and cut into superpixels by threads while the models run, and the models see
+        windows of several images at once. An image that cannot be read goes to `on_error` and gives
+        no result; without `on_error` its error is raised.
+        """
+        chosen = vocabulary or self._vocabulary
+        if chosen is None:
+            raise ClassNamesError('no classes chosen; call set_classes(["cat", "dog"]) first')
+        with ThreadPoolExecutor(self.threads) as pool:
+            prepared = _map_ahead(pool, self._prepare, images, on_error, ahead=2 * self.threads)
+            for group in _grouped(prepared, self.batch):
+                for item, scores in zip(group, self._score_group(group, chosen), strict=True):
+                    yield self._decide(item, scores, chosen)
+
+    def _decide(self, item: _Prepared, scores: _Scores, vocabulary: Vocabulary) -> Segmentation:
+        values = scores.mean()
+        names = tuple(entry.name for entry in vocabulary.classes)
         if self.background:
-            scores = add_background(scores, self.config.background)
+            values = add_background(values, self.config.background)
             names = (BACKGROUND, *names)
         ignore_index = ignore_index_for(len(names))
-        labels, best = label_map(scores, (pixels.shape[0], pixels.shape[1]), ignore_index)
-        return Segmentation(pixels, labels, best, names, ignore_index)
+        size = (item.pixels.shape[0], item.pixels.shape[1])
+        labels, best = label_map(values, size, ignore_index)
+        return Segmentation(item.pixels, labels, best, names, ignore_index, scores.paths)
 
     def score_image(self, pixels: np.ndarray, vocabulary: Vocabulary) -> torch.Tensor:
         """(C, h, w) scores of an (H, W, 3) uint8 image at the working size: windows averaged."""
-        image = _resize_short_side(pixels, self.config.short_side)
-        height, width = image.shape[-2:]
-        window = self.config.window
-        scores = image.new_zeros(len(vocabulary.classes), height, width)
-        visits = image.new_zeros(height, width)
-        for top in window_origins(height, window, self.config.stride):
-            for left in window_origins(width, window, self.config.stride):
-                area = (..., slice(top, top + window), slice(left, left + window))
-                scores[area] += self.score_window(image[area], vocabulary).cpu()
-                visits[area] += 1
-        return scores / visits
+        return self._score_group([self._prepare(pixels)], vocabulary)[0].mean()
 
-    def score_window(self, window: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
-        """(C, H, W) scores of one (3, H, W) float32 window in [0, 1]."""
-        regions = self._find_regions(window.permute(1, 2, 0).numpy(), self.config)
-        features = self._backbone.dense_features(window[None], self.config.dense_size)[0]
-        local = local_scores(pool_regions(features, regions.labels), vocabulary.prototypes)
-        similarity = vocabulary.texts @ embed_images(self._clip, window[None])[0]
-        return paint_regions(fuse_scores(local, similarity, self.config.local_weight), regions.labels)
+    def _prepare(self, image: ImageLike) -> _Prepared:
+        pixels = read_image(image)
+        resized = _resize_short_side(pixels, self.config.short_side)
+        window = self.config.window
+        areas = [
+            (slice(top, top + window), slice(left, left + window))
+            for top in window_origins(resized.shape[-2], window, self.config.stride)
+            for left in window_origins(resized.shape[-1], window, self.config.stride)
+        ]
+        regions = [
+            self._find_regions(resized[:, rows, columns].permute(1, 2, 0).numpy(), self.config)
+            for rows, columns in areas
+        ]
+        return _Prepared(pixels, resized, areas, regions)
+
+    def _score_group(self, group: Sequence[_Prepared], vocabulary: Vocabulary) -> list[_Scores]:
+        """Scores images whose windows pass the models together."""
+        totals = [_Scores.empty(len(vocabulary.classes), item.image.shape[-2:]) for item in group]
+        queue = [
+            (item, total, number)
+            for item, total in zip(group, totals, strict=True)
+            for number in range(len(item.areas))
+        ]
+        for _, same_size in groupby(queue, key=lambda entry: entry[0].window(entry[2]).shape):
+            for entries in _chunks(list(same_size), self.batch):
+                windows = torch.stack([item.window(number) for item, _, number in entries])
+                features = self._backbone.dense_features(windows, self.config.dense_size)
+                similarity = embed_images(self._clip, windows) @ vocabulary.texts.T
+                for row, (item, total, number) in enumerate(entries):
+                    scores, paths = self._score_regions(
+                        features[row], item.regions[number], similarity[row], vocabulary
+                    )
+                    if self.config.pamr:
+                        scores = pamr(scores, windows[row].to(scores.device), self.config.pamr)
+                    total.add(item.areas[number], scores.cpu(), paths)
+        return totals
+
+    def _score_regions(
+        self, features: torch.Tensor, regions: Regions, similarity: torch.Tensor, vocabulary: Vocabulary
+    ) -> tuple[torch.Tensor, dict[str, int]]:
+        """(C, H, W) scores of one window, and how many of its regions took which path.
+
+        features: (D, h, w); similarity: (C,) of the window and each class text.
+        """
+        grid = (features.shape[-2], features.shape[-1])
+        weights = region_weights(regions.labels, grid, self.config.pooling).to(features.device)
+        tokens = features.flatten(1).T
+        local = local_scores(weights @ tokens, vocabulary.prototypes)
+        scores = paint_regions(fuse_scores(local, similarity, self.config.local_weight), regions.labels)
+        vanished = (weights.sum(1) == 0).cpu().numpy()
+        if vanished.any():
+            patches = fuse_scores(
+                local_scores(tokens, vocabulary.prototypes), similarity, self.config.local_weight
+            )
+            lost = torch.from_numpy(vanished[regions.labels]).to(scores.device)
+            scores = torch.where(lost, upsample_patches(patches, grid, regions.labels.shape), scores)
+        return scores, {
+            "regions pooled": int((~vanished).sum()),
+            "regions scored by patch": int(vanished.sum()),
+        }
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image ready for the models.
+
+    pixels: (H, W, 3) uint8; image: (3, h, w) float32 in [0, 1] at the working size; areas: rows and
+    columns of every window; regions: of every window.
+    """
+
+    pixels: np.ndarray
+    image: torch.Tensor
+    areas: list[tuple[slice, slice]]
+    regions: list[Regions]
+
+    def window(self, number: int) -> torch.Tensor:
+        rows, columns = self.areas[number]
+        return self.image[:, rows, columns]
+
+
+@dataclass
+class _Scores:
+    """Sums of (C, h, w) window scores with how often each pixel was visited, and counts of paths."""
+
+    sums: torch.Tensor
+    visits: torch.Tensor
+    paths: dict[str, int]
+
+    @classmethod
+    def empty(cls, classes: int, size: Sequence[int]) -> _Scores:
+        return cls(torch.zeros(classes, *size), torch.zeros(*size), {})
+
+    def add(self, area: tuple[slice, slice], scores: torch.Tensor, paths: dict[str, int]) -> None:
+        self.sums[(..., *area)] += scores
+        self.visits[area] += 1
+        for name, count in paths.items():
+            self.paths[name] = self.paths.get(name, 0) + count
+
+    def mean(self) -> torch.Tensor:
+        return self.sums / self.visits
+
+
+def _map_ahead(
+    pool: Executor,
+    work: Callable[[ImageLike], _Prepared],
+    items: Iterable[ImageLike],
+    on_error: Callable[[ImageLike, FreedaError], None] | None,
+    ahead: int,
+) -> Iterator[_Prepared]:
+    """`work` of every item in order, at most `ahead` of them begun before they are asked for."""
+    waiting: deque[tuple[ImageLike, Future[_Prepared]]] = deque()
+    source = iter(items)
+    while True:
+        waiting.extend((item, pool.submit(work, item)) for item in islice(source, ahead - len(waiting)))
+        if not waiting:
+            return
+        item, future = waiting.popleft()
+        try:
+            yield future.result()
+        except FreedaError as error:
+            if on_error is None:
+                raise
+            on_error(item, error)
+
+
+def _grouped(items: Iterable[_Prepared], windows: int) -> Iterator[list[_Prepared]]:
+    """Images until they have at least so many windows together."""
+    group: list[_Prepared] = []
+    for item in items:
+        group.append(item)
+        if sum(len(member.areas) for member in group) >= windows:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _chunks(items: list[_T], size: int) -> Iterator[list[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def load(
     index: str | Path = "toy",
     *,
     preset: str | Preset | None = None,
+    recipe: str = "default",
     device: str = "auto",
     background: bool = False,
     neighbors: int | None = None,
 ) -> FreedaSegmenter:
-    """Opens an index and the models it was built with; `preset` overrides where they are taken from."""
+    """Opens an index and the models it was built with; `preset` overrides where they are taken from;
+    `recipe` is "default", or "paper" for the released code's algorithm step by step.
+    """
     opened = PrototypeIndex.open(index)
     chosen = _choose_preset(opened, preset)
     place = choose_device(device)
     dtype = torch.float16 if place.type == "cuda" else torch.float32
-    config = chosen.segmentation
+    config = load_recipe(recipe, chosen)
     if neighbors is not None:
         config = replace(config, neighbors=neighbors)
     return FreedaSegmenter(

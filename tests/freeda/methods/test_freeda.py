@@ -7,30 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.errors import ClassNamesError, IndexMismatchError
+from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatchError
 from freeda.index import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.presets import Preset
 from freeda.records import ClassName, Regions
+from freeda.refinement import pamr
 from freeda.text import load_clip
 from freeda.vision import load_backbone
-from tests.freeda.material import random_prototypes, write_index
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")
-DIM = 32
-
-
-@pytest.fixture(scope="module")
-def index_folder(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty random prototypes under the tiny models' fingerprints."""
-    fingerprints = {
-        "diffusion": "-",
-        "clip": load_clip(tiny_preset.models.clip, CPU).fingerprint(),
-        "backbone": load_backbone(tiny_preset.models.backbone, CPU).fingerprint(),
-    }
-    folder = tmp_path_factory.mktemp("method") / "index"
-    return write_index(folder, random_prototypes(60, DIM, DIM), tiny_preset, fingerprints)
 
 
 class TestFreeda(MethodContract):
@@ -79,11 +66,72 @@ def test_overlapping_windows_are_averaged(index_folder: Path, tiny_preset: Prese
     image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     total, visits = np.zeros((2, 56, 100)), np.zeros(100)
     for left in (0, 28, 44):
-        total[:, :, left : left + 56] += segmenter.score_window(
-            image[:, :, left : left + 56], vocabulary
-        ).numpy()
+        window = (image[:, :, left : left + 56].permute(1, 2, 0) * 255).round().byte().numpy()
+        total[:, :, left : left + 56] += segmenter.score_image(window, vocabulary).numpy()
         visits[left : left + 56] += 1
     np.testing.assert_allclose(segmenter.score_image(pixels, vocabulary), total / visits, rtol=1e-5)
+
+
+def test_batches_and_threads_change_nothing(index_folder: Path) -> None:
+    images = [picture(56, 60), picture(90, 56), picture(56, 200), picture(3, 2), picture(56, 60)]
+    one_by_one = load(index_folder)
+    one_by_one.batch = one_by_one.threads = 1
+    one_by_one.set_classes("cat;dog;sky")
+    together = load(index_folder)
+    together.batch, together.threads = 5, 3
+    together.set_classes("cat;dog;sky")
+    for alone, result in zip([one_by_one.segment(i) for i in images], together.stream(images), strict=True):
+        np.testing.assert_allclose(result.scores, alone.scores, atol=1e-5)
+        assert (result.labels == alone.labels).mean() > 0.999
+        assert result.paths == alone.paths
+
+
+def test_an_unreadable_image_stops_nobody(index_folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    segmenter = load(index_folder)
+    segmenter.set_classes("cat;dog")
+    images = [picture(56, 60), broken, picture(70, 56)]
+    with pytest.raises(ImageError):
+        segmenter.segment(images)
+    failed = []
+    results = list(segmenter.stream(images, on_error=lambda image, error: failed.append((image, error))))
+    assert [result.labels.shape for result in results] == [(56, 60), (70, 56)]
+    assert failed[0][0] == broken
+    assert isinstance(failed[0][1], ImageError)
+
+
+def test_images_are_read_only_a_little_ahead(index_folder: Path) -> None:
+    segmenter = load(index_folder)
+    segmenter.batch, segmenter.threads = 1, 2
+    segmenter.set_classes("cat;dog")
+    asked = []
+
+    def images():
+        for number in range(50):
+            asked.append(number)
+            yield picture(56, 56)
+
+    results = segmenter.stream(images())
+    next(results)
+    assert len(asked) <= 1 + 2 * 2
+    results.close()
+
+
+def test_pamr_refines_every_window(index_folder: Path) -> None:
+    segmenter = load(index_folder)
+    vocabulary = segmenter.encode_classes("cat;dog")
+    plain = segmenter.score_image(picture(56, 56), vocabulary)
+    segmenter.config = replace(segmenter.config, pamr=3)
+    image = torch.from_numpy(picture(56, 56)).permute(2, 0, 1).float() / 255
+    refined = segmenter.score_image(picture(56, 56), vocabulary)
+    np.testing.assert_allclose(refined, pamr(plain, image, 3), rtol=1e-5)
+    assert not torch.allclose(refined, plain)
+
+
+def test_unknown_recipe_is_named(index_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'papre'; expected one of default, paper"):
+        load(index_folder, recipe="papre")
 
 
 def test_background_takes_what_scores_below_it(index_folder: Path) -> None:
