@@ -92,7 +92,7 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
             for name in ("caption_column", "id_column", "nouns_column", "limit", "seed", "shard_size")
         },
     )
-    with _ProgressBar() as bar:
+    with _ProgressBar(" captions") as bar:
         summary = build_index(
             captions,
             out,
@@ -115,6 +115,7 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
 @click.option("--out", type=click.Path(path_type=Path), default=Path("segmented"))
 @click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(_FORMATS)}.")
 @click.option("--preset", help="Take the models from this preset; else the index's own.")
+@click.option("--recipe", default="default", help="default, or paper for the released code's algorithm.")
 @click.option("--device", default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def segment_command(
@@ -136,19 +137,79 @@ def segment_command(
     files = _image_files(images)
     model = load_method(method, index=index, **options)
     model.set_classes(parsed)
-    failed = 0
-    for stem, path in _unique_stems(files):
-        try:
-            result = model.segment(path)
-        except FreedaError as error:
-            click.echo(f"error: {error}", err=True)
-            failed += 1
-            continue
+    failed: set[Path] = set()
+
+    def report_failure(path: Path, error: FreedaError) -> None:
+        click.echo(f"error: {error}", err=True)
+        failed.add(path)
+
+    named = iter(_unique_stems(files))
+    for result in model.stream(files, on_error=report_failure):
+        stem, path = next(item for item in named if item[1] not in failed)
         written = result.save(out, stem, wanted)
         click.echo(_result_json(path, result, written) if as_json else _result_text(path, result, written))
     if failed:
-        click.echo(f"{failed} of {len(files)} images failed", err=True)
+        click.echo(f"{len(failed)} of {len(files)} images failed", err=True)
         sys.exit(1)
+
+
+@main.command("evaluate", context_settings={"show_default": True})
+@click.argument("dataset")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="The data set's folder, or the one that holds it."
+)
+@click.option("--index", default="toy", help="Index name or folder.")
+@click.option("--method", default="freeda")
+@click.option("--recipe", default="default", help="default, or paper for the released code's algorithm.")
+@click.option("--preset", help="Take the models from this preset; else the index's own.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many images.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; else evaluated/DATASET.")
+@click.option("--save-predictions", is_flag=True, help="Keep label maps with the data set's own ids.")
+@click.option("--overwrite", is_flag=True, help="Replace another run in --out.")
+@click.option("--device", default="auto")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def evaluate_command(
+    dataset: str,
+    root: Path | None,
+    out: Path | None,
+    limit: int | None,
+    save_predictions: bool,
+    overwrite: bool,
+    as_json: bool,
+    method: str,
+    index: str,
+    **options: Any,
+) -> None:
+    """Measure a method on DATASET: voc20, voc21, context59, context60, coco-stuff, coco-object,
+    cityscapes, ade20k, toyworld, or a folder with images/, labels/ and classes.txt.
+
+    Run the same command again after an interruption: it goes on where it stopped.
+    """
+    from freeda.evaluation.datasets import open_dataset
+    from freeda.evaluation.report import summary, table, write_report
+    from freeda.evaluation.runner import evaluate
+    from freeda.methods import load_method
+
+    data = open_dataset(dataset, root)
+    model = load_method(method, index=index, background=data.background, **options)
+    target = out or Path("evaluated") / Path(dataset).name
+    settings = {"method": method, **model.identity}
+    with _ProgressBar(" images") as bar:
+        run = evaluate(
+            model,
+            data,
+            target,
+            settings,
+            limit=limit,
+            overwrite=overwrite,
+            save_predictions=save_predictions,
+            progress=bar.advance,
+        )
+    written = write_report(run, model, target)
+    figures = summary(run)
+    click.echo(json.dumps(figures, default=str) if as_json else table(figures))
+    if not as_json:
+        click.echo(f"written         {', '.join(str(path) for path in written)}")
 
 
 @main.command("presets")
@@ -205,16 +266,25 @@ def index_verify(name: str) -> None:
 
 
 class _ProgressBar:
-    """A tqdm bar in captions on standard error."""
+    """A tqdm bar on standard error."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
 
     def __enter__(self) -> _ProgressBar:
         from tqdm import tqdm
 
-        self._bar = tqdm(unit=" captions", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+        self._bar = tqdm(unit=self._unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
+
+    def advance(self, done: int, total: int) -> None:
+        self._bar.total = total
+        if self._bar.n == 0:  # what an earlier run did is no speed of this one
+            self._bar.initial = done
+        self._bar.update(done - self._bar.n)
 
     def update(self, progress: Any) -> None:
         self._bar.total = progress.total

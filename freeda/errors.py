@@ -6,6 +6,7 @@ __all__ = [
     "CaptionsError",
     "ClassNamesError",
     "ConfigError",
+    "DatasetError",
     "FreedaError",
     "ImageError",
     "IndexCorruptError",
@@ -51,6 +52,10 @@ class ClassNamesError(FreedaError, ValueError):
 
 class ImageError(FreedaError, ValueError):
     """A file or array that is no usable image."""
+
+
+class DatasetError(FreedaError, ValueError):
+    """A data set that is not there, incomplete, or labelled in another way than its name says."""
 
 
 class OutputError(FreedaError, OSError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 __all__ = ["ConfusionMatrix"]
@@ -28,6 +30,21 @@ class ConfusionMatrix:
         found = np.where((found >= 0) & (found < self.classes), found, self.classes)
         pairs = np.bincount(wanted * (self.classes + 1) + found, minlength=self._counts.size)
         self._counts += pairs.reshape(self._counts.shape)
+
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """(true class, predicted class, pixels) wherever there are any; `classes` stands for no class."""
+        return [
+            (int(t), int(p), int(self._counts[t, p])) for t, p in zip(*self._counts.nonzero(), strict=True)
+        ]
+
+    def add_pairs(self, pairs: Iterable[tuple[int, int, int]]) -> None:
+        """Adds what `pairs` of another matrix gave."""
+        for true, predicted, pixels in pairs:
+            self._counts[true, predicted] += pixels
+
+    def counts(self) -> np.ndarray:
+        """(classes, classes + 1) pixels by true and predicted class; the last column is no class."""
+        return self._counts.copy()
 
     def iou(self) -> np.ndarray:
         """(classes,) intersection over union; NaN for classes neither true nor predicted anywhere."""

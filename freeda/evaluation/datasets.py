@@ -1,0 +1,366 @@
+"""Data sets as their label files lie on disk, in the folder layouts that mmsegmentation documents.
+
+A data set hands out images and true label maps separately, and its classes are fixed before either
+is read: nothing that predicts can see which classes an image holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from freeda.errors import DatasetError
+from freeda.images import ImageLike
+from freeda.records import ClassName
+from freeda.segmentation import BACKGROUND
+from freeda.text import parse_classes
+
+__all__ = ["DATASETS", "Dataset", "FolderDataset", "Layout", "ToyDataset", "open_dataset"]
+
+IGNORED = 255
+_CLASS_FILES = Path(__file__).parent / "classes"
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Dataset(Protocol):
+    """Images with true label maps.
+
+    classes: what is asked for, without a background; background: whether label 0 is one, and
+    `classes` follow from label 1 on; identity: what a result depends on.
+    """
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]: ...
+    @property
+    def background(self) -> bool: ...
+    @property
+    def identity(self) -> Mapping[str, str | int]: ...
+    def __len__(self) -> int: ...
+    def name(self, number: int) -> str:
+        """A relative path without ending, unique in the data set."""
+        ...
+
+    def image(self, number: int) -> ImageLike: ...
+    def truth(self, number: int) -> np.ndarray:
+        """(H, W) int64: labels, `IGNORED` where nothing counts."""
+        ...
+
+    def submitted(self, labels: np.ndarray) -> np.ndarray:
+        """Labels as the data set's own files number them, for evaluation servers."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where a data set's files lie and what their numbers mean.
+
+    home: its folder below mmsegmentation's `data`; images, labels: path patterns with one {}; names:
+    the file that lists what fills it, None for whatever `images` finds; classes: a file of
+    `classes/`; values: the number of each label in the label files, background first where there is
+    one; ignored: further numbers that may occur; submitted: each label's number on the servers, where
+    it is another one.
+    """
+
+    home: str
+    images: str
+    labels: str
+    classes: str
+    values: tuple[int, ...]
+    names: str | None = None
+    background: bool = False
+    ignored: tuple[int, ...] = (IGNORED,)
+    submitted: tuple[int, ...] | None = None
+
+
+_COCO_MISSING = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+_COCO_IDS = tuple(number for number in range(1, 183) if number not in _COCO_MISSING)
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+def _from(first: int, count: int) -> tuple[int, ...]:
+    return tuple(range(first, first + count))
+
+
+_VOC21 = Layout(
+    home="VOCdevkit/VOC2012",
+    images="JPEGImages/{}.jpg",
+    labels="SegmentationClass/{}.png",
+    names="ImageSets/Segmentation/val.txt",
+    classes="voc",
+    values=_from(0, 21),
+    background=True,
+)
+_CONTEXT60 = Layout(
+    home="VOCdevkit/VOC2010",
+    images="JPEGImages/{}.jpg",
+    labels="SegmentationClassContext/{}.png",
+    names="ImageSets/SegmentationContext/val.txt",
+    classes="context",
+    values=_from(0, 60),
+    background=True,
+)
+_COCO_STUFF = Layout(
+    home="coco_stuff164k",
+    images="images/val2017/{}.jpg",
+    labels="annotations/val2017/{}_labelTrainIds.png",
+    classes="coco-stuff",
+    values=_from(0, 171),
+    submitted=_COCO_IDS,
+)
+
+
+def _without_background(layout: Layout) -> Layout:
+    """The same files with number 0 ignored: "reduce zero label"."""
+    return replace(layout, background=False, values=layout.values[1:], ignored=(0, IGNORED))
+
+
+DATASETS: Mapping[str, Layout] = {
+    "voc20": _without_background(_VOC21),
+    "voc21": _VOC21,
+    "context59": _without_background(_CONTEXT60),
+    "context60": _CONTEXT60,
+    "coco-stuff": _COCO_STUFF,
+    "coco-object": replace(
+        _COCO_STUFF,
+        labels="annotations/val2017/{}_instanceTrainIds.png",
+        classes="coco-object",
+        values=_from(0, 81),
+        background=True,
+        submitted=(0, *_COCO_IDS[:80]),
+    ),
+    "cityscapes": Layout(
+        home="cityscapes",
+        images="leftImg8bit/val/{}_leftImg8bit.png",
+        labels="gtFine/val/{}_gtFine_labelTrainIds.png",
+        classes="cityscapes",
+        values=_from(0, 19),
+        submitted=_CITYSCAPES_IDS,
+    ),
+    "ade20k": Layout(
+        home="ade/ADEChallengeData2016",
+        images="images/validation/{}.jpg",
+        labels="annotations/validation/{}.png",
+        classes="ade20k",
+        values=_from(1, 150),
+        ignored=(0, IGNORED),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """Image and label files by pattern.
+
+    files: image path and label path by name; values, submitted: as in `Layout`.
+    """
+
+    title: str
+    files: Mapping[str, tuple[Path, Path]]
+    classes: tuple[ClassName, ...]
+    background: bool
+    values: tuple[int, ...]
+    ignored: tuple[int, ...] = (IGNORED,)
+    submission: tuple[int, ...] = field(default=())
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.files)
+
+    @property
+    def identity(self) -> Mapping[str, str | int]:
+        return {"dataset": self.title, "images": len(self)}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, number: int) -> str:
+        return self._names[number]
+
+    def image(self, number: int) -> ImageLike:
+        return self.files[self._names[number]][0]
+
+    def truth(self, number: int) -> np.ndarray:
+        path = self.files[self._names[number]][1]
+        stored = _read_labels(path)
+        labels = self._lookup[np.minimum(stored, len(self._lookup) - 1)]
+        if (labels < 0).any():
+            found = int(stored[labels < 0].min())
+            raise DatasetError(
+                f"label file '{path}' holds {found}; {self.title} has {min(self.values)} .. "
+                f"{max(self.values)} and {', '.join(map(str, self.ignored))} for ignored pixels; "
+                f"is it another data set's, or in another order of ids?"
+            )
+        return np.asarray(labels)
+
+    @cached_property
+    def _lookup(self) -> np.ndarray:
+        """Stored number to label; -1 for what must not occur, in the last place too."""
+        table = np.full(65537, -1, np.int64)
+        table[list(self.ignored)] = IGNORED
+        table[list(self.values)] = np.arange(len(self.values))
+        return table
+
+    def submitted(self, labels: np.ndarray) -> np.ndarray:
+        return np.asarray(self.submission or self.values)[labels]
+
+
+def open_dataset(name: str, root: Path | None) -> Dataset:
+    """A data set by name, or a folder of the user's own with `images`, `labels` and `classes.txt`.
+
+    root: the data set's folder, or mmsegmentation's `data` folder that holds it.
+    Raises `DatasetError`.
+    """
+    if name == "toyworld":
+        return ToyDataset()
+    if name in DATASETS:
+        return _open_layout(name, DATASETS[name], root)
+    if Path(name).is_dir():
+        return _open_own(Path(name))
+    known = ", ".join(["toyworld", *DATASETS])
+    raise DatasetError(
+        f"no data set '{name}'; expected one of {known}, or a folder with images/, labels/ and classes.txt"
+    )
+
+
+def _open_layout(name: str, layout: Layout, root: Path | None) -> FolderDataset:
+    home = _find_home(name, layout, root)
+    names = _listed(home / layout.names) if layout.names else _found(home, layout.images)
+    files = {item: (home / layout.images.format(item), home / layout.labels.format(item)) for item in names}
+    classes = parse_classes(str(_CLASS_FILES / f"{layout.classes}.txt"))
+    return FolderDataset(
+        title=name,
+        files=_checked(name, files),
+        classes=tuple(classes),
+        background=layout.background,
+        values=layout.values,
+        ignored=layout.ignored,
+        submission=layout.submitted or (),
+    )
+
+
+def _find_home(name: str, layout: Layout, root: Path | None) -> Path:
+    places = [root, root / layout.home] if root else [Path("data") / layout.home]
+    first = layout.names or layout.images.split("{}")[0].rpartition("/")[0]
+    for place in places:
+        if (place / first).exists():
+            return place
+    looked = " and ".join(f"'{place / first}'" for place in places)
+    raise DatasetError(
+        f"{name} is not there: no {looked}; give its folder, or mmsegmentation's data folder, with --root"
+    )
+
+
+def _listed(path: Path) -> list[str]:
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise DatasetError(f"'{path}' lists no image")
+    return names
+
+
+def _found(home: Path, pattern: str) -> list[str]:
+    before, after = pattern.split("{}")
+    folder = home / before.rpartition("/")[0]
+    paths = sorted(folder.rglob(f"*{after}"))
+    names = [path.relative_to(folder).as_posix().removesuffix(after) for path in paths]
+    if not names:
+        raise DatasetError(f"no image '{folder}/*{after}'")
+    return names
+
+
+def _checked(name: str, files: Mapping[str, tuple[Path, Path]]) -> Mapping[str, tuple[Path, Path]]:
+    missing = [path for pair in files.values() for path in pair if not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{name}: {len(missing):,} of {2 * len(files):,} files are missing, first '{missing[0]}'; "
+            f"complete the data set (mmsegmentation's documentation tells how its label files are made)"
+        )
+    return files
+
+
+def _open_own(folder: Path) -> FolderDataset:
+    listing = folder / "classes.txt"
+    if not listing.is_file():
+        raise DatasetError(f"no '{listing}'; write one class a line there, synonyms after commas")
+    classes = tuple(parse_classes(str(listing)))
+    background = classes[0].name.casefold() == BACKGROUND
+    images = {path.stem: path for path in sorted((folder / "images").glob("*")) if _is_image(path)}
+    if not images:
+        raise DatasetError(f"no image in '{folder / 'images'}'; expected .jpg, .png or the like")
+    files = {stem: (path, folder / "labels" / f"{stem}.png") for stem, path in images.items()}
+    return FolderDataset(
+        title=folder.name,
+        files=_checked(str(folder), files),
+        classes=classes[1:] if background else classes,
+        background=background,
+        values=_from(0, len(classes)),
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _ENDINGS
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    """(H, W) numbers of a single-channel picture, palette or not."""
+    try:
+        with Image.open(path) as picture:
+            stored = np.array(picture)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DatasetError(f"label file '{path}' cannot be read: {error}") from error
+    if stored.ndim != 2 or stored.dtype == bool:
+        raise DatasetError(
+            f"label file '{path}' is {stored.shape} {stored.dtype}; expected one channel of label numbers"
+        )
+    return stored.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ToyDataset:
+    """Drawn evaluation scenes of the toy world; every kind of thing and stuff is a class."""
+
+    count: int = 300
+    side: int = 128
+    background: bool = False
+
+    @cached_property
+    def classes(self) -> tuple[ClassName, ...]:
+        from freeda.toyworld.vocabulary import KINDS
+
+        return tuple(ClassName(kind.name, kind.synonyms) for kind in KINDS)
+
+    @property
+    def identity(self) -> Mapping[str, str | int]:
+        return {"dataset": "toyworld", "images": self.count, "side": self.side}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, number: int) -> str:
+        return f"{number:05d}"
+
+    def image(self, number: int) -> ImageLike:
+        return self._draw(number)[0]
+
+    def truth(self, number: int) -> np.ndarray:
+        return self._draw(number)[1]
+
+    def submitted(self, labels: np.ndarray) -> np.ndarray:
+        return labels
+
+    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        from freeda.toyworld.scenes import draw_scene, scene_rng
+
+        scene = draw_scene(scene_rng("evaluation", number), self.side)
+        return scene.image, scene.labels.astype(np.int64)
+
+
+def label_names(dataset: Dataset) -> tuple[str, ...]:
+    """The name of every label, background first where there is one."""
+    names: Sequence[str] = [item.name for item in dataset.classes]
+    return (BACKGROUND, *names) if dataset.background else tuple(names)

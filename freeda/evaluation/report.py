@@ -1,0 +1,154 @@
+"""What an evaluation leaves: figures as JSON, CSV and text, a confusion plot, a sheet of the worst images."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from freeda.evaluation.datasets import IGNORED
+from freeda.evaluation.metrics import ConfusionMatrix
+from freeda.evaluation.runner import Predictor, Run
+from freeda.images import read_image
+from freeda.segmentation import Segmentation
+
+__all__ = ["summary", "table", "write_report"]
+
+_WORST = 8
+_PLOTTED = 40
+_CELL = 320
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The figures: mIoU and pixel accuracy in percent, per class IoU and pixels, times, paths."""
+    matrix = run.matrix()
+    iou, counts = matrix.iou(), matrix.counts()
+    seconds = np.array([record.seconds for record in run.records] or [0.0])
+    return {
+        "settings": dict(run.settings),
+        "protocol": {
+            "background": "constant score" if run.dataset.background else "none in the vocabulary",
+            "threshold": "fixed" if run.dataset.background else "none",
+            "vocabulary": "all classes of the data set",
+        },
+        "images": len(run.records),
+        "miou": _percent(matrix.mean_iou()),
+        "pixel_accuracy": _percent(matrix.pixel_accuracy()),
+        "seconds_per_image": {
+            "mean": round(float(seconds.mean()), 4),
+            "median": round(float(np.median(seconds)), 4),
+        },
+        "paths": _paths(run),
+        "classes": [
+            {
+                "label": number,
+                "name": name,
+                "iou": None if np.isnan(iou[number]) else _percent(float(iou[number])),
+                "pixels": int(counts[number].sum()),
+            }
+            for number, name in enumerate(run.names)
+        ],
+    }
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def _paths(run: Run) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for record in run.records:
+        for name, count in record.paths.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """The figures for people: every class that occurs, best first, then the whole."""
+    present = [item for item in figures["classes"] if item["iou"] is not None]
+    present.sort(key=lambda item: -item["iou"])
+    wide = max([len(item["name"]) for item in present] or [5])
+    lines = [f"{item['name']:{wide}}  {item['iou']:6.2f}  {item['pixels']:>14,} px" for item in present]
+    paths = ", ".join(f"{count:,} {name}" for name, count in figures["paths"].items())
+    return "\n".join(
+        [
+            f"{'class':{wide}}  {'IoU':>6}",
+            *lines,
+            "",
+            f"images          {figures['images']:,}",
+            f"mIoU            {figures['miou']:.2f} over {len(present)} of {len(figures['classes'])} classes",
+            f"pixel accuracy  {figures['pixel_accuracy']:.2f}",
+            f"seconds/image   {figures['seconds_per_image']['mean']:.3f}",
+            *([f"regions         {paths}"] if paths else []),
+        ]
+    )
+
+
+def write_report(run: Run, predictor: Predictor, out: Path) -> list[Path]:
+    """Writes report.json, classes.csv, confusion.png and worst.png into `out`; returns the paths."""
+    figures = summary(run)
+    paths = [out / name for name in ("report.json", "classes.csv", "confusion.png", "worst.png")]
+    paths[0].write_text(
+        json.dumps(figures, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
+    with paths[1].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["label", "name", "iou", "pixels"])
+        writer.writeheader()
+        writer.writerows(figures["classes"])
+    _plot_confusion(run.matrix(), run.names, paths[2])
+    _worst_sheet(run, predictor).save(paths[3])
+    return paths
+
+
+def _plot_confusion(matrix: ConfusionMatrix, names: tuple[str, ...], path: Path) -> None:
+    """Shares of each true class's pixels by predicted class; the most frequent classes of many."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = matrix.counts()
+    shown = np.sort(np.argsort(-counts.sum(1), kind="stable")[: min(_PLOTTED, len(names))])
+    shown = shown[counts[shown].sum(1) > 0]
+    shares = counts[shown][:, shown] / np.maximum(counts[shown].sum(1, keepdims=True), 1)
+    side = 2.5 + 0.24 * len(shown)
+    figure = Figure((side + 1, side), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="magma")
+    labels = [names[number] for number in shown]
+    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    left_out = int((counts.sum(1) > 0).sum()) - len(shown)
+    axes.set_title(
+        f"share of true pixels{f' ({left_out} rarer classes not shown)' if left_out else ''}", fontsize=9
+    )
+    figure.colorbar(picture, shrink=0.7)
+    figure.savefig(path)
+
+
+def _worst_sheet(run: Run, predictor: Predictor) -> Image.Image:
+    """The images of lowest mIoU, segmented once more: image, truth, prediction."""
+    numbers = {run.dataset.name(number): number for number in range(len(run.dataset))}
+    worst = sorted(run.records, key=lambda record: record.miou)[:_WORST]
+    chosen = [numbers[record.name] for record in worst]
+    results = list(predictor.stream(run.dataset.image(number) for number in chosen))
+    sheet = Image.new("RGB", (3 * _CELL + 260, max(len(worst), 1) * (_CELL + 24)), "white")
+    for row, (record, number, result) in enumerate(zip(worst, chosen, results, strict=True)):
+        top = row * (_CELL + 24)
+        caption = f"{record.name}: mIoU {100 * record.miou:.1f}   image | truth | prediction"
+        ImageDraw.Draw(sheet).text((4, top + 4), caption, fill="black", font=ImageFont.load_default(13))
+        image = read_image(run.dataset.image(number))
+        truth = run.dataset.truth(number)
+        true = Segmentation(
+            image, truth.astype(np.int32), np.ones(truth.shape, np.float32), run.names, IGNORED
+        )
+        for column, picture in enumerate((Image.fromarray(image), true.overlay(), result.overlay())):
+            picture.thumbnail((_CELL - 6 + 260 * (column == 2), _CELL))
+            sheet.paste(picture, (column * _CELL, top + 22))
+    return sheet

@@ -1,0 +1,183 @@
+"""Runs a segmenter over a data set, one line a finished image, so that a run can go on after a stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from freeda.errors import DatasetError, OutputError
+from freeda.evaluation.datasets import Dataset, label_names
+from freeda.evaluation.metrics import ConfusionMatrix
+from freeda.images import ImageLike
+from freeda.records import ClassName
+from freeda.segmentation import Segmentation
+
+__all__ = ["ImageRecord", "Predictor", "Run", "evaluate"]
+
+_RUN, _IMAGES, _PREDICTIONS = "run.json", "images.jsonl", "predictions"
+
+
+class Predictor(Protocol):
+    """What is evaluated: it is told the classes once and then sees images only."""
+
+    def set_classes(self, classes: Sequence[ClassName]) -> object: ...
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Segmentation]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One image's result: seconds it took, mIoU over its own classes, regions by path, and pixels by
+    (true label, predicted label).
+    """
+
+    name: str
+    seconds: float
+    miou: float
+    paths: Mapping[str, int]
+    pairs: Sequence[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All of an evaluation: the data set, its labels' names and every image's record."""
+
+    dataset: Dataset
+    names: tuple[str, ...]
+    records: tuple[ImageRecord, ...]
+    settings: Mapping[str, Any]
+
+    def matrix(self) -> ConfusionMatrix:
+        total = ConfusionMatrix(len(self.names))
+        for record in self.records:
+            total.add_pairs(record.pairs)
+        return total
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    limit: int | None = None,
+    overwrite: bool = False,
+    save_predictions: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Run:
+    """Segments a data set's images, or the first `limit`, and compares them with the truth.
+
+    settings: whatever the result depends on (method, index, ...); a folder `out` that holds another
+    run is refused. progress: called with images done and in all. Raises `DatasetError`, `OutputError`.
+    """
+    complete = {**dataset.identity, **settings}
+    count = min(limit or len(dataset), len(dataset))
+    records = _open_run(out, complete, overwrite)
+    done = {record.name for record in records}
+    pending = [number for number in range(count) if dataset.name(number) not in done]
+    progress(count - len(pending), count)
+    predictor.set_classes(dataset.classes)
+    results = predictor.stream(dataset.image(number) for number in pending)
+    with (out / _IMAGES).open("a", encoding="utf-8") as log:
+        for finished, (number, result, seconds) in enumerate(_timed(pending, results), 1):
+            record = _compare(dataset, number, result, seconds)
+            log.write(json.dumps(vars(record)) + "\n")
+            log.flush()
+            records.append(record)
+            if save_predictions:
+                _save(dataset, number, result, out / _PREDICTIONS)
+            progress(count - len(pending) + finished, count)
+    wanted = {dataset.name(number) for number in range(count)}
+    kept = sorted((r for r in records if r.name in wanted), key=lambda r: r.name)
+    return Run(dataset, label_names(dataset), tuple(kept), complete)
+
+
+def _timed(
+    numbers: Iterable[int], results: Iterator[Segmentation]
+) -> Iterator[tuple[int, Segmentation, float]]:
+    started = time.perf_counter()
+    for number, result in zip(numbers, results, strict=True):
+        yield number, result, time.perf_counter() - started
+        started = time.perf_counter()
+
+
+def _compare(dataset: Dataset, number: int, result: Segmentation, seconds: float) -> ImageRecord:
+    names = label_names(dataset)
+    if result.classes != names:
+        raise DatasetError(
+            f"the segmenter answers for {len(result.classes)} classes, not the {len(names)} asked"
+        )
+    truth = dataset.truth(number)
+    if truth.shape != result.labels.shape:
+        raise DatasetError(
+            f"{dataset.name(number)}: the image is {result.labels.shape[1]} x {result.labels.shape[0]} px, "
+            f"its labels {truth.shape[1]} x {truth.shape[0]}; they belong to different images"
+        )
+    matrix = ConfusionMatrix(len(names))
+    matrix.add(truth, result.labels)
+    return ImageRecord(
+        name=dataset.name(number),
+        seconds=round(seconds, 4),
+        miou=round(matrix.mean_iou(), 6) if matrix.pairs() else 1.0,
+        paths=dict(result.paths),
+        pairs=matrix.pairs(),
+    )
+
+
+def _open_run(out: Path, settings: Mapping[str, Any], overwrite: bool) -> list[ImageRecord]:
+    """The records of an earlier run of the same settings; starts a new one where there is none."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            (out / _IMAGES).unlink(missing_ok=True)
+            (out / _RUN).unlink(missing_ok=True)
+        if not (out / _RUN).exists():
+            (out / _RUN).write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
+            (out / _IMAGES).write_text("", encoding="utf-8")
+            return []
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to '{out}': {error.strerror or error}; choose another --out"
+        ) from error
+    _require_same(out, json.loads((out / _RUN).read_text(encoding="utf-8")), settings)
+    return _read_records(out / _IMAGES)
+
+
+def _require_same(out: Path, held: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(settings, default=str))
+    changed = [
+        f"{key} {held.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in sorted({*held, *wanted})
+        if held.get(key) != wanted.get(key)
+    ]
+    if changed:
+        raise OutputError(
+            f"'{out}' holds another run ({'; '.join(changed)}); choose another --out or add --overwrite"
+        )
+
+
+def _read_records(path: Path) -> list[ImageRecord]:
+    """All whole lines; a last one that was cut off is taken away, its image comes again."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    records = []
+    for line in whole.splitlines():
+        data = json.loads(line)
+        records.append(ImageRecord(**data | {"pairs": [tuple(pair) for pair in data["pairs"]]}))
+    return records
+
+
+def _save(dataset: Dataset, number: int, result: Segmentation, folder: Path) -> None:
+    path = folder / f"{dataset.name(number)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = dataset.submitted(np.minimum(result.labels, len(label_names(dataset)) - 1))
+    ids = np.where(result.labels == result.ignore_index, 255, ids)
+    Image.fromarray(ids.astype(np.uint8)).save(path)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.metrics import confusion_matrix, jaccard_score
+
+from freeda.cli import main
+from freeda.errors import DatasetError, OutputError
+from freeda.evaluation.datasets import open_dataset
+from freeda.evaluation.report import summary
+from freeda.evaluation.runner import evaluate
+from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.toyworld.scenes import draw_scene, scene_rng
+
+NAMES = ("cat", "dog", "grass", "sky")
+COUNT = 5
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A data set of five scenes with arbitrary labels of four classes and some ignored pixels."""
+    folder = tmp_path / "own"
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    for number in range(COUNT):
+        scene = draw_scene(scene_rng("validation", number), (60, 80))
+        Image.fromarray(scene.image).save(folder / "images" / f"{number}.png")
+        labels = np.where(scene.labels < 4, 255, scene.labels % 4).astype(np.uint8)
+        labels[:3] = 255
+        Image.fromarray(labels).save(folder / "labels" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def segmenter(index_folder: Path) -> FreedaSegmenter:
+    return load(index_folder)
+
+
+def saved(folder: Path) -> list[np.ndarray]:
+    return [np.array(Image.open(path)) for path in sorted((folder / "predictions").glob("*.png"))]
+
+
+def truths(folder: Path) -> list[np.ndarray]:
+    return [np.array(Image.open(path)) for path in sorted((folder / "labels").glob("*.png"))]
+
+
+def test_figures_equal_scikit_learn_s_on_the_saved_predictions(
+    segmenter: FreedaSegmenter, own: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = evaluate(segmenter, open_dataset(str(own), None), out, {}, save_predictions=True)
+    truth = np.concatenate([item.ravel() for item in truths(own)])
+    predicted = np.concatenate([item.ravel() for item in saved(out)])
+    counted = truth != 255
+    truth, predicted = truth[counted], predicted[counted]
+    np.testing.assert_array_equal(
+        run.matrix().counts()[:, :4], confusion_matrix(truth, predicted, labels=range(4))
+    )
+    figures = summary(run)
+    present = sorted({*truth, *predicted})
+    expected = jaccard_score(truth, predicted, average="macro", labels=present)
+    assert figures["miou"] == pytest.approx(100 * expected, abs=0.01)
+    assert figures["pixel_accuracy"] == pytest.approx(100 * (truth == predicted).mean(), abs=0.01)
+    assert figures["paths"]["regions pooled"] > 0
+    assert figures["protocol"]["vocabulary"] == "all classes of the data set"
+
+
+def test_an_interrupted_run_goes_on(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(str(own), None)
+    whole = evaluate(segmenter, dataset, tmp_path / "whole", {})
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(segmenter, dataset, out, {}, progress=stop)
+    log = out / "images.jsonl"
+    log.write_text(log.read_text()[:-20])  # as a power cut in the middle of a write leaves it
+    seen: list[int] = []
+    resumed = evaluate(segmenter, dataset, out, {}, progress=lambda done, total: seen.append(done))
+    assert seen[0] == 2
+    assert [(r.name, r.pairs) for r in resumed.records] == [(r.name, r.pairs) for r in whole.records]
+
+
+def test_a_smaller_limit_takes_the_first_images(
+    segmenter: FreedaSegmenter, own: Path, tmp_path: Path
+) -> None:
+    dataset = open_dataset(str(own), None)
+    evaluate(segmenter, dataset, tmp_path / "out", {})
+    run = evaluate(segmenter, dataset, tmp_path / "out", {}, limit=2)
+    assert [record.name for record in run.records] == ["0", "1"]
+
+
+def test_predictions_do_not_depend_on_the_truth(
+    segmenter: FreedaSegmenter, own: Path, tmp_path: Path
+) -> None:
+    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "a", {}, save_predictions=True)
+    for path in (own / "labels").glob("*.png"):
+        Image.fromarray(np.full((60, 80), 3, np.uint8)).save(path)
+    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "b", {}, save_predictions=True)
+    for before, after in zip(saved(tmp_path / "a"), saved(tmp_path / "b"), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_another_run_s_folder_is_refused(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(str(own), None)
+    evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 3}, limit=1)
+    with pytest.raises(OutputError, match=r"neighbors 3 instead of 4.*--overwrite"):
+        evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 4}, limit=1)
+    run = evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 4}, limit=1, overwrite=True)
+    assert len(run.records) == 1
+
+
+def test_labels_of_another_size_are_refused(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((30, 80), np.uint8)).save(own / "labels" / "0.png")
+    with pytest.raises(DatasetError, match="0: the image is 80 x 60 px, its labels 80 x 30"):
+        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {})
+
+
+def test_the_command_prints_and_writes_a_report(index_folder: Path, own: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["evaluate", str(own), "--index", str(index_folder), "--out", str(out)]
+    shown = CliRunner().invoke(main, command)
+    assert shown.exit_code == 0, shown.output
+    assert "mIoU" in shown.output
+    figures = json.loads((out / "report.json").read_text())
+    again = CliRunner().invoke(main, [*command, "--json"])
+    assert json.loads(again.stdout)["miou"] == figures["miou"]
+    assert figures["images"] == COUNT
+    rows = list(csv.DictReader((out / "classes.csv").open()))
+    assert [row["name"] for row in rows] == list(NAMES)
+    for name in ("confusion.png", "worst.png"):
+        picture = np.array(Image.open(out / name).convert("RGB"))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_a_background_class_is_answered(index_folder: Path, own: Path, tmp_path: Path) -> None:
+    (own / "classes.txt").write_text("background\ncat\ndog\ngrass\n")
+    command = ["evaluate", str(own), "--index", str(index_folder), "--out", str(tmp_path / "o"), "--json"]
+    shown = CliRunner().invoke(main, command)
+    assert shown.exit_code == 0, shown.output
+    figures = json.loads(shown.stdout)
+    assert figures["protocol"]["background"] == "constant score"
+    assert [item["name"] for item in figures["classes"]] == ["background", "cat", "dog", "grass"]
