@@ -17,7 +17,7 @@ from freeda.toyworld.train.loop import Plan
 
 __all__ = ["PLAN", "ClipTask", "save"]
 
-PLAN = Plan(steps=20_000, minutes=11, batch=64, learning_rate=8e-4, warmup=200, weight_decay=0.05)
+PLAN = Plan(steps=20_000, minutes=43, batch=128, learning_rate=8e-4, warmup=200, weight_decay=0.05)
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 _MENTIONS = 0.5
 """Share of pairs whose text names one thing only, as the class prompts of segmentation do."""

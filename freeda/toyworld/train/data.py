@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +28,15 @@ class SceneCache:
     """`count` training scenes.
 
     images: (N, 128, 128, 3) uint8; instances: (N, 128, 128) uint8, numbered as in `Scene`;
-    captions and mentions: for every scene, `CAPTIONS_PER_SCENE` full sentences and short prompts.
+    captions and mentions: for every scene, `CAPTIONS_PER_SCENE` full sentences and short prompts;
+    stuffs: (N,) how many of a scene's instances, the first ones, are stuff.
     """
 
     images: np.ndarray
     instances: np.ndarray
     captions: list[list[str]]
     mentions: list[list[str]]
+    stuffs: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,6 +45,10 @@ class SceneCache:
         """(B, 3, H, W) float32 in [-1, 1]."""
         images = torch.from_numpy(self.images[numbers]).to(device)
         return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def things(self, numbers: np.ndarray) -> np.ndarray:
+        """(B, 128, 128) bool: where a thing stands, not stuff."""
+        return self.instances[numbers] >= self.stuffs[numbers, None, None]
 
     @classmethod
     def open(cls, folder: Path, count: int) -> SceneCache:
@@ -56,7 +63,13 @@ class SceneCache:
             name: np.memmap(folder / f"{name}-{count}.raw", np.uint8, "r", shape=shape)
             for name, shape in shapes.items()
         }
-        return cls(arrays["images"], arrays["instances"], sentences["captions"], sentences["mentions"])
+        return cls(
+            arrays["images"],
+            arrays["instances"],
+            sentences["captions"],
+            sentences["mentions"],
+            np.array(sentences["stuffs"]),
+        )
 
 
 def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done: Path) -> None:
@@ -64,15 +77,16 @@ def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done
         name: np.memmap(folder / f"{name}-{count}.raw", np.uint8, "w+", shape=shape)
         for name, shape in shapes.items()
     }
-    sentences: dict[str, list[list[str]]] = {"captions": [], "mentions": []}
+    sentences: dict[str, list[Any]] = {"captions": [], "mentions": [], "stuffs": []}
     starts = range(0, count, _CHUNK)
     with get_context("spawn").Pool(os.cpu_count()) as pool:
         chunks: Iterator[_Chunk] = pool.imap(_draw_chunk, [(s, min(s + _CHUNK, count)) for s in starts])
-        for start, (images, instances, captions, mentions) in zip(starts, chunks, strict=True):
+        for start, (images, instances, captions, mentions, stuffs) in zip(starts, chunks, strict=True):
             arrays["images"][start : start + len(images)] = images
             arrays["instances"][start : start + len(images)] = instances
             sentences["captions"] += captions
             sentences["mentions"] += mentions
+            sentences["stuffs"] += stuffs
     for array in arrays.values():
         array.flush()
     partial = done.with_suffix(".partial")
@@ -80,11 +94,11 @@ def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done
     os.replace(partial, done)
 
 
-_Chunk = tuple[np.ndarray, np.ndarray, list[list[str]], list[list[str]]]
+_Chunk = tuple[np.ndarray, np.ndarray, list[list[str]], list[list[str]], list[int]]
 
 
 def _draw_chunk(bounds: tuple[int, int]) -> _Chunk:
-    images, instances, captions, mentions = [], [], [], []
+    images, instances, captions, mentions, stuffs = [], [], [], [], []
     for number in range(*bounds):
         rng = scene_rng("train", number)
         scene = draw_scene(rng, IMAGE_SIZE)
@@ -92,4 +106,5 @@ def _draw_chunk(bounds: tuple[int, int]) -> _Chunk:
         instances.append(scene.instances)
         captions.append([describe(scene, rng) for _ in range(CAPTIONS_PER_SCENE)])
         mentions.append([mention(scene, rng) for _ in range(CAPTIONS_PER_SCENE)])
-    return np.stack(images), np.stack(instances), captions, mentions
+        stuffs.append(len(scene.stuff))
+    return np.stack(images), np.stack(instances), captions, mentions, stuffs

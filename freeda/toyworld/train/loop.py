@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["Plan", "Task", "fit"]
 
@@ -126,7 +128,7 @@ def _step(task: Task, state: _State, count: int, plan: Plan, progress: float, de
     rate = plan.learning_rate * min(1.0, (state.step + 1) / plan.warmup)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * progress))
-    with torch.autocast(device.type, torch.bfloat16):
+    with _attention(device), torch.autocast(device.type, torch.bfloat16):
         loss = task.loss(np.sort(rng.choice(count, plan.batch, replace=False)), rng)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -138,6 +140,11 @@ def _step(task: Task, state: _State, count: int, plan: Plan, progress: float, de
         for name, parameter in state.parameters.items():
             state.average[name].lerp_(parameter, 1 - decay)
     return float(loss.detach())
+
+
+def _attention(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU the fused attention's backward pass takes longer than plain products do."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _report(name: str, state: _State, plan: Plan, losses: list[float]) -> None:
