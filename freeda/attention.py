@@ -10,7 +10,7 @@ on computing the output, so that capturing changes no bit of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -23,9 +23,11 @@ from torch.nn import functional
 
 __all__ = [
     "DegenerateMapError",
+    "MeanSelfAttention",
     "NounMaps",
     "aggregate",
     "capture_cross_attention",
+    "capture_self_attention",
     "localize",
     "resize_map",
 ]
@@ -131,14 +133,101 @@ def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iter
     guidance (unconditional half first). On exit, also after an exception, the UNet is as it was.
     """
     maps = NounMaps(positions)
+
+    def record(attn: Attention, inputs: _Inputs, grid: Grid) -> None:
+        if inputs.text is None:
+            return
+        inputs = inputs.conditional(len(positions))
+        query, key = _queries_and_keys(attn, inputs)
+        maps.add(_probabilities(attn, query, key, inputs.mask).mean(1), grid)
+
+    with _recording(unet, "attn2", record):
+        yield maps
+
+
+@dataclass
+class MeanSelfAttention:
+    """The running mean of self-attention over heads and layers of one grid, filled while a capture is on.
+
+    grid: (h, w); total: (B, h * w, h * w) float32, the sum so far; calls: heads of layers summed.
+    """
+
+    grid: Grid
+    total: torch.Tensor | None = None
+    calls: int = 0
+
+    def mean(self) -> torch.Tensor:
+        """(B, h * w, h * w): where each position's attention goes; rows sum to 1."""
+        if self.total is None:
+            raise ValueError(f"no self-attention layer ran at {self.grid}")
+        return self.total / self.calls
+
+
+@contextmanager
+def capture_self_attention(unet: torch.nn.Module, grid: Grid, count: int) -> Iterator[MeanSelfAttention]:
+    """While it lasts, the self-attention layers of `unet` that work on `grid` add to the result.
+
+    count: images of the conditional half. Heads and images are added one at a time: the most that is
+    held beside the sum is one (h * w, h * w) map.
+    """
+    held = MeanSelfAttention(grid)
+
+    def record(attn: Attention, inputs: _Inputs, found: Grid) -> None:
+        if found != grid:
+            return
+        inputs = inputs.conditional(count)
+        query, key = _queries_and_keys(attn, inputs)
+        if held.total is None:
+            tokens = query.shape[2]
+            held.total = torch.zeros(count, tokens, tokens, device=query.device)
+        for image in range(count):
+            for head in range(attn.heads):
+                one = (slice(image, image + 1), slice(head, head + 1))
+                held.total[image] += _probabilities(attn, query[one], key[one], None)[0, 0]
+        held.calls += attn.heads
+
+    with _recording(unet, "attn1", record):
+        yield held
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What an attention layer was called with; text is None for self-attention."""
+
+    hidden: torch.Tensor
+    text: torch.Tensor | None
+    mask: torch.Tensor | None
+    temb: torch.Tensor | None
+
+    def conditional(self, count: int) -> _Inputs:
+        """The last `count` images: the conditional half under guidance, else all of them."""
+        if len(self.hidden) not in (count, 2 * count):
+            raise ValueError(
+                f"the UNet got a batch of {len(self.hidden)} while {count} images are captured; expected "
+                f"{count}, or {2 * count} under guidance"
+            )
+        return _Inputs(
+            *(
+                None if part is None else part[-count:]
+                for part in (self.hidden, self.text, self.mask, self.temb)
+            )  # type: ignore[arg-type]
+        )
+
+
+_Record = Callable[[Attention, _Inputs, Grid], None]
+
+
+@contextmanager
+def _recording(unet: torch.nn.Module, name: str, record: _Record) -> Iterator[None]:
+    """Calls `record` before every layer `name` ("attn1" or "attn2") of every transformer block."""
     installed: list[tuple[Attention, Any]] = []
     hooks = []
     try:
         for module in unet.modules():
             if isinstance(module, Transformer2DModel):
-                recorders = _install(module, maps, installed)
+                recorders = _install(module, name, record, installed)
                 hooks.append(module.register_forward_pre_hook(_grid_hook(recorders), with_kwargs=True))
-        yield maps
+        yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -147,14 +236,14 @@ def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iter
 
 
 def _install(
-    module: Transformer2DModel, maps: NounMaps, installed: list[tuple[Attention, Any]]
+    module: Transformer2DModel, name: str, record: _Record, installed: list[tuple[Attention, Any]]
 ) -> list[_Recorder]:
     recorders = []
     for block in cast(Any, module).transformer_blocks:
-        layer = block.attn2
+        layer = getattr(block, name)
         if layer is None:
             continue
-        recorder = _Recorder(layer.processor, maps)
+        recorder = _Recorder(layer.processor, record)
         installed.append((layer, layer.processor))
         layer.processor = recorder
         recorders.append(recorder)
@@ -175,9 +264,9 @@ def _grid_hook(recorders: list[_Recorder]) -> Any:
 class _Recorder:
     """A processor that lets the layer's own one compute the output and records beside it."""
 
-    def __init__(self, inner: Any, maps: NounMaps) -> None:
+    def __init__(self, inner: Any, record: _Record) -> None:
         self._inner = inner
-        self._maps = maps
+        self._record = record
         self.grid: Grid = (0, 0)
 
     def __call__(
@@ -189,49 +278,23 @@ class _Recorder:
         temb: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        if encoder_hidden_states is not None:
-            with torch.no_grad():
-                self._record(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        with torch.no_grad():
+            self._record(attn, _Inputs(hidden_states, encoder_hidden_states, attention_mask, temb), self.grid)
         output: torch.Tensor = self._inner(
             attn, hidden_states, encoder_hidden_states, attention_mask, temb=temb, **kwargs
         )
         return output
 
-    def _record(
-        self,
-        attn: Attention,
-        hidden: torch.Tensor,
-        text: torch.Tensor,
-        mask: torch.Tensor | None,
-        temb: torch.Tensor | None,
-    ) -> None:
-        count = len(self._maps.positions)
-        if len(hidden) not in (count, 2 * count):
-            raise ValueError(
-                f"the UNet got a batch of {len(hidden)} while {count} images are captured; expected "
-                f"{count}, or {2 * count} under guidance"
-            )
-        hidden, text = hidden[-count:], text[-count:]
-        if mask is not None:
-            mask = mask[-count:]
-        if temb is not None:
-            temb = temb[-count:]
-        self._maps.add(_probabilities(attn, hidden, text, mask, temb), self.grid)
 
-
-def _probabilities(
-    attn: Attention,
-    hidden: torch.Tensor,
-    text: torch.Tensor,
-    mask: torch.Tensor | None,
-    temb: torch.Tensor | None,
-) -> torch.Tensor:
-    """(B, h * w, T) float32 softmax(Q K^T), mean over heads, with the layer's own norms."""
+def _queries_and_keys(attn: Attention, inputs: _Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, heads, h * w, d) and (B, heads, T, d), with the layer's own norms."""
+    hidden = inputs.hidden
     if attn.spatial_norm is not None:
-        hidden = attn.spatial_norm(hidden, temb)
+        hidden = attn.spatial_norm(hidden, inputs.temb)
     if attn.group_norm is not None:
         hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
-    if attn.norm_cross:
+    text = hidden if inputs.text is None else inputs.text
+    if inputs.text is not None and attn.norm_cross:
         text = attn.norm_encoder_hidden_states(text)
     query, key = (
         projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
@@ -241,8 +304,15 @@ def _probabilities(
         query = attn.norm_q(query)
     if attn.norm_k is not None:
         key = attn.norm_k(key)
+    return query, key
+
+
+def _probabilities(
+    attn: Attention, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """(B, heads, h * w, T) float32 softmax(Q K^T)."""
     # In single precision and scaled first: half precision overflows on some models' logits.
     scores = (query.float() * attn.scale) @ key.float().transpose(-1, -2)
     if mask is not None:
         scores = scores + mask.float().reshape(len(scores), -1, 1, scores.shape[-1])
-    return scores.softmax(-1).mean(1)
+    return scores.softmax(-1)

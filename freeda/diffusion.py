@@ -18,6 +18,7 @@ from freeda.records import SyntheticImage
 __all__ = [
     "generate",
     "load_pipeline",
+    "noise_latents",
     "noised_noun_maps",
     "pipeline_fingerprint",
     "token_encoder",
@@ -94,6 +95,21 @@ def _maps_of(image: torch.Tensor, maps: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
+def noise_latents(pipeline: Any, images: torch.Tensor, *, timestep: int, seed: int) -> torch.Tensor:
+    """(B, channels, h, w): latents of (B, 3, H, W) float32 RGB pictures in [0, 1], noised to `timestep`."""
+    device, dtype = pipeline.unet.device, pipeline.unet.dtype
+    latents = pipeline.vae.encode((images * 2 - 1).to(device, dtype)).latent_dist.mode()
+    latents = latents * pipeline.vae.config.scaling_factor
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+    steps = torch.full((len(images),), timestep, device=device)
+    # Multistep solvers add noise by their own step indices; the training schedule goes by timestep.
+    noisy: torch.Tensor = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(
+        latents, noise, steps
+    )
+    return noisy
+
+
+@torch.no_grad()
 def noised_noun_maps(
     pipeline: Any,
     images: torch.Tensor,
@@ -107,15 +123,10 @@ def noised_noun_maps(
 
     images: (B, 3, H, W) float32 RGB in [0, 1]. Returns per image (N, h, w) float32 on the latent's grid.
     """
-    device, dtype = pipeline.unet.device, pipeline.unet.dtype
-    latents = pipeline.vae.encode((images * 2 - 1).to(device, dtype)).latent_dist.mode()
-    latents = latents * pipeline.vae.config.scaling_factor
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
-    steps = torch.full((len(images),), timestep, device=device)
-    # Multistep solvers add noise by their own step indices; the training schedule goes by timestep.
-    noisy = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(latents, noise, steps)
-    states, _ = pipeline.encode_prompt(list(captions), device, 1, False)
+    noisy = noise_latents(pipeline, images, timestep=timestep, seed=seed)
+    steps = torch.full((len(images),), timestep, device=noisy.device)
+    states, _ = pipeline.encode_prompt(list(captions), noisy.device, 1, False)
     with capture_cross_attention(pipeline.unet, positions) as maps:
         pipeline.unet(noisy, steps, states)
-    size = (latents.shape[-2], latents.shape[-1])
+    size = (noisy.shape[-2], noisy.shape[-1])
     return [maps.maps(number, latent_size=size) for number in range(len(images))]

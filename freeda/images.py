@@ -1,21 +1,31 @@
-"""Reading images of any kind as upright 8-bit RGB."""
+"""Reading images of any kind as upright 8-bit RGB, and preparing a few of many ahead of their turn."""
 
 from __future__ import annotations
 
 import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from itertools import islice
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from freeda.errors import ImageError
+from freeda.errors import FreedaError, ImageError
 
-__all__ = ["MAX_PIXELS", "ImageLike", "read_image"]
+__all__ = ["MAX_PIXELS", "ImageLike", "OnError", "map_ahead", "read_image", "require_aspect"]
 
 ImageLike = str | Path | Image.Image | np.ndarray
+OnError = Callable[[ImageLike, FreedaError], None]
+_T = TypeVar("_T")
 
 MAX_PIXELS = 400_000_000
 """Larger pictures are refused: a decompression bomb looks just like them."""
+_MAX_ASPECT = 32
+_OPENING = Lock()
 
 
 def read_image(source: ImageLike) -> np.ndarray:
@@ -31,10 +41,19 @@ def read_image(source: ImageLike) -> np.ndarray:
     return _read_file(Path(source))
 
 
+def require_aspect(pixels: np.ndarray) -> None:
+    """Raises `ImageError` for a picture too long and thin to be resized or cut into windows."""
+    height, width = pixels.shape[:2]
+    if max(height, width) > _MAX_ASPECT * min(height, width):
+        raise ImageError(
+            f"image of {width} x {height} pixels; its sides may differ by {_MAX_ASPECT} times at most; "
+            f"crop it"
+        )
+
+
 def _read_file(path: Path) -> np.ndarray:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
                     f"'{path}' has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; "
@@ -49,8 +68,16 @@ def _read_file(path: Path) -> np.ndarray:
         raise ImageError(f"'{path}' is a folder; name image files") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
         raise ImageError(f"'{path}' is no readable image: {error}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open(path: Path) -> Image.Image:
+    """Reads the header; our own limit of pixels takes the place of Pillow's, which is global."""
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -78,3 +105,29 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[-1] not in (3, 4):
         raise ImageError(f"array with {array.shape[-1]} channels; expected 3 (RGB) or 4 (RGBA)")
     return _to_rgb(Image.fromarray(array))
+
+
+def map_ahead(
+    pool: Executor,
+    work: Callable[[ImageLike], _T],
+    images: Iterable[ImageLike],
+    on_error: OnError | None,
+    ahead: int,
+) -> Iterator[_T]:
+    """`work` of every image in order, at most `ahead` of them begun before they are asked for.
+
+    An image whose work fails goes to `on_error` and is left out; without it the error is raised.
+    """
+    waiting: deque[tuple[ImageLike, Future[_T]]] = deque()
+    source = iter(images)
+    while True:
+        waiting.extend((image, pool.submit(work, image)) for image in islice(source, ahead - len(waiting)))
+        if not waiting:
+            return
+        image, future = waiting.popleft()
+        try:
+            yield future.result()
+        except FreedaError as error:
+            if on_error is None:
+                raise
+            on_error(image, error)

@@ -20,7 +20,14 @@ from freeda.loading import fingerprint, is_folder, load_first, prepare
 from freeda.presets import KeyMode
 from freeda.records import ClassName, NounSpan
 
-__all__ = ["ClipModel", "load_clip", "noun_token_positions", "parse_classes", "textual_keys"]
+__all__ = [
+    "ClipModel",
+    "load_clip",
+    "noun_token_positions",
+    "parse_class_names",
+    "parse_classes",
+    "textual_keys",
+]
 
 _TEXT_BATCH = 256
 Encode = Callable[[str], Sequence[int]]
@@ -46,6 +53,25 @@ def parse_classes(classes: str | Sequence[str]) -> tuple[ClassName, ...]:
                     f"'{item.name}'); name it once"
                 )
             seen[name.casefold()] = item.name
+    return parsed
+
+
+def parse_class_names(
+    classes: str | Sequence[str] | Sequence[ClassName], *, background: bool
+) -> tuple[ClassName, ...]:
+    """As `parse_classes`, or of class names already parsed; with `background`, a class of that name is
+    refused: it is answered anyway.
+    """
+    entries = (
+        classes
+        if isinstance(classes, str)
+        else [",".join(item.names) if isinstance(item, ClassName) else item for item in classes]
+    )
+    parsed = parse_classes(entries)
+    if background and any(item.name.casefold() == "background" for item in parsed):
+        raise ClassNamesError(
+            "class 'background' is named while the background channel is on; drop one of the two"
+        )
     return parsed
 
 

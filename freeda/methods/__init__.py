@@ -13,7 +13,7 @@ from freeda.segmentation import Segmentation
 
 __all__ = ["METHODS", "Segmenter", "load_method"]
 
-METHODS = {"freeda": "freeda.methods.freeda"}
+METHODS = {"freeda": "freeda.methods.freeda", "diffsegmenter": "freeda.methods.diffsegmenter"}
 """Method name to the module that has `load(index, *, preset, device)`."""
 
 

@@ -6,11 +6,10 @@ Shapes: `C` classes, `K` width of a key, `D` width of a dense feature, `H W` pix
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -18,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from freeda.errors import ClassNamesError, FreedaError, ImageError
-from freeda.images import ImageLike, read_image
+from freeda.errors import ClassNamesError
+from freeda.images import ImageLike, OnError, map_ahead, read_image, require_aspect
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
 from freeda.presets import Preset, load_preset, load_recipe
@@ -37,12 +36,11 @@ from freeda.scoring import (
     window_origins,
 )
 from freeda.segmentation import BACKGROUND, Segmentation, ignore_index_for
-from freeda.text import ClipModel, load_clip, parse_classes
+from freeda.text import ClipModel, load_clip, parse_class_names
 from freeda.vision import Backbone, embed_images, load_backbone
 
 __all__ = ["FreedaSegmenter", "Vocabulary", "load"]
 
-_MAX_ASPECT = 32
 _T = TypeVar("_T")
 Classes = str | Sequence[str] | Sequence[ClassName]
 FindRegions = Callable[[np.ndarray, Config], Regions]
@@ -113,11 +111,7 @@ class FreedaSegmenter:
 
     def encode_classes(self, classes: Classes) -> Vocabulary:
         """Embeds the class names and retrieves their prototypes."""
-        parsed = _parse(classes)
-        if self.background and any(item.name.casefold() == BACKGROUND for item in parsed):
-            raise ClassNamesError(
-                "class 'background' is named while the background channel is on; drop one of the two"
-            )
+        parsed = parse_class_names(classes, background=self.background)
         texts = self._clip.embed_classes(parsed, self.config.templates)
         found = self.index.class_prototypes(texts, self.config.neighbors)
         device = self._backbone.device
@@ -145,7 +139,7 @@ class FreedaSegmenter:
         images: Iterable[ImageLike],
         vocabulary: Vocabulary | None = None,
         *,
-        on_error: Callable[[ImageLike, FreedaError], None] | None = None,
+        on_error: OnError | None = None,
     ) -> Iterator[Segmentation]:
         """Segments any number of images, in order, a few of them in memory at a time.
 
@@ -157,7 +151,7 @@ class FreedaSegmenter:
         if chosen is None:
             raise ClassNamesError('no classes chosen; call set_classes(["cat", "dog"]) first')
         with ThreadPoolExecutor(self.threads) as pool:
-            prepared = _map_ahead(pool, self._prepare, images, on_error, ahead=2 * self.threads)
+            prepared = map_ahead(pool, self._prepare, images, on_error, ahead=2 * self.threads)
             for group in _grouped(prepared, self.batch):
                 for item, scores in zip(group, self._score_group(group, chosen), strict=True):
                     yield self._decide(item, scores, chosen)
@@ -279,29 +273,6 @@ class _Scores:
         return self.sums / self.visits
 
 
-def _map_ahead(
-    pool: Executor,
-    work: Callable[[ImageLike], _Prepared],
-    items: Iterable[ImageLike],
-    on_error: Callable[[ImageLike, FreedaError], None] | None,
-    ahead: int,
-) -> Iterator[_Prepared]:
-    """`work` of every item in order, at most `ahead` of them begun before they are asked for."""
-    waiting: deque[tuple[ImageLike, Future[_Prepared]]] = deque()
-    source = iter(items)
-    while True:
-        waiting.extend((item, pool.submit(work, item)) for item in islice(source, ahead - len(waiting)))
-        if not waiting:
-            return
-        item, future = waiting.popleft()
-        try:
-            yield future.result()
-        except FreedaError as error:
-            if on_error is None:
-                raise
-            on_error(item, error)
-
-
 def _grouped(items: Iterable[_Prepared], windows: int) -> Iterator[list[_Prepared]]:
     """Images until they have at least so many windows together."""
     group: list[_Prepared] = []
@@ -353,20 +324,10 @@ def _choose_preset(index: PrototypeIndex, preset: str | Preset | None) -> Preset
     return load_preset(preset) if isinstance(preset, str) else preset
 
 
-def _parse(classes: Classes) -> tuple[ClassName, ...]:
-    if not isinstance(classes, str) and all(isinstance(item, ClassName) for item in classes):
-        classes = [",".join(item.names) for item in classes if isinstance(item, ClassName)]
-    return parse_classes(classes)  # type: ignore[arg-type]
-
-
 def _resize_short_side(pixels: np.ndarray, short_side: int) -> torch.Tensor:
     """(3, h, w) float32 in [0, 1] with its shorter side at `short_side`, the aspect kept."""
+    require_aspect(pixels)
     height, width = pixels.shape[:2]
-    if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise ImageError(
-            f"image of {width} x {height} pixels; its sides may differ by {_MAX_ASPECT} times at most; "
-            f"crop it"
-        )
     scale = short_side / min(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray(pixels)

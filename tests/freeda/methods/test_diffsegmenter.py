@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from freeda.attention import NounMaps, capture_cross_attention, capture_self_attention
+from freeda.diffusion import load_pipeline, noise_latents
+from freeda.errors import ClassNamesError, ConfigError
+from freeda.methods.diffsegmenter import (
+    DiffSegmenter,
+    complete,
+    load,
+    self_attention_grid,
+    weighted_attention,
+)
+from freeda.presets import Preset
+from tests.freeda.methods.contract import MethodContract, picture
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def diffsegmenter(tiny_preset: Preset) -> DiffSegmenter:
+    segmenter = load(preset=tiny_preset)
+    segmenter.config = replace(segmenter.config, presence=0.0)
+    return segmenter
+
+
+class TestDiffSegmenter(MethodContract):
+    @pytest.fixture
+    def segmenter(self, diffsegmenter: DiffSegmenter) -> DiffSegmenter:
+        return diffsegmenter
+
+
+@pytest.mark.parametrize("version", ["sd15", "sd21"])
+def test_mean_self_attention_is_the_layers_own(any_pipeline_folder: Path, version: str) -> None:
+    """Against diffusers' own probabilities, taken from the inputs that the layers were called with."""
+    pipeline = load_pipeline((str(any_pipeline_folder),), CPU)
+    unet, latents = pipeline.unet, torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(0))
+    states, steps = torch.randn(2, 10, 32), torch.tensor([100, 100])
+    expected = []
+
+    def note(module, args, kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hidden.shape[1] == 48:
+            query, key = (module.head_to_batch_dim(p(hidden)) for p in (module.to_q, module.to_k))
+            scores = module.get_attention_scores(query, key)
+            expected.append(scores.unflatten(0, (2, module.heads)).mean(1))
+
+    layers = [m for name, m in unet.named_modules() if name.endswith("attn1")]
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    with torch.no_grad(), capture_self_attention(unet, (8, 6), 2) as held:
+        captured = unet(latents, steps, states).sample
+    for hook in hooks:
+        hook.remove()
+    assert len(expected) == 3
+    heads = [layer.heads for layer in layers]
+    assert held.calls == len(expected) * heads[0]
+    np.testing.assert_allclose(held.mean(), torch.stack(expected).mean(0), atol=1e-6)
+    np.testing.assert_allclose(held.mean().sum(-1), 1, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(unet(latents, steps, states).sample, captured)
+
+
+def test_both_captures_work_at_once_and_leave_the_unet_as_it_was(pipeline_folder: Path) -> None:
+    unet = load_pipeline((str(pipeline_folder),), CPU).unet
+    before = dict(unet.attn_processors)
+    latents, states = torch.randn(1, 4, 8, 8), torch.randn(1, 10, 32)
+    with capture_cross_attention(unet, [[[2]]]) as cross, capture_self_attention(unet, (8, 8), 1) as own:
+        unet(latents, 5, states)
+    assert set(cross.layers) == {(8, 8), (4, 4), (2, 2), (1, 1)}
+    assert own.calls > 0
+    assert unet.attn_processors == before
+
+
+def test_weights_follow_how_coarse_a_grid_is() -> None:
+    maps = NounMaps([[[1]], [[1]]])
+    rng = np.random.default_rng(0)
+    grids = {(8, 8): 0.3, (16, 16): 0.5, (32, 32): 0.1, (64, 64): 0.1}
+    values = {grid: rng.random((2, *grid)).astype(np.float32) for grid in grids}
+    for grid, array in values.items():
+        maps.layers[grid] = 2
+        for image in range(2):
+            maps.sums[image][grid] = torch.from_numpy(2 * array[image][None])
+    found = weighted_attention(maps, (64, 64), (64, 64))
+    expected = np.zeros((2, 64, 64))
+    for grid, weight in grids.items():
+        for image in range(2):
+            large = _enlarge(values[grid][image], 64)
+            expected[image] += weight * (large - large.min()) / (large.max() - large.min())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_flat_map_says_nothing() -> None:
+    maps = NounMaps([[[1]]])
+    rng = np.random.default_rng(0)
+    peaked = torch.from_numpy(rng.random((1, 8, 8), np.float32))
+    maps.layers = {(8, 8): 1, (1, 1): 3}
+    maps.sums[0] = {(8, 8): peaked, (1, 1): torch.full((1, 1, 1), 0.1)}
+    stretched = (peaked - peaked.min()) / (peaked.max() - peaked.min())
+    np.testing.assert_allclose(weighted_attention(maps, (8, 8), (8, 8)), stretched * 0.1 / 0.4, atol=1e-6)
+
+
+def _enlarge(values: np.ndarray, side: int) -> np.ndarray:
+    """Linear interpolation along both axes, half-pixel centres."""
+    at = (np.arange(side) + 0.5) * len(values) / side - 0.5
+    rows = np.stack([np.interp(at, np.arange(len(values)), column) for column in values.T], 1)
+    return np.stack([np.interp(at, np.arange(len(values)), row) for row in rows])
+
+
+def test_self_attention_completes_a_map() -> None:
+    attention = torch.zeros(1, 4, 4)
+    attention[0, :, :] = torch.tensor([[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 0.25, 0.75], [1, 0, 0, 0]])
+    found = complete(torch.tensor([[[1.0, 2.0], [4.0, 8.0]]]), attention)
+    np.testing.assert_allclose(found, [[[1.5, 2.0], [7.0, 1.0]]])
+
+
+@pytest.mark.parametrize(("latent", "grid"), [((64, 64), (64, 64)), ((96, 96), (48, 48)), ((8, 6), (8, 6))])
+def test_the_finest_grid_that_fits_is_chosen(
+    pipeline_folder: Path, latent: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    assert self_attention_grid(load_pipeline((str(pipeline_folder),), CPU).unet, latent) == grid
+
+
+def test_class_tokens_are_boosted_and_the_last_one_is_read(diffsegmenter: DiffSegmenter) -> None:
+    vocabulary = diffsegmenter.encode_classes("cat;fire truck")
+    pipeline = diffsegmenter._pipeline
+    prompt = "a photograph of a fire truck"
+    with torch.no_grad():
+        plain, _ = pipeline.encode_prompt([prompt], CPU, 1, False)
+    ids = pipeline.tokenizer(prompt).input_ids
+    last = len(ids) - 2
+    assert vocabulary.positions[1] == last
+    ratio = (vocabulary.prompts[1] / plain[0]).median(-1).values.numpy()
+    words = len(pipeline.tokenizer("fire truck", add_special_tokens=False).input_ids)
+    boosted = np.flatnonzero(np.abs(ratio - 1.21) < 1e-3)
+    np.testing.assert_array_equal(boosted, range(last - words + 1, last + 1))
+
+
+def test_scores_do_not_depend_on_the_batch_and_the_image_is_encoded_once(
+    diffsegmenter: DiffSegmenter,
+) -> None:
+    with torch.no_grad():
+        for name, weight in diffsegmenter._pipeline.unet.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                weight *= 4  # random layers attend almost evenly: stretched to [0, 1], noise remains
+    vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky;bus")
+    calls = []
+    hooks = [
+        part.register_forward_hook(lambda module, args, output, name=name: calls.append(name))
+        for name, part in (
+            ("encoder", diffsegmenter._pipeline.vae.encoder),
+            ("unet", diffsegmenter._pipeline.unet),
+        )
+    ]
+    together, present = diffsegmenter.score_image(picture(64, 64), vocabulary)
+    assert (calls.count("encoder"), calls.count("unet"), present) == (1, 2, [0, 1, 2, 3, 4])
+    for hook in hooks:
+        hook.remove()
+    diffsegmenter.config = replace(diffsegmenter.config, batch=1)
+    alone, _ = diffsegmenter.score_image(picture(64, 64), vocabulary)
+    np.testing.assert_allclose(together, alone, atol=2e-4)
+    assert float(together.min()) == 0
+    assert float(together.max()) == 1
+
+
+def test_every_class_sees_the_same_noise(diffsegmenter: DiffSegmenter) -> None:
+    image = torch.rand(1, 3, 64, 64)
+    first, second = (
+        noise_latents(diffsegmenter._pipeline, image, timestep=100, seed=seed) for seed in (0, 0)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, noise_latents(diffsegmenter._pipeline, image, timestep=100, seed=1))
+
+
+def test_classes_that_clip_rules_out_are_never_predicted(diffsegmenter: DiffSegmenter) -> None:
+    vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky")
+    image = torch.rand(1, 3, 64, 64)
+    diffsegmenter.config = replace(diffsegmenter.config, presence=1.0)
+    assert len(diffsegmenter.present_classes(image, vocabulary)) == 1
+    diffsegmenter.set_classes("cat;dog;grass;sky")
+    result = diffsegmenter.segment(picture(50, 70))
+    assert len(np.unique(result.labels)) == 1
+    assert result.paths == {"classes looked for": 1, "classes left out": 3}
+
+
+def test_background_takes_what_scores_below_it(tiny_preset: Preset) -> None:
+    segmenter = load(preset=tiny_preset, background=True)
+    result = segmenter.segment(picture(64, 64), "cat;dog")
+    assert result.classes == ("background", "cat", "dog")
+    scores, _ = segmenter.score_image(picture(64, 64), segmenter.encode_classes("cat;dog"))
+    expected = np.where(scores.max(0).values < segmenter.config.background, 0, scores.argmax(0) + 1)
+    np.testing.assert_array_equal(result.labels, expected)
+
+
+def test_overlong_class_names_and_foreign_options_are_refused(
+    diffsegmenter: DiffSegmenter, tiny_preset: Preset
+) -> None:
+    with pytest.raises(ClassNamesError, match="too long for a prompt"):
+        diffsegmenter.encode_classes("cat " * 60)
+    with pytest.raises(ConfigError, match="belong to method freeda"):
+        load(preset=tiny_preset, neighbors=3)
