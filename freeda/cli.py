@@ -113,6 +113,9 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
 @click.option("--background", is_flag=True, help="Add a background class of constant score.")
 @click.option("--neighbors", type=click.IntRange(1), help="Prototypes retrieved a class; else the preset's.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("segmented"))
+@click.option(
+    "--explain", multiple=True, metavar="X,Y|all", help="Say why: of a pixel, or of one pixel a class found."
+)
 @click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(_FORMATS)}.")
 @click.option("--preset", help="Take the models from this preset; else the index's own.")
 @click.option("--recipe", default="default", help="default, or paper for the released code's algorithm.")
@@ -124,6 +127,7 @@ def segment_command(
     index: str,
     method: str,
     out: Path,
+    explain: tuple[str, ...],
     formats: str,
     as_json: bool,
     **options: Any,
@@ -133,6 +137,7 @@ def segment_command(
     from freeda.text import parse_classes
 
     wanted = _parse_formats(formats)
+    points = [_parse_point(text) for text in explain]
     parsed = parse_classes(classes)
     files = _image_files(images)
     model = load_method(method, index=index, **options)
@@ -147,6 +152,8 @@ def segment_command(
     for result in model.stream(files, on_error=report_failure):
         stem, path = next(item for item in named if item[1] not in failed)
         written = result.save(out, stem, wanted)
+        for x, y in _chosen_points(points, result):
+            written += result.explain(x, y).save(out, stem)
         click.echo(_result_json(path, result, written) if as_json else _result_text(path, result, written))
     if failed:
         click.echo(f"{len(failed)} of {len(files)} images failed", err=True)
@@ -312,6 +319,21 @@ def _parse_formats(formats: str) -> tuple[str, ...]:
     if unknown or not wanted:
         raise click.BadParameter(f"{formats!r}; expected any of {','.join(_FORMATS)}", param_hint="--format")
     return wanted
+
+
+def _parse_point(text: str) -> tuple[int, int] | None:
+    """Column and row; None for one point a class found."""
+    if text == "all":
+        return None
+    column, comma, row = text.partition(",")
+    if not (comma and column.strip().isdecimal() and row.strip().isdecimal()):
+        raise click.BadParameter(f"{text!r}; expected X,Y in pixels, or all", param_hint="--explain")
+    return int(column), int(row)
+
+
+def _chosen_points(points: Sequence[tuple[int, int] | None], result: Segmentation) -> list[tuple[int, int]]:
+    named = [point for point in points if point is not None]
+    return [*named, *result.inner_points().values()] if None in points else named
 
 
 def _image_files(images: Sequence[Path]) -> list[Path]:

@@ -7,6 +7,7 @@ __all__ = [
     "ClassNamesError",
     "ConfigError",
     "DatasetError",
+    "ExplanationError",
     "FreedaError",
     "ImageError",
     "IndexCorruptError",
@@ -56,6 +57,10 @@ class ImageError(FreedaError, ValueError):
 
 class DatasetError(FreedaError, ValueError):
     """A data set that is not there, incomplete, or labelled in another way than its name says."""
+
+
+class ExplanationError(FreedaError, ValueError):
+    """A pixel, or a method, for which there is nothing to explain."""
 
 
 class OutputError(FreedaError, OSError):

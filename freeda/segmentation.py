@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from freeda.errors import OutputError
+from freeda.errors import ExplanationError, OutputError
+from freeda.evidence import Evidence
 
 __all__ = ["BACKGROUND", "Segmentation", "class_colors", "ignore_index_for"]
 
@@ -28,7 +30,7 @@ class Segmentation:
 
     image: (H, W, 3) uint8 RGB; labels: (H, W) int32, index into `classes`, `ignore_index` where
     nothing was decided; scores: (H, W) float32, the score of the chosen class; paths: how many
-    regions were scored in which way.
+    regions were scored in which way; explainer: what `explain` asks, where the method has one.
     """
 
     image: np.ndarray
@@ -37,6 +39,7 @@ class Segmentation:
     classes: tuple[str, ...]
     ignore_index: int = 255
     paths: Mapping[str, int] = field(default_factory=dict)
+    explainer: Callable[[int, int], Evidence] | None = None
 
     def __post_init__(self) -> None:
         shapes = {self.image.shape[:2], self.labels.shape, self.scores.shape}
@@ -59,6 +62,29 @@ class Segmentation:
             }
             for c in present
         ]
+
+    def explain(self, x: int, y: int) -> Evidence:
+        """Why pixel (x, y), column and row, got its class: region, scores, prototypes that voted.
+
+        The models look at the pixel's windows once more. Raises `ExplanationError` outside the
+        image, or for a method that does not retrieve.
+        """
+        height, width = self.labels.shape
+        if self.explainer is None:
+            raise ExplanationError("this method retrieves no prototypes, so none voted; use method freeda")
+        if not (0 <= x < width and 0 <= y < height):
+            raise ExplanationError(f"pixel ({x}, {y}) lies outside the image of {width} x {height} pixels")
+        return self.explainer(x, y)
+
+    def inner_points(self) -> dict[str, tuple[int, int]]:
+        """For every class found, the (x, y) deepest inside its largest piece, largest class first."""
+        points = {}
+        for item in self.segments_info:
+            mask = np.pad((self.labels == item["id"]).astype(np.uint8), 1)
+            depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)[1:-1, 1:-1]
+            y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+            points[item["label"]] = (int(x), int(y))
+        return points
 
     def mask(self, name: str) -> np.ndarray:
         """(H, W) bool: where class `name` was found."""

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -16,16 +17,18 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from freeda.errors import ClassNamesError
+from freeda.evidence import Candidate, Evidence, Vote
 from freeda.images import ImageLike, OnError, map_ahead, read_image, require_aspect
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
 from freeda.presets import Preset, load_preset, load_recipe
 from freeda.presets import Segmentation as Config
-from freeda.records import ClassName, Regions
+from freeda.records import ClassName, ClassPrototypes, Regions
 from freeda.refinement import pamr
-from freeda.regions import region_weights, superpixels
+from freeda.regions import area_weights, region_weights, superpixels
 from freeda.scoring import (
     add_background,
     fuse_scores,
@@ -42,6 +45,7 @@ from freeda.vision import Backbone, embed_images, load_backbone
 __all__ = ["FreedaSegmenter", "Vocabulary", "load"]
 
 _T = TypeVar("_T")
+_CANDIDATES, _VOTES = 6, 6
 Classes = str | Sequence[str] | Sequence[ClassName]
 FindRegions = Callable[[np.ndarray, Config], Regions]
 
@@ -50,12 +54,14 @@ FindRegions = Callable[[np.ndarray, Config], Regions]
 class Vocabulary:
     """Classes with what is computed of them once.
 
-    texts: (C, K) unit text embeddings; prototypes: (C, D) unit class prototypes.
+    texts: (C, K) unit text embeddings; prototypes: (C, D) unit class prototypes; retrieved: which
+    prototypes of the index are behind each class.
     """
 
     classes: tuple[ClassName, ...]
     texts: torch.Tensor
     prototypes: torch.Tensor
+    retrieved: ClassPrototypes
 
 
 def find_superpixels(image: np.ndarray, config: Config) -> Regions:
@@ -119,6 +125,7 @@ class FreedaSegmenter:
             parsed,
             torch.from_numpy(texts).to(device),
             torch.from_numpy(found.vectors.astype(np.float32)).to(device),
+            found,
         )
 
     @overload
@@ -165,7 +172,59 @@ class FreedaSegmenter:
         ignore_index = ignore_index_for(len(names))
         size = (item.pixels.shape[0], item.pixels.shape[1])
         labels, best = label_map(values, size, ignore_index)
-        return Segmentation(item.pixels, labels, best, names, ignore_index, scores.paths)
+        explain = partial(self._explain, item, vocabulary)
+        return Segmentation(item.pixels, labels, best, names, ignore_index, scores.paths, explain)
+
+    def _explain(self, item: _Prepared, vocabulary: Vocabulary, x: int, y: int) -> Evidence:
+        """Evidence for pixel (x, y) of the original image, averaged over the windows that hold it."""
+        row, column = (
+            min(int((at + 0.5) * working / original), working - 1)
+            for at, working, original in zip(
+                (y, x), item.image.shape[-2:], item.pixels.shape[:2], strict=True
+            )
+        )
+        holding = item.windows_at(row, column)
+        windows = torch.stack([item.window(number) for number in holding])
+        features = self._backbone.dense_features(windows, self.config.dense_size)
+        similarity = (embed_images(self._clip, windows) @ vocabulary.texts.T).mean(0)
+        pooled = []
+        for window, number in zip(features, holding, strict=True):
+            rows, columns = item.areas[number]
+            labels = item.regions[number].labels
+            weights = area_weights(labels, (window.shape[-2], window.shape[-1])).to(window.device)
+            region = labels[row - rows.start, column - columns.start]
+            pooled.append(weights[region] @ window.flatten(1).T)
+        local = local_scores(torch.stack(pooled), vocabulary.prototypes).mean(0)
+        return Evidence(
+            item.pixels,
+            x,
+            y,
+            item.region_at(holding[0], row, column),
+            self.config.local_weight,
+            _candidates(vocabulary, local, similarity, self.config.local_weight),
+            self._votes(
+                vocabulary, fuse_scores(local[None], similarity, self.config.local_weight), pooled[0]
+            ),
+        )
+
+    def _votes(self, vocabulary: Vocabulary, scores: torch.Tensor, feature: torch.Tensor) -> tuple[Vote, ...]:
+        """The prototypes behind the best class that look most like the region."""
+        best = int(scores.argmax())
+        rows = vocabulary.retrieved.rows[best]
+        keys = vocabulary.retrieved.similarities[best][rows >= 0]
+        rows = rows[rows >= 0]
+        vectors = torch.from_numpy(self.index.vectors(rows)).to(feature.device)
+        looks = functional.normalize(vectors, dim=-1) @ functional.normalize(feature, dim=-1)
+        chosen = looks.argsort(descending=True, stable=True)[:_VOTES].tolist()
+        columns = ("id", "noun", "caption", "thumbnail")
+        return tuple(
+            Vote(
+                **row,
+                text_similarity=round(float(keys[number]), 4),
+                visual_similarity=round(float(looks[number]), 4),
+            )
+            for number, row in zip(chosen, self.index.rows(rows[chosen], columns), strict=True)
+        )
 
     def score_image(self, pixels: np.ndarray, vocabulary: Vocabulary) -> torch.Tensor:
         """(C, h, w) scores of an (H, W, 3) uint8 image at the working size: windows averaged."""
@@ -250,6 +309,29 @@ class _Prepared:
         rows, columns = self.areas[number]
         return self.image[:, rows, columns]
 
+    def windows_at(self, row: int, column: int) -> list[int]:
+        """The windows that hold a pixel, the one whose centre is nearest first."""
+
+        def distance(number: int) -> float:
+            rows, columns = self.areas[number]
+            return abs(row - (rows.start + rows.stop) / 2) + abs(column - (columns.start + columns.stop) / 2)
+
+        holding = [
+            number
+            for number, (rows, columns) in enumerate(self.areas)
+            if rows.start <= row < rows.stop and columns.start <= column < columns.stop
+        ]
+        return sorted(holding, key=distance)
+
+    def region_at(self, number: int, row: int, column: int) -> np.ndarray:
+        """(H, W) bool at the image's own size: a window's region that holds a pixel."""
+        rows, columns = self.areas[number]
+        labels = self.regions[number].labels
+        mask = np.zeros(self.image.shape[-2:], bool)
+        mask[rows, columns] = labels == labels[row - rows.start, column - columns.start]
+        height, width = self.pixels.shape[:2]
+        return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
 
 @dataclass
 class _Scores:
@@ -271,6 +353,22 @@ class _Scores:
 
     def mean(self) -> torch.Tensor:
         return self.sums / self.visits
+
+
+def _candidates(
+    vocabulary: Vocabulary, local: torch.Tensor, similarity: torch.Tensor, local_weight: float
+) -> tuple[Candidate, ...]:
+    scores = fuse_scores(local[None], similarity, local_weight)[0]
+    best = scores.argsort(descending=True, stable=True)[:_CANDIDATES].tolist()
+    return tuple(
+        Candidate(
+            name=vocabulary.classes[number].name,
+            score=round(float(scores[number]), 4),
+            local=round(float(local[number]), 4),
+            global_=round(float(similarity[number]), 4),
+        )
+        for number in best
+    )
 
 
 def _grouped(items: Iterable[_Prepared], windows: int) -> Iterator[list[_Prepared]]:

@@ -1,0 +1,198 @@
+"""Why a pixel got its class: its region, the best classes' scores, and the prototypes that voted."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten, wrap
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+
+from freeda.errors import OutputError
+
+__all__ = ["Candidate", "Evidence", "Vote"]
+
+_PICTURE, _THUMBNAIL, _GAP = 420, 104, 16
+_INK, _FAINT, _BAR = "#1d2126", "#7b828c", "#2f6fde"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A class with its fused score at the pixel and what it is made of: the region's local score
+    against the class prototype, and the global cosine of image and class text.
+    """
+
+    name: str
+    score: float
+    local: float
+    global_: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """A prototype retrieved for the winning class.
+
+    text_similarity: cosine of its key and the class text; visual_similarity: cosine of its vector
+    and the region's feature; thumbnail: an encoded picture.
+    """
+
+    id: str
+    noun: str
+    caption: str
+    text_similarity: float
+    visual_similarity: float
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The answer to "why this class here?".
+
+    image: (H, W, 3) uint8; x, y: the pixel; region: (H, W) bool, its superpixel in the window whose
+    centre is nearest; local_weight: share of the local score; candidates: best first; votes: of the
+    best class, most alike first.
+    """
+
+    image: np.ndarray
+    x: int
+    y: int
+    region: np.ndarray
+    local_weight: float
+    candidates: tuple[Candidate, ...]
+    votes: tuple[Vote, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without pictures."""
+        return {
+            "x": self.x,
+            "y": self.y,
+            "region_pixels": int(self.region.sum()),
+            "local_weight": self.local_weight,
+            "candidates": [
+                {"class": c.name, "score": c.score, "local": c.local, "global": c.global_}
+                for c in self.candidates
+            ],
+            "prototypes": [
+                {
+                    "id": vote.id,
+                    "noun": vote.noun,
+                    "caption": vote.caption,
+                    "text_similarity": vote.text_similarity,
+                    "visual_similarity": vote.visual_similarity,
+                }
+                for vote in self.votes
+            ],
+        }
+
+    def save(self, folder: str | Path, stem: str) -> list[Path]:
+        """Writes STEM.X-Y.evidence.png and .json into `folder`; returns the paths."""
+        target = Path(folder)
+        paths = [target / f"{stem}.{self.x}-{self.y}.evidence{ending}" for ending in (".png", ".json")]
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            self.sheet().save(paths[0])
+            paths[1].write_text(
+                json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to '{target}': {error.strerror or error}; choose another --out"
+            ) from error
+        return paths
+
+    def sheet(self) -> Image.Image:
+        """The picture with its region, bars of the best classes' scores, and the voting prototypes."""
+        picture = self._picture()
+        rows = (len(self.votes) + 1) // 2
+        height = max(picture.height + _GAP, 60 + 34 * len(self.candidates)) + 2 * _GAP
+        sheet = Image.new("RGB", (2 * _PICTURE + 3 * _GAP, height + 40 + rows * (_THUMBNAIL + _GAP)), "white")
+        sheet.paste(picture, (_GAP, _GAP))
+        draw = ImageDraw.Draw(sheet)
+        self._draw_candidates(draw, _PICTURE + 2 * _GAP, _GAP)
+        best = self.candidates[0].name
+        draw.text((_GAP, height), f"Prototypes that voted for “{best}”", fill=_INK, font=_font(18))
+        for number, vote in enumerate(self.votes):
+            left = _GAP + (number % 2) * (_PICTURE + _GAP)
+            _draw_vote(sheet, draw, vote, left, height + 34 + (number // 2) * (_THUMBNAIL + _GAP))
+        return sheet
+
+    def _picture(self) -> Image.Image:
+        """The image, faded outside the region, its outline drawn, the pixel marked."""
+        faded = self.image * 0.35 + 255 * 0.65
+        mixed = np.where(self.region[..., None], self.image, faded).round().astype(np.uint8)
+        scale = _PICTURE / max(mixed.shape[:2])
+        size = (max(1, round(mixed.shape[1] * scale)), max(1, round(mixed.shape[0] * scale)))
+        picture = Image.fromarray(mixed).resize(size, Image.Resampling.LANCZOS)
+        region = np.asarray(Image.fromarray(self.region).resize(size, Image.Resampling.NEAREST))
+        pixels = np.array(picture)
+        pixels[_outline(region)] = (47, 111, 222)
+        picture = Image.fromarray(pixels)
+        draw = ImageDraw.Draw(picture)
+        x, y = (self.x + 0.5) * scale, (self.y + 0.5) * scale
+        draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=_BAR, outline="white", width=2)
+        return picture
+
+    def _draw_candidates(self, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+        draw.text((left, top), f"Pixel ({self.x}, {self.y})", fill=_INK, font=_font(18))
+        draw.text(
+            (left, top + 26), "score = weighted region and whole-image likeness", fill=_FAINT, font=_font(13)
+        )
+        low = min(candidate.score for candidate in self.candidates)
+        high = max(candidate.score for candidate in self.candidates)
+        for row, item in enumerate(self.candidates):
+            y = top + 54 + 34 * row
+            draw.text((left, y), shorten(item.name, 20), fill=_INK, font=_font(15))
+            length = 40 + 130 * (item.score - low) / max(high - low, 1e-9)
+            draw.rectangle(
+                (left + 130, y + 2, left + 130 + length, y + 16), fill=_BAR if row == 0 else "#a9c4f5"
+            )
+            shares = (
+                f"{self.local_weight:g} x {item.local:.3f} + {1 - self.local_weight:g} x {item.global_:.3f}"
+            )
+            figures = f"{item.score:.3f} = {shares}"
+            draw.text((left + 130, y + 18), figures, fill=_FAINT, font=_font(11))
+
+
+def _draw_vote(sheet: Image.Image, draw: ImageDraw.ImageDraw, vote: Vote, left: int, top: int) -> None:
+    sheet.paste(_thumbnail(vote.thumbnail), (left, top))
+    text = left + _THUMBNAIL + 10
+    draw.text((text, top + 4), vote.noun, fill=_INK, font=_font(16))
+    for row, line in enumerate(_wrapped(vote.caption, 42)):
+        draw.text((text, top + 28 + 16 * row), line, fill=_FAINT, font=_font(12))
+    figures = f"looks {vote.visual_similarity:.2f}   text {vote.text_similarity:.2f}"
+    draw.text((text, top + _THUMBNAIL - 20), figures, fill=_BAR, font=_font(13))
+
+
+def _thumbnail(data: bytes) -> Image.Image:
+    """The prototype's picture, or a grey square where its bytes are none."""
+    square = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL), "#e6e8eb")
+    try:
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+    except UnidentifiedImageError:
+        return square
+    picture = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    square.paste(picture)
+    return square
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """At most two lines."""
+    lines = wrap(text, width)
+    return lines if len(lines) <= 2 else [lines[0], shorten(" ".join(lines[1:]), width, placeholder=" …")]
+
+
+def _outline(region: np.ndarray) -> np.ndarray:
+    edge = np.zeros(region.shape, bool)
+    edge[1:] |= region[1:] != region[:-1]
+    edge[:-1] |= region[1:] != region[:-1]
+    edge[:, 1:] |= region[:, 1:] != region[:, :-1]
+    edge[:, :-1] |= region[:, 1:] != region[:, :-1]
+    return edge
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
