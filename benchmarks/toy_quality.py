@@ -16,7 +16,9 @@ import torch
 
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.index import PrototypeIndex
+from freeda.methods import load_method
 from freeda.methods.freeda import FreedaSegmenter, Vocabulary
+from freeda.presets import paper_recipe
 from freeda.records import ClassName, Regions
 from freeda.scoring import fuse_scores, label_map, local_scores
 from freeda.text import load_clip, textual_keys
@@ -48,6 +50,8 @@ class Bench:
         self.backbone = load_backbone(preset.models.backbone, cpu)
         self.config = preset.segmentation
         self.vocabulary = self.segmenter().encode_classes(CLASSES)
+        # The paper's k of 350 is for millions of prototypes; here it would mix all nouns.
+        self.paper = replace(paper_recipe(preset), neighbors=self.config.neighbors)
 
     def segmenter(self, **changes: object) -> FreedaSegmenter:
         parts = {"config": self.config, **changes}
@@ -85,6 +89,8 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     yield "without global similarity", bench.predict(bench.segmenter(config=local_only), vocabulary)
     yield "without regions (per patch)", bench.without_regions
     yield "without prototypes (CLIP patches)", bench.without_prototypes
+    yield "FreeDA, paper recipe", bench.predict(bench.segmenter(config=bench.paper), vocabulary)
+    yield "DiffSegmenter", _diffsegmenter()
     yield "chance", _chance
     yield "oracle regions", _with_true_regions(bench, vocabulary)
     for name, chosen in (
@@ -103,6 +109,12 @@ def _with_true_regions(bench: Bench, vocabulary: Vocabulary) -> Predict:
         return bench.predict(segmenter, vocabulary)(scene)
 
     return run
+
+
+def _diffsegmenter() -> Predict:
+    segmenter = load_method("diffsegmenter")
+    segmenter.set_classes(CLASSES)
+    return lambda scene: segmenter.segment(scene.image).labels
 
 
 def _chance(scene: Scene) -> np.ndarray:

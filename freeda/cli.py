@@ -272,6 +272,28 @@ def index_verify(name: str) -> None:
     click.echo(f"{index.folder}: {len(index.manifest.files)} files as they were written")
 
 
+@index_group.command("import-upstream", context_settings={"show_default": True})
+@click.argument("embeddings", type=click.Path(path_type=Path))
+@click.argument("knn_index", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@click.option("--preset", default="sd21-vitl", help="Whose CLIP and backbone made the prototypes.")
+@click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
+def index_import_upstream(embeddings: Path, knn_index: Path, out: Path, preset: str, overwrite: bool) -> None:
+    """Take over the prototypes that FreeDA's authors published: EMBEDDINGS, a folder of .npy files,
+    and KNN_INDEX, the FAISS file of their keys.
+    """
+    from freeda.presets import load_preset
+    from index_build.upstream import import_upstream
+
+    with _ProgressBar(" vectors") as bar:
+        manifest = import_upstream(
+            embeddings, knn_index, out, load_preset(preset), overwrite=overwrite, progress=bar.advance
+        )
+    click.echo(f"index       {out}")
+    click.echo(f"prototypes  {manifest.prototypes:,}")
+    click.echo(f"rejects     {manifest.rejects:,}")
+
+
 class _ProgressBar:
     """A tqdm bar on standard error."""
 

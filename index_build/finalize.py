@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,11 +14,24 @@ import pyarrow.parquet as pq
 
 from freeda.errors import CaptionsError
 from freeda.index import CARD, KEYS, MANIFEST, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
+from freeda.presets import Preset
 from freeda.records import Reject
-from index_build.config import BuildConfig
 from index_build.shards import ShardReport, count_nouns, read_prototypes, read_rejects, reject_table
 
-__all__ = ["finalize"]
+__all__ = ["Origin", "finalize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What an index is built from: the preset, the models' fingerprints, the settings, and the
+    fingerprint of all of it.
+    """
+
+    preset: Preset
+    models: Mapping[str, str]
+    build: Mapping[str, Any]
+    fingerprint: str
+    seed: int = 0
 
 
 def finalize(
@@ -24,9 +39,7 @@ def finalize(
     work: Path,
     reports: Sequence[ShardReport],
     early_rejects: Sequence[Reject],
-    config: BuildConfig,
-    fingerprints: Mapping[str, str],
-    build_fingerprint: str,
+    origin: Origin,
 ) -> Manifest:
     """Writes keys, prototypes, rejects, card and manifest into `out`."""
     shards = len(reports)
@@ -39,18 +52,18 @@ def finalize(
     nouns = count_nouns(work, shards)
     pq.write_table(rejects, out / REJECTS)
     manifest = Manifest(
-        preset=config.preset.as_dict(),
-        fingerprints=dict(fingerprints),
+        preset=origin.preset.as_dict(),
+        fingerprints=dict(origin.models),
         key_dim=len(first.key),
         vector_dim=len(first.vector),
         prototypes=count,
         nouns=len(nouns),
         captions=sum(report.captions for report in reports) + len(early_rejects),
         rejects=rejects.num_rows,
-        build=config.as_dict(),
-        build_fingerprint=build_fingerprint,
-        seed=config.seed,
-        licenses=dict(config.preset.licenses),
+        build=dict(origin.build),
+        build_fingerprint=origin.fingerprint,
+        seed=origin.seed,
+        licenses=dict(origin.preset.licenses),
     )
     (out / CARD).write_text(_card(manifest, nouns, rejects), encoding="utf-8")
     write_manifest(out, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +14,14 @@ import pyarrow.parquet as pq
 from distributed import Client, as_completed
 from distributed.scheduler import KilledWorker
 
-from freeda.errors import FreedaError, IndexCorruptError, OutputError, WorkerError
-from freeda.index import MANIFEST, REJECTS, Manifest, PrototypeIndex
+from freeda.errors import FreedaError, OutputError, WorkerError
+from freeda.index import REJECTS, Manifest
 from freeda.records import Caption, Reject
 from index_build.captions import CaptionSource, open_captions
 from index_build.cluster import connect, installed_models, run_shard
 from index_build.config import BuildConfig
-from index_build.finalize import finalize
+from index_build.finalize import Origin, finalize
+from index_build.folders import check_target, prepare_folder, remove_work
 from index_build.shards import ShardReport, read_report, shard_path
 
 __all__ = ["BuildSummary", "Progress", "build_index"]
@@ -80,16 +79,16 @@ def build_index(
     started = time.perf_counter()
     source = open_captions(captions, config)
     digest, total = source.digest()
-    folder = _prepare(Path(out).resolve())
+    folder = prepare_folder(Path(out).resolve())
     report(Progress(done=0, total=total, prototypes=0, rejects=0, message="loading models"))
     with (
         connect(workers, scheduler) as client,
         installed_models(client, config.preset, device, 0 if scheduler else workers) as (name, models),
     ):
         fingerprint = config.fingerprint(digest, models)
-        if (there := _check_target(folder, fingerprint, overwrite)) is not None:
+        if (there := check_target(folder, fingerprint, overwrite)) is not None:
             if (folder / ".work" / fingerprint).exists():
-                _remove_work(folder / ".work" / fingerprint)
+                remove_work(folder / ".work" / fingerprint)
             return _already_built(folder, there, time.perf_counter() - started)
         work = folder / ".work" / fingerprint
         work.mkdir(parents=True, exist_ok=True)
@@ -97,11 +96,18 @@ def build_index(
         reports, early = run.all_shards()
     report(run.progress("writing the index"))
     _require_shards(work, reports)
+    origin = Origin(
+        preset=config.preset,
+        models=models,
+        build=config.as_dict(),
+        fingerprint=fingerprint,
+        seed=config.seed,
+    )
     try:
-        manifest = finalize(folder, work, reports, early, config, models, fingerprint)
+        manifest = finalize(folder, work, reports, early, origin)
     except OSError as error:
         raise OutputError(f"cannot write the index to '{folder}': {error.strerror or error}") from error
-    _remove_work(work)
+    remove_work(work)
     return _summarize(folder, manifest, reports, early, run, time.perf_counter() - started)
 
 
@@ -217,35 +223,6 @@ def _take(items: Iterator[tuple[int, list[Caption]]], number: int) -> Iterator[t
         yield item
 
 
-def _prepare(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot create '{folder}': {error.strerror}; choose another --out") from error
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write to '{folder}'; choose another --out")
-    return folder
-
-
-def _check_target(folder: Path, fingerprint: str, overwrite: bool) -> Manifest | None:
-    """The finished index of this very build, if there; another build's is replaced on request only."""
-    if not (folder / MANIFEST).exists() or overwrite:
-        return None
-    try:
-        manifest = PrototypeIndex.open(folder).manifest
-    except IndexCorruptError as error:
-        raise OutputError(
-            f"'{folder}' holds a damaged index ({error}); replace it with --overwrite"
-        ) from error
-    if manifest.build_fingerprint != fingerprint:
-        raise OutputError(
-            f"'{folder}' holds an index of other captions or settings (build "
-            f"{manifest.build_fingerprint}, this one is {fingerprint}); replace it with --overwrite, "
-            f"or choose another --out"
-        )
-    return manifest
-
-
 def _require_shards(work: Path, reports: Sequence[ShardReport]) -> None:
     missing = [item.shard for item in reports if not shard_path(work, item.shard).exists()]
     if missing:
@@ -253,13 +230,6 @@ def _require_shards(work: Path, reports: Sequence[ShardReport]) -> None:
             f"{len(missing)} shards are not in '{work}', though workers wrote them; workers on other "
             f"machines need --out on a file system that all of them share"
         )
-
-
-def _remove_work(work: Path) -> None:
-    """Other builds' unfinished work beside it stays."""
-    shutil.rmtree(work)
-    if not any(work.parent.iterdir()):
-        work.parent.rmdir()
 
 
 def _already_built(out: Path, manifest: Manifest, elapsed: float) -> BuildSummary:

@@ -1,0 +1,194 @@
+"""Takes over prototypes that FreeDA's authors published: a folder of .npy vectors and a FAISS index.
+
+Row i of the FAISS index is the key of the i-th .npy file in the order of file names. Here keys and
+vectors are joined once, checked, and written as an index of this project's format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
+from freeda.index import Manifest
+from freeda.loading import choose_device
+from freeda.presets import Preset
+from freeda.records import Prototype, Reject
+from freeda.text import load_clip
+from freeda.vision import load_backbone
+from index_build.finalize import Origin, finalize
+from index_build.folders import check_target, prepare_folder, remove_work
+from index_build.prototypes import ShardOutcome
+from index_build.shards import read_report, write_shard
+
+__all__ = ["import_upstream"]
+
+_CHUNK = 4096
+_NORM_TOLERANCE = 1e-2
+
+
+def import_upstream(
+    embeddings: Path,
+    knn_index: Path,
+    out: Path,
+    preset: Preset,
+    *,
+    overwrite: bool = False,
+    chunk: int = _CHUNK,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Manifest:
+    """Writes the index `out`; called again after an interruption, it goes on.
+
+    preset: names the CLIP and the backbone that the prototypes were made with; both are loaded, for
+    their widths are checked and their fingerprints kept. Vectors that are not finite become rejects.
+    Raises `CaptionsError`, `IndexCorruptError`, `IndexMismatchError`, `OutputError`.
+    """
+    names = _vector_files(embeddings)
+    keys = _open_keys(knn_index)
+    if keys.ntotal != len(names):
+        raise IndexCorruptError(
+            f"'{embeddings}' holds {len(names):,} vectors, '{knn_index}' {keys.ntotal:,} keys; every key "
+            f"needs its vector: complete the download"
+        )
+    models, width = _models(preset, keys.d, knn_index)
+    folder = prepare_folder(Path(out).resolve())
+    fingerprint = _fingerprint(embeddings, names, knn_index, preset, models, chunk)
+    if (there := check_target(folder, fingerprint, overwrite)) is not None:
+        return there
+    work = folder / ".work" / fingerprint
+    work.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for number, start in enumerate(range(0, len(names), chunk)):
+        part = names[start : start + chunk]
+        report = read_report(work, number)
+        if report is None:
+            report = write_shard(work, number, len(part), _read_chunk(embeddings, part, keys, start, width))
+        reports.append(report)
+        progress(start + len(part), len(names))
+    origin = Origin(
+        preset=preset,
+        models=models,
+        build={"imported_from": {"embeddings": embeddings.name, "knn_index": knn_index.name}},
+        fingerprint=fingerprint,
+    )
+    manifest = finalize(folder, work, reports, [], origin)
+    remove_work(work)
+    return manifest
+
+
+def _vector_files(folder: Path) -> list[str]:
+    """File names in the order in which the authors' code joined them to the index."""
+    if not folder.is_dir():
+        raise CaptionsError(f"no folder '{folder}'; expected one .npy file a prototype")
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.endswith(".npy"))
+    if not names:
+        raise CaptionsError(f"'{folder}' holds no .npy file; expected one a prototype")
+    return names
+
+
+def _open_keys(path: Path) -> faiss.Index:
+    try:
+        keys = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    except RuntimeError as error:
+        raise IndexCorruptError(f"'{path}' cannot be read by faiss: {error}") from error
+    if keys.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise IndexMismatchError(f"'{path}' does not compare by inner product; is it FreeDA's index of keys?")
+    return keys
+
+
+def _models(preset: Preset, key_width: int, path: Path) -> tuple[Mapping[str, str], int]:
+    """Fingerprints, and the width of the backbone's features."""
+    cpu = choose_device("cpu")
+    clip, backbone = load_clip(preset.models.clip, cpu), load_backbone(preset.models.backbone, cpu)
+    expected = clip.embed_texts(["a photo"]).shape[1]
+    if key_width != expected:
+        raise IndexMismatchError(
+            f"'{path}' holds {key_width}-d keys, the CLIP of preset '{preset.name}' gives {expected}-d; name "
+            f"the preset whose models made them"
+        )
+    models = {
+        "diffusion": "unknown (imported)",
+        "clip": clip.fingerprint(),
+        "backbone": backbone.fingerprint(),
+        "precision": "unknown (imported)",
+    }
+    return models, backbone.width
+
+
+def _read_chunk(folder: Path, names: list[str], keys: faiss.Index, start: int, width: int) -> ShardOutcome:
+    outcome = ShardOutcome()
+    found = keys.reconstruct_n(start, len(names))
+    norms = np.linalg.norm(found, axis=1)
+    if not (np.abs(norms - 1) < _NORM_TOLERANCE).all():
+        worst = int(np.abs(norms - 1).argmax())
+        raise IndexCorruptError(
+            f"key {start + worst} has length {norms[worst]:.3f}; expected unit vectors: is it FreeDA's index?"
+        )
+    for row, (name, key) in enumerate(zip(names, found / norms[:, None], strict=True)):
+        stem = name.removesuffix(".npy")
+        vector = _read_vector(folder / name, width)
+        if not np.isfinite(vector).all():
+            outcome.rejects.append(Reject(caption_id=stem, noun="", reason="vector not finite"))
+            continue
+        outcome.prototypes.append(_prototype(start + row, stem, key, vector))
+    return outcome
+
+
+def _read_vector(path: Path, width: int) -> np.ndarray:
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise IndexCorruptError(f"'{path}' is no readable .npy file: {error}") from error
+    flat = np.asarray(vector).reshape(-1)
+    if len(flat) != width or flat.dtype.kind != "f":
+        raise IndexMismatchError(
+            f"'{path}' holds {np.asarray(vector).shape} {flat.dtype}; the preset's backbone gives {width} "
+            f"numbers"
+        )
+    return flat.astype(np.float32)
+
+
+def _prototype(row: int, stem: str, key: np.ndarray, vector: np.ndarray) -> Prototype:
+    """What was not published (caption, mask, picture) stays empty."""
+    return Prototype(
+        id=f"{row}",
+        noun=stem,
+        caption_id=stem,
+        caption="",
+        key=key.astype(np.float32),
+        vector=vector,
+        area=float("nan"),
+        peak=float("nan"),
+        seed=-1,
+        thumbnail=b"",
+    )
+
+
+def _fingerprint(
+    embeddings: Path,
+    names: list[str],
+    knn_index: Path,
+    preset: Preset,
+    models: Mapping[str, str],
+    chunk: int,
+) -> str:
+    digest = hashlib.sha256(json.dumps([preset.as_dict(), dict(models), chunk], default=str).encode())
+    for part in _identities(embeddings, names, knn_index):
+        digest.update(part.encode())
+    return digest.hexdigest()[:16]
+
+
+def _identities(embeddings: Path, names: list[str], knn_index: Path) -> Iterator[str]:
+    """Names, and size and time of the two sources: reading millions of files twice would take hours."""
+    for path in (embeddings, knn_index):
+        status = path.stat()
+        yield f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+    for name in names:
+        yield f"{name}\n"
