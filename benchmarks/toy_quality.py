@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from results import write_section
 
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.index import PrototypeIndex
@@ -29,10 +29,7 @@ from freeda.vision import embed_images, embed_patches, load_backbone
 
 CLASSES = tuple(ClassName(kind.name, kind.synonyms) for kind in KINDS)
 Predict = Callable[[Scene], np.ndarray]
-RESULTS = Path(__file__).parent / "RESULTS.md"
-_HEADER = """# Results
-
-## Quality on the toy world
+_HEADER = """## Quality on the toy world
 
 `python benchmarks/toy_quality.py --write`, percent. The vocabulary is all things and stuff, never the
 scene's own classes. "Oracle" rows replace one stage by the truth: they say what that stage loses.
@@ -185,7 +182,7 @@ def main(scenes: int, index: str, write: bool) -> None:
         lines.append(f"| {name} | {miou:.1f} | {accuracy:.1f} |")
         click.echo(lines[-1])
     if write:
-        RESULTS.write_text("\n".join([_HEADER, *lines, ""]), encoding="utf-8")
+        write_section("quality", [_HEADER, *lines])
 
 
 if __name__ == "__main__":

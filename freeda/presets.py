@@ -227,8 +227,8 @@ def toy() -> Preset:
             window=128,
             stride=64,
             dense_size=192,
-            neighbors=10,
-            superpixels=Superpixels(scale=200.0, sigma=0.8, min_size=150),
+            neighbors=20,
+            superpixels=Superpixels(scale=200.0, sigma=0.8, min_size=80),
         ),
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )

@@ -1,0 +1,163 @@
+"""Variations of FreeDA's online stage on the toy world: superpixels, and how neighbours make a class.
+
+Measured on validation scenes, so that choosing by it spoils no evaluation figure. Run from the
+checkout's root: `python benchmarks/toy_variants.py [--scenes 150] [--index toy] [--write]`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import click
+import cv2
+import faiss
+import numpy as np
+import torch
+from results import write_section
+from skimage.segmentation import slic
+from torch.nn import functional
+from toy_quality import CLASSES, Bench
+
+import freeda.methods.freeda as method
+from freeda.evaluation.metrics import ConfusionMatrix
+from freeda.presets import Segmentation
+from freeda.records import Regions
+from freeda.regions import superpixels
+from freeda.scoring import label_map
+from freeda.toyworld.scenes import draw_scene, scene_rng
+
+_FIRST_SCENE = 2000
+FindRegions = Callable[[np.ndarray, Segmentation], Regions]
+LocalScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def region_finders(config: Segmentation) -> Iterator[tuple[str, FindRegions]]:
+    """Superpixel algorithms, tuned to about as many regions."""
+    for algorithm in ("graph", "felzenszwalb"):
+        chosen = replace(config.superpixels, algorithm=algorithm)  # type: ignore[arg-type]
+        name = {"graph": "graph segmentation, OpenCV", "felzenszwalb": "the same, scikit-image"}[algorithm]
+        yield name, lambda image, _, chosen=chosen: superpixels(image, chosen)
+    yield "SLIC, scikit-image", _slic
+    yield "SEEDS, OpenCV", _seeds
+
+
+def _slic(image: np.ndarray, config: Segmentation) -> Regions:
+    labels = slic(image, n_segments=60, compactness=5.0, start_label=0)
+    return _renumbered(labels)
+
+
+def _seeds(image: np.ndarray, config: Segmentation) -> Regions:
+    height, width = image.shape[:2]
+    finder = cv2.ximgproc.createSuperpixelSEEDS(width, height, 3, 60, 4)
+    finder.iterate((image * 255).astype(np.uint8), 8)
+    return _renumbered(finder.getLabels())
+
+
+def _renumbered(labels: np.ndarray) -> Regions:
+    _, compact = np.unique(labels, return_inverse=True)
+    return Regions(compact.reshape(labels.shape).astype(np.int32))
+
+
+def neighbour_scores(bench: Bench) -> Iterator[tuple[str, LocalScores]]:
+    """Local scores by other uses of the same retrieved vectors; prototypes passed in are not used."""
+    vectors = torch.from_numpy(
+        np.stack([bench.index.vectors(rows) for rows in bench.vocabulary.retrieved.rows])
+    )
+    unit = functional.normalize(vectors, dim=-1)
+    similarity = torch.from_numpy(bench.vocabulary.retrieved.similarities)
+    centre = torch.from_numpy(bench.index.vectors(range(len(bench.index))).mean(0))
+    yield "mean of unit vectors", _to_prototypes(unit.mean(1)[:, None])
+    weights = ((similarity - similarity.amax(1, keepdim=True)) / 0.05).softmax(1)
+    yield "mean weighted by text similarity", _to_prototypes((weights[..., None] * vectors).sum(1)[:, None])
+    centred = _to_prototypes((vectors.mean(1) - centre)[:, None])
+    yield "features centred on the index's mean", lambda regions, _: centred(regions - centre, _)
+    for count in (2, 4):
+        yield f"{count} prototypes a class (k-means), the best", _to_prototypes(_centroids(vectors, count))
+    yield "the best single neighbour", _to_prototypes(unit)
+    yield (
+        "mean of the 3 best neighbours",
+        lambda regions, _: torch.sigmoid(
+            torch.einsum("rd,ckd->rck", functional.normalize(regions, dim=-1), unit)
+            .topk(3, -1)
+            .values.mean(-1)
+        ),
+    )
+
+
+def _to_prototypes(vectors: torch.Tensor) -> LocalScores:
+    """Scores against the most alike of each class's (C, M, D) vectors."""
+    unit = functional.normalize(vectors, dim=-1)
+
+    def scores(regions: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        cosines = torch.einsum("rd,cmd->rcm", functional.normalize(regions, dim=-1), unit)
+        return torch.sigmoid(cosines.amax(-1))
+
+    return scores
+
+
+def _centroids(vectors: torch.Tensor, count: int) -> torch.Tensor:
+    centroids = []
+    for members in vectors.numpy():
+        clusters = faiss.Kmeans(members.shape[1], count, niter=20, seed=0, min_points_per_centroid=1)
+        clusters.train(np.ascontiguousarray(members))
+        centroids.append(clusters.centroids)
+    return torch.from_numpy(np.stack(centroids))
+
+
+def evaluate(bench: Bench, scenes: int, find: FindRegions | None = None) -> tuple[float, float]:
+    """MIoU in percent, and milliseconds an image spent on regions."""
+    spent = [0.0]
+
+    def timed(image: np.ndarray, config: Segmentation) -> Regions:
+        started = time.perf_counter()
+        found = (find or method.find_superpixels)(image, config)
+        spent[0] += time.perf_counter() - started
+        return found
+
+    segmenter = bench.segmenter(find_regions=timed)
+    matrix = ConfusionMatrix(len(CLASSES))
+    for number in range(_FIRST_SCENE, _FIRST_SCENE + scenes):
+        scene = draw_scene(scene_rng("validation", number), 128)
+        scores = segmenter.score_image(scene.image, bench.vocabulary)
+        matrix.add(scene.labels, label_map(scores, (128, 128), 255)[0])
+    return 100 * matrix.mean_iou(), 1000 * spent[0] / scenes
+
+
+def table(bench: Bench, scenes: int) -> Iterator[str]:
+    yield "`python benchmarks/toy_variants.py --write`: alternatives measured and left, beside what is used."
+    yield f"{scenes} validation scenes, {len(bench.index)} prototypes."
+    yield ""
+    yield "| superpixels | mIoU | ms an image |"
+    yield "|---|---|---|"
+    for name, find in region_finders(bench.config):
+        miou, milliseconds = evaluate(bench, scenes, find)
+        yield f"| {name} | {miou:.1f} | {milliseconds:.0f} |"
+    yield ""
+    yield f"| class from its {bench.config.neighbors} nearest prototypes | mIoU |"
+    yield "|---|---|"
+    yield f"| plain mean (the paper's, the default) | {evaluate(bench, scenes)[0]:.1f} |"
+    plain = method.local_scores
+    for name, scores in neighbour_scores(bench):
+        method.local_scores = scores
+        yield f"| {name} | {evaluate(bench, scenes)[0]:.1f} |"
+    method.local_scores = plain
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--scenes", type=int, default=150)
+@click.option("--index", default="toy")
+@click.option("--write", is_flag=True, help="Also write the tables into benchmarks/RESULTS.md.")
+def main(scenes: int, index: str, write: bool) -> None:
+    """Prints the tables."""
+    lines = []
+    for line in table(Bench(index), scenes):
+        click.echo(line)
+        lines.append(line)
+    if write:
+        write_section("variants", ["## Variants of the online stage", "", *lines])
+
+
+if __name__ == "__main__":
+    main()
