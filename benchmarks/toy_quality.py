@@ -87,7 +87,7 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     yield "without regions (per patch)", bench.without_regions
     yield "without prototypes (CLIP patches)", bench.without_prototypes
     yield "FreeDA, paper recipe", bench.predict(bench.segmenter(config=bench.paper), vocabulary)
-    yield "DiffSegmenter", _diffsegmenter()
+    yield "DiffSegmenter", _diffsegmenter(bench.index)
     yield "chance", _chance
     yield "oracle regions", _with_true_regions(bench, vocabulary)
     for name, chosen in (
@@ -108,8 +108,8 @@ def _with_true_regions(bench: Bench, vocabulary: Vocabulary) -> Predict:
     return run
 
 
-def _diffsegmenter() -> Predict:
-    segmenter = load_method("diffsegmenter")
+def _diffsegmenter(index: PrototypeIndex) -> Predict:
+    segmenter = load_method("diffsegmenter", index=index.folder, device="cpu")
     segmenter.set_classes(CLASSES)
     return lambda scene: segmenter.segment(scene.image).labels
 

@@ -142,7 +142,10 @@ def segment_command(
     files = _image_files(images)
     model = load_method(method, index=index, **options)
     model.set_classes(parsed)
+    if points and not model.explains:
+        raise click.BadParameter(f"method {method} retrieves no prototypes", param_hint="--explain")
     failed: set[Path] = set()
+    unexplained = 0
 
     def report_failure(path: Path, error: FreedaError) -> None:
         click.echo(f"error: {error}", err=True)
@@ -153,10 +156,15 @@ def segment_command(
         stem, path = next(item for item in named if item[1] not in failed)
         written = result.save(out, stem, wanted)
         for x, y in _chosen_points(points, result):
-            written += result.explain(x, y).save(out, stem)
+            try:
+                written += result.explain(x, y).save(out, stem)
+            except FreedaError as error:
+                click.echo(f"error: {path}: {error}", err=True)
+                unexplained += 1
         click.echo(_result_json(path, result, written) if as_json else _result_text(path, result, written))
     if failed:
         click.echo(f"{len(failed)} of {len(files)} images failed", err=True)
+    if failed or unexplained:
         sys.exit(1)
 
 
@@ -199,7 +207,7 @@ def evaluate_command(
 
     data = open_dataset(dataset, root)
     model = load_method(method, index=index, background=data.background, **options)
-    target = out or Path("evaluated") / Path(dataset).name
+    target = out or Path("evaluated") / Path(dataset).resolve().name
     settings = {"method": method, **model.identity}
     with _ProgressBar(" images") as bar:
         run = evaluate(

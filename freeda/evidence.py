@@ -10,7 +10,7 @@ from textwrap import shorten, wrap
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from freeda.errors import OutputError
 
@@ -23,7 +23,8 @@ _INK, _FAINT, _BAR = "#1d2126", "#7b828c", "#2f6fde"
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A class with its fused score at the pixel and what it is made of: the region's local score
-    against the class prototype, and the global cosine of image and class text.
+    against the class prototype, and the global cosine of image and class text. A background's
+    constant stands for all three.
     """
 
     name: str
@@ -114,7 +115,8 @@ class Evidence:
         draw = ImageDraw.Draw(sheet)
         self._draw_candidates(draw, _PICTURE + 2 * _GAP, _GAP)
         best = self.candidates[0].name
-        draw.text((_GAP, height), f"Prototypes that voted for “{best}”", fill=_INK, font=_font(18))
+        title = f"Prototypes that voted for “{best}”" if self.votes else f"No prototype votes for “{best}”"
+        draw.text((_GAP, height), title, fill=_INK, font=_font(18))
         for number, vote in enumerate(self.votes):
             left = _GAP + (number % 2) * (_PICTURE + _GAP)
             _draw_vote(sheet, draw, vote, left, height + 34 + (number // 2) * (_THUMBNAIL + _GAP))
@@ -122,13 +124,12 @@ class Evidence:
 
     def _picture(self) -> Image.Image:
         """The image, faded outside the region, its outline drawn, the pixel marked."""
-        faded = self.image * 0.35 + 255 * 0.65
-        mixed = np.where(self.region[..., None], self.image, faded).round().astype(np.uint8)
-        scale = _PICTURE / max(mixed.shape[:2])
-        size = (max(1, round(mixed.shape[1] * scale)), max(1, round(mixed.shape[0] * scale)))
-        picture = Image.fromarray(mixed).resize(size, Image.Resampling.LANCZOS)
+        scale = _PICTURE / max(self.image.shape[:2])
+        size = (max(1, round(self.image.shape[1] * scale)), max(1, round(self.image.shape[0] * scale)))
+        image = np.asarray(Image.fromarray(self.image).resize(size, Image.Resampling.LANCZOS))
         region = np.asarray(Image.fromarray(self.region).resize(size, Image.Resampling.NEAREST))
-        pixels = np.array(picture)
+        faded = image * 0.35 + 255 * 0.65
+        pixels = np.where(region[..., None], image, faded).round().astype(np.uint8)
         pixels[_outline(region)] = (47, 111, 222)
         picture = Image.fromarray(pixels)
         draw = ImageDraw.Draw(picture)
@@ -168,11 +169,11 @@ def _draw_vote(sheet: Image.Image, draw: ImageDraw.ImageDraw, vote: Vote, left: 
 
 
 def _thumbnail(data: bytes) -> Image.Image:
-    """The prototype's picture, or a grey square where its bytes are none."""
+    """The prototype's picture, or a grey square where none was kept or its bytes are damaged."""
     square = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL), "#e6e8eb")
     try:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
-    except UnidentifiedImageError:
+    except OSError:
         return square
     picture = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     square.paste(picture)

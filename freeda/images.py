@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from freeda.errors import FreedaError, ImageError
 
-__all__ = ["MAX_PIXELS", "ImageLike", "OnError", "map_ahead", "read_image", "require_aspect"]
+__all__ = ["MAX_PIXELS", "ImageLike", "OnError", "map_ahead", "read_image", "reading_pool", "require_aspect"]
 
 ImageLike = str | Path | Image.Image | np.ndarray
 OnError = Callable[[ImageLike, FreedaError], None]
@@ -105,6 +106,16 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[-1] not in (3, 4):
         raise ImageError(f"array with {array.shape[-1]} channels; expected 3 (RGB) or 4 (RGBA)")
     return _to_rgb(Image.fromarray(array))
+
+
+@contextmanager
+def reading_pool(threads: int) -> Iterator[Executor]:
+    """Threads that, when their user stops early, drop what has not begun."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def map_ahead(

@@ -41,6 +41,10 @@ class Segmentation:
     paths: Mapping[str, int] = field(default_factory=dict)
     explainer: Callable[[int, int], Evidence] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the explainer, which holds the models."""
+        return {**self.__dict__, "explainer": None}
+
     def __post_init__(self) -> None:
         shapes = {self.image.shape[:2], self.labels.shape, self.scores.shape}
         if len(shapes) != 1:
@@ -66,8 +70,8 @@ class Segmentation:
     def explain(self, x: int, y: int) -> Evidence:
         """Why pixel (x, y), column and row, got its class: region, scores, prototypes that voted.
 
-        The models look at the pixel's windows once more. Raises `ExplanationError` outside the
-        image, or for a method that does not retrieve.
+        The models look at the pixel's windows once more; scores are those before any refinement.
+        Raises `ExplanationError` outside the image, or for a method that does not retrieve.
         """
         height, width = self.labels.shape
         if self.explainer is None:

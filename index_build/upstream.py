@@ -15,7 +15,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
+from freeda.errors import CaptionsError, FreedaError, IndexCorruptError, IndexMismatchError, OutputError
 from freeda.index import Manifest
 from freeda.loading import choose_device
 from freeda.presets import Preset
@@ -59,25 +59,33 @@ def import_upstream(
     models, width = _models(preset, keys.d, knn_index)
     folder = prepare_folder(Path(out).resolve())
     fingerprint = _fingerprint(embeddings, names, knn_index, preset, models, chunk)
-    if (there := check_target(folder, fingerprint, overwrite)) is not None:
-        return there
     work = folder / ".work" / fingerprint
-    work.mkdir(parents=True, exist_ok=True)
-    reports = []
-    for number, start in enumerate(range(0, len(names), chunk)):
-        part = names[start : start + chunk]
-        report = read_report(work, number)
-        if report is None:
-            report = write_shard(work, number, len(part), _read_chunk(embeddings, part, keys, start, width))
-        reports.append(report)
-        progress(start + len(part), len(names))
+    if (there := check_target(folder, fingerprint, overwrite)) is not None:
+        if work.exists():
+            remove_work(work)
+        return there
     origin = Origin(
         preset=preset,
         models=models,
         build={"imported_from": {"embeddings": embeddings.name, "knn_index": knn_index.name}},
         fingerprint=fingerprint,
     )
-    manifest = finalize(folder, work, reports, [], origin)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        reports = []
+        for number, start in enumerate(range(0, len(names), chunk)):
+            part = names[start : start + chunk]
+            report = read_report(work, number)
+            if report is None:
+                outcome = _read_chunk(embeddings, part, keys, start, width)
+                report = write_shard(work, number, len(part), outcome)
+            reports.append(report)
+            progress(start + len(part), len(names))
+        manifest = finalize(folder, work, reports, [], origin)
+    except OSError as error:
+        if isinstance(error, FreedaError):
+            raise
+        raise OutputError(f"cannot write the index to '{folder}': {error.strerror or error}") from error
     remove_work(work)
     return manifest
 
@@ -134,7 +142,9 @@ def _read_chunk(folder: Path, names: list[str], keys: faiss.Index, start: int, w
     for row, (name, key) in enumerate(zip(names, found / norms[:, None], strict=True)):
         stem = name.removesuffix(".npy")
         vector = _read_vector(folder / name, width)
-        if not np.isfinite(vector).all():
+        with np.errstate(over="ignore"):
+            kept = vector.astype(np.float16)  # as the index stores it
+        if not np.isfinite(kept).all():
             outcome.rejects.append(Reject(caption_id=stem, noun="", reason="vector not finite"))
             continue
         outcome.prototypes.append(_prototype(start + row, stem, key, vector))
@@ -186,9 +196,7 @@ def _fingerprint(
 
 
 def _identities(embeddings: Path, names: list[str], knn_index: Path) -> Iterator[str]:
-    """Names, and size and time of the two sources: reading millions of files twice would take hours."""
-    for path in (embeddings, knn_index):
+    """Names, sizes and times: reading millions of files twice would take hours."""
+    for path in (knn_index, *(embeddings / name for name in names)):
         status = path.stat()
         yield f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
-    for name in names:
-        yield f"{name}\n"

@@ -6,6 +6,7 @@ is read: nothing that predicts can see which classes an image holds.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -157,10 +158,12 @@ DATASETS: Mapping[str, Layout] = {
 class FolderDataset:
     """Image and label files by pattern.
 
-    files: image path and label path by name; values, submitted: as in `Layout`.
+    home: its folder; files: image path and label path by name; values, ignored, submission: as in
+    `Layout`.
     """
 
     title: str
+    home: Path
     files: Mapping[str, tuple[Path, Path]]
     classes: tuple[ClassName, ...]
     background: bool
@@ -174,7 +177,21 @@ class FolderDataset:
 
     @property
     def identity(self) -> Mapping[str, str | int]:
-        return {"dataset": self.title, "images": len(self)}
+        return {
+            "dataset": self.title,
+            "folder": str(self.home.resolve()),
+            "images": len(self),
+            "content": self._content,
+        }
+
+    @cached_property
+    def _content(self) -> str:
+        """A digest of the class names and of every label file's name, size and time."""
+        digest = hashlib.sha256(repr([item.names for item in self.classes]).encode())
+        for name, (_, labels) in self.files.items():
+            status = labels.stat()
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -216,12 +233,12 @@ def open_dataset(name: str, root: Path | None) -> Dataset:
     root: the data set's folder, or mmsegmentation's `data` folder that holds it.
     Raises `DatasetError`.
     """
-    if name == "toyworld":
-        return ToyDataset()
     if name in DATASETS:
         return _open_layout(name, DATASETS[name], root)
-    if Path(name).is_dir():
-        return _open_own(Path(name))
+    if name == "toyworld" or Path(name).is_dir():
+        if root is not None:
+            raise DatasetError(f"--root {root} has no meaning for '{name}'; leave it out")
+        return ToyDataset() if name == "toyworld" else _open_own(Path(name))
     known = ", ".join(["toyworld", *DATASETS])
     raise DatasetError(
         f"no data set '{name}'; expected one of {known}, or a folder with images/, labels/ and classes.txt"
@@ -235,6 +252,7 @@ def _open_layout(name: str, layout: Layout, root: Path | None) -> FolderDataset:
     classes = parse_classes(str(_CLASS_FILES / f"{layout.classes}.txt"))
     return FolderDataset(
         title=name,
+        home=home,
         files=_checked(name, files),
         classes=tuple(classes),
         background=layout.background,
@@ -278,7 +296,7 @@ def _checked(name: str, files: Mapping[str, tuple[Path, Path]]) -> Mapping[str, 
     if missing:
         raise DatasetError(
             f"{name}: {len(missing):,} of {2 * len(files):,} files are missing, first '{missing[0]}'; "
-            f"complete the data set (mmsegmentation's documentation tells how its label files are made)"
+            f"complete the data set"
         )
     return files
 
@@ -289,12 +307,23 @@ def _open_own(folder: Path) -> FolderDataset:
         raise DatasetError(f"no '{listing}'; write one class a line there, synonyms after commas")
     classes = tuple(parse_classes(str(listing)))
     background = classes[0].name.casefold() == BACKGROUND
-    images = {path.stem: path for path in sorted((folder / "images").glob("*")) if _is_image(path)}
+    if len(classes) > IGNORED:
+        raise DatasetError(
+            f"'{listing}' names {len(classes)} classes; label files of 8 bits hold {IGNORED} at most"
+        )
+    found = [path for path in sorted((folder / "images").glob("*")) if _is_image(path)]
+    images = {path.stem: path for path in found}
     if not images:
         raise DatasetError(f"no image in '{folder / 'images'}'; expected .jpg, .png or the like")
+    if len(images) < len(found):
+        twice = next(path for path in found if images[path.stem] != path)
+        raise DatasetError(
+            f"'{twice}' and '{images[twice.stem]}' share a name and so a label file; rename one"
+        )
     files = {stem: (path, folder / "labels" / f"{stem}.png") for stem, path in images.items()}
     return FolderDataset(
-        title=folder.name,
+        title=folder.resolve().name,
+        home=folder,
         files=_checked(str(folder), files),
         classes=classes[1:] if background else classes,
         background=background,

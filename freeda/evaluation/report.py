@@ -28,7 +28,7 @@ def summary(run: Run) -> dict[str, Any]:
     """The figures: mIoU and pixel accuracy in percent, per class IoU and pixels, times, paths."""
     matrix = run.matrix()
     iou, counts = matrix.iou(), matrix.counts()
-    seconds = np.array([record.seconds for record in run.records] or [0.0])
+    seconds = [record.seconds for record in run.records]
     return {
         "settings": dict(run.settings),
         "protocol": {
@@ -37,12 +37,9 @@ def summary(run: Run) -> dict[str, Any]:
             "vocabulary": "all classes of the data set",
         },
         "images": len(run.records),
-        "miou": _percent(matrix.mean_iou()),
-        "pixel_accuracy": _percent(matrix.pixel_accuracy()),
-        "seconds_per_image": {
-            "mean": round(float(seconds.mean()), 4),
-            "median": round(float(np.median(seconds)), 4),
-        },
+        "miou": _percent(matrix.mean_iou()) if counts.any() else None,
+        "pixel_accuracy": _percent(matrix.pixel_accuracy()) if counts.any() else None,
+        "seconds_per_image": round(sum(seconds) / max(len(seconds), 1), 4),
         "paths": _paths(run),
         "classes": [
             {
@@ -70,6 +67,8 @@ def _paths(run: Run) -> dict[str, int]:
 
 def table(figures: Mapping[str, Any]) -> str:
     """The figures for people: every class that occurs, best first, then the whole."""
+    if figures["miou"] is None:
+        return f"{figures['images']:,} images, and no pixel of them counts: all are ignored"
     present = [item for item in figures["classes"] if item["iou"] is not None]
     present.sort(key=lambda item: -item["iou"])
     wide = max([len(item["name"]) for item in present] or [5])
@@ -83,7 +82,7 @@ def table(figures: Mapping[str, Any]) -> str:
             f"images          {figures['images']:,}",
             f"mIoU            {figures['miou']:.2f} over {len(present)} of {len(figures['classes'])} classes",
             f"pixel accuracy  {figures['pixel_accuracy']:.2f}",
-            f"seconds/image   {figures['seconds_per_image']['mean']:.3f}",
+            f"seconds/image   {figures['seconds_per_image']:.3f}",
             *([f"regions         {paths}"] if paths else []),
         ]
     )

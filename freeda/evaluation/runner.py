@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +35,8 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """One image's result: seconds it took, mIoU over its own classes, regions by path, and pixels by
-    (true label, predicted label).
+    """One image's result: seconds since the result before (images pass the models in groups), mIoU
+    over its own classes, regions by path, and pixels by (true label, predicted label).
     """
 
     name: str
@@ -79,6 +81,8 @@ def evaluate(
     complete = {**dataset.identity, **settings}
     count = min(limit or len(dataset), len(dataset))
     records = _open_run(out, complete, overwrite)
+    if save_predictions:
+        records = [r for r in records if (out / _PREDICTIONS / f"{r.name}.png").exists()]
     done = {record.name for record in records}
     pending = [number for number in range(count) if dataset.name(number) not in done]
     progress(count - len(pending), count)
@@ -87,14 +91,15 @@ def evaluate(
     with (out / _IMAGES).open("a", encoding="utf-8") as log:
         for finished, (number, result, seconds) in enumerate(_timed(pending, results), 1):
             record = _compare(dataset, number, result, seconds)
+            if save_predictions:  # first: what is logged as done must be there
+                _save(dataset, number, result, out / _PREDICTIONS)
             log.write(json.dumps(vars(record)) + "\n")
             log.flush()
             records.append(record)
-            if save_predictions:
-                _save(dataset, number, result, out / _PREDICTIONS)
             progress(count - len(pending) + finished, count)
     wanted = {dataset.name(number) for number in range(count)}
-    kept = sorted((r for r in records if r.name in wanted), key=lambda r: r.name)
+    latest = {r.name: r for r in records if r.name in wanted}
+    kept = sorted(latest.values(), key=lambda r: r.name)
     return Run(dataset, label_names(dataset), tuple(kept), complete)
 
 
@@ -135,11 +140,13 @@ def _open_run(out: Path, settings: Mapping[str, Any], overwrite: bool) -> list[I
     try:
         out.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            (out / _IMAGES).unlink(missing_ok=True)
             (out / _RUN).unlink(missing_ok=True)
+            shutil.rmtree(out / _PREDICTIONS, ignore_errors=True)
         if not (out / _RUN).exists():
-            (out / _RUN).write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
             (out / _IMAGES).write_text("", encoding="utf-8")
+            partial = out / f"{_RUN}.partial"
+            partial.write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
+            os.replace(partial, out / _RUN)
             return []
     except OSError as error:
         raise OutputError(

@@ -18,7 +18,9 @@ METHODS = {"freeda": "freeda.methods.freeda", "diffsegmenter": "freeda.methods.d
 
 
 class Segmenter(Protocol):
-    """What every method is."""
+    """What every method is. explains: whether its results know which prototypes voted."""
+
+    explains: bool
 
     def segment(
         self, image: ImageLike, classes: str | Sequence[str] | Sequence[ClassName] | None = None

@@ -10,7 +10,6 @@ Shapes: `C` classes, `h w` the grid of self-attention, `H W` pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -23,7 +22,7 @@ from torch.nn import functional
 from freeda.attention import Grid, NounMaps, capture_cross_attention, capture_self_attention
 from freeda.diffusion import load_pipeline, noise_latents, pipeline_fingerprint, token_encoder
 from freeda.errors import ClassNamesError, ConfigError
-from freeda.images import ImageLike, OnError, map_ahead, read_image, require_aspect
+from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool, require_aspect
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
 from freeda.presets import Preset, load_preset
@@ -81,6 +80,8 @@ class Vocabulary:
 class DiffSegmenter:
     """Segments images into any classes with a Stable Diffusion alone, and CLIP to leave classes out."""
 
+    explains = False
+
     def __init__(
         self,
         pipeline: Any,
@@ -103,6 +104,7 @@ class DiffSegmenter:
         return {
             "diffusion": pipeline_fingerprint(self._pipeline),
             "clip": self._clip.fingerprint(),
+            "templates": self._templates,
             "with_background": self.background,
             **asdict(self.config),
         }
@@ -134,7 +136,7 @@ class DiffSegmenter:
         found = noun_token_positions(token_encoder(self._pipeline), prompt, span, limit)
         if found is None:
             raise ClassNamesError(
-                f"class name '{name}' is too long for a prompt of {limit} tokens; shorten it"
+                f"class name '{name}' does not fit a prompt of {limit} tokens; shorten or simplify it"
             )
         return found
 
@@ -166,7 +168,7 @@ class DiffSegmenter:
         chosen = vocabulary or self._vocabulary
         if chosen is None:
             raise ClassNamesError('no classes chosen; call set_classes(["cat", "dog"]) first')
-        with ThreadPoolExecutor(1) as pool:
+        with reading_pool(1) as pool:
             for pixels in map_ahead(pool, _read, images, on_error, ahead=2):
                 yield self._segment_pixels(pixels, chosen)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -21,7 +20,7 @@ from torch.nn import functional
 
 from freeda.errors import ClassNamesError
 from freeda.evidence import Candidate, Evidence, Vote
-from freeda.images import ImageLike, OnError, map_ahead, read_image, require_aspect
+from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool, require_aspect
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
 from freeda.presets import Preset, load_preset, load_recipe
@@ -46,6 +45,8 @@ __all__ = ["FreedaSegmenter", "Vocabulary", "load"]
 
 _T = TypeVar("_T")
 _CANDIDATES, _VOTES = 6, 6
+_MOST_AHEAD = 16
+"""Images read ahead of their turn at most: photographs decoded take 100 MB each."""
 Classes = str | Sequence[str] | Sequence[ClassName]
 FindRegions = Callable[[np.ndarray, Config], Regions]
 
@@ -76,6 +77,8 @@ class FreedaSegmenter:
     batch: windows that the models see at once; threads: that read images and find superpixels, 0
     for one a core.
     """
+
+    explains = True
 
     def __init__(
         self,
@@ -157,8 +160,9 @@ class FreedaSegmenter:
         chosen = vocabulary or self._vocabulary
         if chosen is None:
             raise ClassNamesError('no classes chosen; call set_classes(["cat", "dog"]) first')
-        with ThreadPoolExecutor(self.threads) as pool:
-            prepared = map_ahead(pool, self._prepare, images, on_error, ahead=2 * self.threads)
+        ahead = min(2 * self.threads, _MOST_AHEAD)
+        with reading_pool(self.threads) as pool:
+            prepared = map_ahead(pool, self._prepare, images, on_error, ahead)
             for group in _grouped(prepared, self.batch):
                 for item, scores in zip(group, self._score_group(group, chosen), strict=True):
                     yield self._decide(item, scores, chosen)
@@ -172,11 +176,12 @@ class FreedaSegmenter:
         ignore_index = ignore_index_for(len(names))
         size = (item.pixels.shape[0], item.pixels.shape[1])
         labels, best = label_map(values, size, ignore_index)
-        explain = partial(self._explain, item, vocabulary)
+        explain = partial(self._explain, item.pixels, vocabulary)
         return Segmentation(item.pixels, labels, best, names, ignore_index, scores.paths, explain)
 
-    def _explain(self, item: _Prepared, vocabulary: Vocabulary, x: int, y: int) -> Evidence:
+    def _explain(self, pixels: np.ndarray, vocabulary: Vocabulary, x: int, y: int) -> Evidence:
         """Evidence for pixel (x, y) of the original image, averaged over the windows that hold it."""
+        item = self._prepare(pixels)
         row, column = (
             min(int((at + 0.5) * working / original), working - 1)
             for at, working, original in zip(
@@ -187,29 +192,54 @@ class FreedaSegmenter:
         windows = torch.stack([item.window(number) for number in holding])
         features = self._backbone.dense_features(windows, self.config.dense_size)
         similarity = (embed_images(self._clip, windows) @ vocabulary.texts.T).mean(0)
-        pooled = []
-        for window, number in zip(features, holding, strict=True):
+        local, feature = torch.zeros_like(similarity), features.new_zeros(0)
+        for window, number in zip(reversed(features), reversed(holding), strict=True):
             rows, columns = item.areas[number]
-            labels = item.regions[number].labels
-            weights = area_weights(labels, (window.shape[-2], window.shape[-1])).to(window.device)
-            region = labels[row - rows.start, column - columns.start]
-            pooled.append(weights[region] @ window.flatten(1).T)
-        local = local_scores(torch.stack(pooled), vocabulary.prototypes).mean(0)
-        return Evidence(
-            item.pixels,
-            x,
-            y,
-            item.region_at(holding[0], row, column),
-            self.config.local_weight,
-            _candidates(vocabulary, local, similarity, self.config.local_weight),
-            self._votes(
-                vocabulary, fuse_scores(local[None], similarity, self.config.local_weight), pooled[0]
-            ),
-        )
+            place = (row - rows.start, column - columns.start)
+            scores, feature = self._local_at(window, item.regions[number], place, vocabulary)
+            local = local + scores / len(holding)
+        candidates = self._candidates(vocabulary, local, similarity)
+        votes = self._votes(vocabulary, candidates[0].name, feature)
+        region = item.region_at(holding[0], row, column)
+        return Evidence(pixels, x, y, region, self.config.local_weight, candidates, votes)
 
-    def _votes(self, vocabulary: Vocabulary, scores: torch.Tensor, feature: torch.Tensor) -> tuple[Vote, ...]:
-        """The prototypes behind the best class that look most like the region."""
-        best = int(scores.argmax())
+    def _local_at(
+        self, features: torch.Tensor, regions: Regions, place: tuple[int, int], vocabulary: Vocabulary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(C,) local scores of one window's pixel, and the (D,) feature of its region."""
+        grid = (features.shape[-2], features.shape[-1])
+        region, tokens = regions.labels[place], features.flatten(1).T
+        weights = region_weights(regions.labels, grid, self.config.pooling)[region].to(features.device)
+        feature = area_weights(regions.labels, grid)[region].to(features.device) @ tokens
+        if weights.sum() > 0:
+            return local_scores((weights @ tokens)[None], vocabulary.prototypes)[0], feature
+        patches = local_scores(tokens, vocabulary.prototypes)
+        return upsample_patches(patches, grid, regions.labels.shape)[(slice(None), *place)], feature
+
+    def _candidates(
+        self, vocabulary: Vocabulary, local: torch.Tensor, similarity: torch.Tensor
+    ) -> tuple[Candidate, ...]:
+        scores = fuse_scores(local[None], similarity, self.config.local_weight)[0]
+        found = [
+            Candidate(
+                name=item.name,
+                score=round(float(scores[number]), 4),
+                local=round(float(local[number]), 4),
+                global_=round(float(similarity[number]), 4),
+            )
+            for number, item in enumerate(vocabulary.classes)
+        ]
+        if self.background:
+            constant = self.config.background
+            found.insert(0, Candidate(name=BACKGROUND, score=constant, local=constant, global_=constant))
+        return tuple(sorted(found, key=lambda candidate: -candidate.score)[:_CANDIDATES])
+
+    def _votes(self, vocabulary: Vocabulary, name: str, feature: torch.Tensor) -> tuple[Vote, ...]:
+        """The prototypes behind a class that look most like the region; none for the background."""
+        names = [item.name for item in vocabulary.classes]
+        if name not in names:
+            return ()
+        best = names.index(name)
         rows = vocabulary.retrieved.rows[best]
         keys = vocabulary.retrieved.similarities[best][rows >= 0]
         rows = rows[rows >= 0]
@@ -353,22 +383,6 @@ class _Scores:
 
     def mean(self) -> torch.Tensor:
         return self.sums / self.visits
-
-
-def _candidates(
-    vocabulary: Vocabulary, local: torch.Tensor, similarity: torch.Tensor, local_weight: float
-) -> tuple[Candidate, ...]:
-    scores = fuse_scores(local[None], similarity, local_weight)[0]
-    best = scores.argsort(descending=True, stable=True)[:_CANDIDATES].tolist()
-    return tuple(
-        Candidate(
-            name=vocabulary.classes[number].name,
-            score=round(float(scores[number]), 4),
-            local=round(float(local[number]), 4),
-            global_=round(float(similarity[number]), 4),
-        )
-        for number in best
-    )
 
 
 def _grouped(items: Iterable[_Prepared], windows: int) -> Iterator[list[_Prepared]]:

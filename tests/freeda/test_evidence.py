@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -15,14 +17,15 @@ from freeda.errors import ExplanationError
 from freeda.evidence import Candidate, Evidence, Vote
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.presets import Preset
+from freeda.regions import superpixels
 from tests.freeda.methods.contract import picture
 
 CLASSES = "cat;dog;grass;sky"
 
 
-@pytest.fixture
-def segmenter(index_folder: Path) -> FreedaSegmenter:
-    return load(index_folder)
+@pytest.fixture(params=["default", "paper"])
+def segmenter(index_folder: Path, request: pytest.FixtureRequest) -> FreedaSegmenter:
+    return load(index_folder, recipe=request.param)
 
 
 @pytest.mark.parametrize("size", [(56, 56), (60, 130), (9, 5)])
@@ -34,8 +37,9 @@ def test_the_winner_s_score_is_the_pixel_s(segmenter: FreedaSegmenter, size: tup
         row, column = (
             int((at + 0.5) * s / n) for at, s, n in zip((y, x), scores.shape[1:], size, strict=True)
         )
-        expected = np.sort(scores[:, row, column].numpy())[::-1]
-        np.testing.assert_allclose([c.score for c in evidence.candidates], expected, atol=1e-4)
+        expected = dict(zip(result.classes, scores[:, row, column].tolist(), strict=True))
+        assert {c.name: c.score for c in evidence.candidates} == pytest.approx(expected, abs=1e-4)
+        assert evidence.candidates[0].name == max(expected, key=expected.__getitem__)
         for item in evidence.candidates:
             assert item.score == pytest.approx(0.8 * item.local + 0.2 * item.global_, abs=1e-4)
         assert evidence.region.shape == size
@@ -50,10 +54,33 @@ def test_votes_are_the_winner_s_neighbours_that_look_most_alike(segmenter: Freed
     keys = segmenter.index.keys.reconstruct_n(0, 60) @ vocabulary.texts[0].numpy()
     nearest = {str(row) for row in np.argsort(-keys)[:20]}
     assert {vote.id for vote in evidence.votes} <= nearest
+    vectors = segmenter.index.vectors([int(row) for row in nearest])
+    image = torch.from_numpy(picture(56, 56)).permute(2, 0, 1)[None].float() / 255
+    dense = segmenter._backbone.dense_features(image, 56)[0].numpy()
+    labels = superpixels(image[0].permute(1, 2, 0).numpy(), segmenter.config.superpixels).labels
+    grown = dense.repeat(14, 1).repeat(14, 2)[:, labels == labels[20, 10]].mean(1)
+    cosines = vectors @ grown / np.linalg.norm(vectors, axis=1) / np.linalg.norm(grown)
     looks = [vote.visual_similarity for vote in evidence.votes]
-    assert looks == sorted(looks, reverse=True)
+    np.testing.assert_allclose(looks, np.sort(cosines)[::-1][:6], atol=2e-3)
     for vote in evidence.votes:
         assert vote.text_similarity == pytest.approx(float(keys[int(vote.id)]), abs=1e-4)
+
+
+def test_background_wins_without_votes(index_folder: Path) -> None:
+    segmenter = load(index_folder, background=True)
+    segmenter.config = replace(segmenter.config, background=0.9)
+    evidence = segmenter.segment(picture(56, 60), CLASSES).explain(3, 4)
+    assert (evidence.candidates[0].name, evidence.candidates[0].score) == ("background", 0.9)
+    assert evidence.votes == ()
+    evidence.sheet()
+
+
+def test_results_travel_without_their_models(segmenter: FreedaSegmenter) -> None:
+    result = segmenter.segment(picture(56, 60), CLASSES)
+    copied = pickle.loads(pickle.dumps(result))
+    np.testing.assert_array_equal(copied.labels, result.labels)
+    with pytest.raises(ExplanationError):
+        copied.explain(1, 1)
 
 
 def test_inner_points_lie_in_their_class(segmenter: FreedaSegmenter) -> None:

@@ -221,6 +221,19 @@ def test_a_folder_of_one_s_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.truth(0).ravel()[:4], [0, 1, 2, 255])
 
 
+def test_a_folder_that_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    for ending in ("jpg", "png"):
+        write_image(tmp_path / "images" / f"one.{ending}")
+    with pytest.raises(DatasetError, match="share a name"):
+        open_dataset(str(tmp_path), None)
+    (tmp_path / "classes.txt").write_text("".join(f"class {n}\n" for n in range(256)))
+    with pytest.raises(DatasetError, match="names 256 classes"):
+        open_dataset(str(tmp_path), None)
+    with pytest.raises(DatasetError, match="no meaning for 'toyworld'"):
+        open_dataset("toyworld", tmp_path)
+
+
 def test_the_toy_world_is_a_data_set() -> None:
     dataset = open_dataset("toyworld", None)
     scene = draw_scene(scene_rng("evaluation", 7), 128)

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from freeda.cli import main
 from freeda.errors import DatasetError, OutputError
 from freeda.evaluation.datasets import open_dataset
-from freeda.evaluation.report import summary
+from freeda.evaluation.report import summary, table
 from freeda.evaluation.runner import evaluate
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.toyworld.scenes import draw_scene, scene_rng
@@ -118,6 +118,29 @@ def test_another_run_s_folder_is_refused(segmenter: FreedaSegmenter, own: Path, 
         evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 4}, limit=1)
     run = evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 4}, limit=1, overwrite=True)
     assert len(run.records) == 1
+
+
+def test_another_class_list_is_another_run(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
+    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {})
+    (own / "classes.txt").write_text("dog\ncat\ngrass\nsky\n")
+    with pytest.raises(OutputError, match="content"):
+        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {})
+
+
+def test_predictions_asked_for_later_are_made(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
+    dataset, out = open_dataset(str(own), None), tmp_path / "out"
+    before = evaluate(segmenter, dataset, out, {})
+    after = evaluate(segmenter, dataset, out, {}, save_predictions=True)
+    assert len(saved(out)) == len(after.records) == COUNT
+    np.testing.assert_array_equal(before.matrix().counts(), after.matrix().counts())
+
+
+def test_nothing_to_count_is_said(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
+    for path in (own / "labels").glob("*.png"):
+        Image.fromarray(np.full((60, 80), 255, np.uint8)).save(path)
+    figures = summary(evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {}))
+    assert figures["miou"] is None
+    assert "no pixel of them counts" in table(figures)
 
 
 def test_labels_of_another_size_are_refused(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:

@@ -170,11 +170,15 @@ def test_scores_do_not_depend_on_the_batch_and_the_image_is_encoded_once(
 
 def test_every_class_sees_the_same_noise(diffsegmenter: DiffSegmenter) -> None:
     image = torch.rand(1, 3, 64, 64)
-    first, second = (
-        noise_latents(diffsegmenter._pipeline, image, timestep=100, seed=seed) for seed in (0, 0)
-    )
-    assert torch.equal(first, second)
-    assert not torch.equal(first, noise_latents(diffsegmenter._pipeline, image, timestep=100, seed=1))
+    seen = []
+    hook = diffsegmenter._pipeline.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    diffsegmenter.segment(picture(64, 64), "cat;dog;grass;sky;bus")
+    hook.remove()
+    latents = torch.cat(seen)
+    assert len(latents) == 5
+    assert all(torch.equal(one, latents[0]) for one in latents)
+    first, other = (noise_latents(diffsegmenter._pipeline, image, timestep=100, seed=s) for s in (0, 1))
+    assert not torch.equal(first, other)
 
 
 def test_classes_that_clip_rules_out_are_never_predicted(diffsegmenter: DiffSegmenter) -> None:
@@ -200,7 +204,7 @@ def test_background_takes_what_scores_below_it(tiny_preset: Preset) -> None:
 def test_overlong_class_names_and_foreign_options_are_refused(
     diffsegmenter: DiffSegmenter, tiny_preset: Preset
 ) -> None:
-    with pytest.raises(ClassNamesError, match="too long for a prompt"):
+    with pytest.raises(ClassNamesError, match="does not fit a prompt"):
         diffsegmenter.encode_classes("cat " * 60)
     with pytest.raises(ConfigError, match="belong to method freeda"):
         load(preset=tiny_preset, neighbors=3)
