@@ -16,7 +16,6 @@ __all__ = [
     "local_scores",
     "paint_regions",
     "upsample_patches",
-    "window_origins",
 ]
 
 _BAND_BYTES = 256 * 2**20
@@ -50,12 +49,6 @@ def upsample_patches(scores: torch.Tensor, grid: tuple[int, int], size: tuple[in
 def add_background(scores: torch.Tensor, value: float) -> torch.Tensor:
     """(1 + C, H, W): a constant background channel in front."""
     return torch.cat([torch.full_like(scores[:1], value), scores])
-
-
-def window_origins(side: int, window: int, stride: int) -> list[int]:
-    """Where sliding windows start so that they cover `side`; the last one is moved back to fit."""
-    last = max(side - window, 0)
-    return [*range(0, last, stride), last]
 
 
 def label_map(

@@ -9,18 +9,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from freeda.errors import ClassNamesError
 from freeda.evidence import Candidate, Evidence, Vote
-from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool, require_aspect
+from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
 from freeda.presets import Preset, load_preset, load_recipe
@@ -35,11 +33,11 @@ from freeda.scoring import (
     local_scores,
     paint_regions,
     upsample_patches,
-    window_origins,
 )
 from freeda.segmentation import BACKGROUND, Segmentation, ignore_index_for
 from freeda.text import ClipModel, load_clip, parse_class_names
 from freeda.vision import Backbone, embed_images, load_backbone
+from freeda.windows import WindowedImage, WindowScores, grouped, same_sized
 
 __all__ = ["FreedaSegmenter", "Vocabulary", "load"]
 
@@ -163,11 +161,11 @@ class FreedaSegmenter:
         ahead = min(2 * self.threads, _MOST_AHEAD)
         with reading_pool(self.threads) as pool:
             prepared = map_ahead(pool, self._prepare, images, on_error, ahead)
-            for group in _grouped(prepared, self.batch):
+            for group in grouped(prepared, self.batch):
                 for item, scores in zip(group, self._score_group(group, chosen), strict=True):
                     yield self._decide(item, scores, chosen)
 
-    def _decide(self, item: _Prepared, scores: _Scores, vocabulary: Vocabulary) -> Segmentation:
+    def _decide(self, item: WindowedImage, scores: WindowScores, vocabulary: Vocabulary) -> Segmentation:
         values = scores.mean()
         names = tuple(entry.name for entry in vocabulary.classes)
         if self.background:
@@ -260,41 +258,29 @@ class FreedaSegmenter:
         """(C, h, w) scores of an (H, W, 3) uint8 image at the working size: windows averaged."""
         return self._score_group([self._prepare(pixels)], vocabulary)[0].mean()
 
-    def _prepare(self, image: ImageLike) -> _Prepared:
-        pixels = read_image(image)
-        resized = _resize_short_side(pixels, self.config.short_side)
-        window = self.config.window
-        areas = [
-            (slice(top, top + window), slice(left, left + window))
-            for top in window_origins(resized.shape[-2], window, self.config.stride)
-            for left in window_origins(resized.shape[-1], window, self.config.stride)
-        ]
-        regions = [
-            self._find_regions(resized[:, rows, columns].permute(1, 2, 0).numpy(), self.config)
-            for rows, columns in areas
-        ]
-        return _Prepared(pixels, resized, areas, regions)
+    def _prepare(self, image: ImageLike) -> WindowedImage:
+        config = self.config
+        return WindowedImage.cut(
+            read_image(image),
+            config.short_side,
+            config.window,
+            config.stride,
+            lambda window: self._find_regions(window, config),
+        )
 
-    def _score_group(self, group: Sequence[_Prepared], vocabulary: Vocabulary) -> list[_Scores]:
+    def _score_group(self, group: Sequence[WindowedImage], vocabulary: Vocabulary) -> list[WindowScores]:
         """Scores images whose windows pass the models together."""
-        totals = [_Scores.empty(len(vocabulary.classes), item.image.shape[-2:]) for item in group]
-        queue = [
-            (item, total, number)
-            for item, total in zip(group, totals, strict=True)
-            for number in range(len(item.areas))
-        ]
-        for _, same_size in groupby(queue, key=lambda entry: entry[0].window(entry[2]).shape):
-            for entries in _chunks(list(same_size), self.batch):
-                windows = torch.stack([item.window(number) for item, _, number in entries])
-                features = self._backbone.dense_features(windows, self.config.dense_size)
-                similarity = embed_images(self._clip, windows) @ vocabulary.texts.T
-                for row, (item, total, number) in enumerate(entries):
-                    scores, paths = self._score_regions(
-                        features[row], item.regions[number], similarity[row], vocabulary
-                    )
-                    if self.config.pamr:
-                        scores = pamr(scores, windows[row].to(scores.device), self.config.pamr)
-                    total.add(item.areas[number], scores.cpu(), paths)
+        totals = [WindowScores.empty(len(vocabulary.classes), item.image.shape[-2:]) for item in group]
+        for places in same_sized(group, self.batch):
+            windows = torch.stack([group[image].window(number) for image, number in places])
+            features = self._backbone.dense_features(windows, self.config.dense_size)
+            similarity = embed_images(self._clip, windows) @ vocabulary.texts.T
+            for row, (image, number) in enumerate(places):
+                regions = group[image].regions[number]
+                scores, paths = self._score_regions(features[row], regions, similarity[row], vocabulary)
+                if self.config.pamr:
+                    scores = pamr(scores, windows[row].to(scores.device), self.config.pamr)
+                totals[image].add(group[image].areas[number], scores.cpu(), paths)
         return totals
 
     def _score_regions(
@@ -320,86 +306,6 @@ class FreedaSegmenter:
             "regions pooled": int((~vanished).sum()),
             "regions scored by patch": int(vanished.sum()),
         }
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """An image ready for the models.
-
-    pixels: (H, W, 3) uint8; image: (3, h, w) float32 in [0, 1] at the working size; areas: rows and
-    columns of every window; regions: of every window.
-    """
-
-    pixels: np.ndarray
-    image: torch.Tensor
-    areas: list[tuple[slice, slice]]
-    regions: list[Regions]
-
-    def window(self, number: int) -> torch.Tensor:
-        rows, columns = self.areas[number]
-        return self.image[:, rows, columns]
-
-    def windows_at(self, row: int, column: int) -> list[int]:
-        """The windows that hold a pixel, the one whose centre is nearest first."""
-
-        def distance(number: int) -> float:
-            rows, columns = self.areas[number]
-            return abs(row - (rows.start + rows.stop) / 2) + abs(column - (columns.start + columns.stop) / 2)
-
-        holding = [
-            number
-            for number, (rows, columns) in enumerate(self.areas)
-            if rows.start <= row < rows.stop and columns.start <= column < columns.stop
-        ]
-        return sorted(holding, key=distance)
-
-    def region_at(self, number: int, row: int, column: int) -> np.ndarray:
-        """(H, W) bool at the image's own size: a window's region that holds a pixel."""
-        rows, columns = self.areas[number]
-        labels = self.regions[number].labels
-        mask = np.zeros(self.image.shape[-2:], bool)
-        mask[rows, columns] = labels == labels[row - rows.start, column - columns.start]
-        height, width = self.pixels.shape[:2]
-        return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-
-
-@dataclass
-class _Scores:
-    """Sums of (C, h, w) window scores with how often each pixel was visited, and counts of paths."""
-
-    sums: torch.Tensor
-    visits: torch.Tensor
-    paths: dict[str, int]
-
-    @classmethod
-    def empty(cls, classes: int, size: Sequence[int]) -> _Scores:
-        return cls(torch.zeros(classes, *size), torch.zeros(*size), {})
-
-    def add(self, area: tuple[slice, slice], scores: torch.Tensor, paths: dict[str, int]) -> None:
-        self.sums[(..., *area)] += scores
-        self.visits[area] += 1
-        for name, count in paths.items():
-            self.paths[name] = self.paths.get(name, 0) + count
-
-    def mean(self) -> torch.Tensor:
-        return self.sums / self.visits
-
-
-def _grouped(items: Iterable[_Prepared], windows: int) -> Iterator[list[_Prepared]]:
-    """Images until they have at least so many windows together."""
-    group: list[_Prepared] = []
-    for item in items:
-        group.append(item)
-        if sum(len(member.areas) for member in group) >= windows:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _chunks(items: list[_T], size: int) -> Iterator[list[_T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def load(
@@ -434,14 +340,3 @@ def _choose_preset(index: PrototypeIndex, preset: str | Preset | None) -> Preset
     if preset is None:
         return index.preset
     return load_preset(preset) if isinstance(preset, str) else preset
-
-
-def _resize_short_side(pixels: np.ndarray, short_side: int) -> torch.Tensor:
-    """(3, h, w) float32 in [0, 1] with its shorter side at `short_side`, the aspect kept."""
-    require_aspect(pixels)
-    height, width = pixels.shape[:2]
-    scale = short_side / min(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(pixels)
-    resized = picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255

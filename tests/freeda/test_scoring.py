@@ -10,7 +10,6 @@ from freeda.scoring import (
     label_map,
     local_scores,
     paint_regions,
-    window_origins,
 )
 
 
@@ -34,17 +33,6 @@ def test_every_pixel_takes_its_region_s_scores() -> None:
 def test_background_wins_where_everything_scores_below_it() -> None:
     scores = torch.tensor([[[0.3, 0.6]]])
     assert add_background(scores, 0.4).argmax(0).tolist() == [[0, 1]]
-
-
-@pytest.mark.parametrize("side", [1, 50, 64, 65, 96, 200, 641])
-def test_windows_cover_everything_and_stay_inside(side: int) -> None:
-    origins = window_origins(side, 64, 32)
-    covered = np.zeros(side, int)
-    for origin in origins:
-        assert 0 <= origin <= max(side - 64, 0)
-        covered[origin : origin + 64] += 1
-    assert (covered > 0).all()
-    assert len(set(origins)) == len(origins)
 
 
 @pytest.mark.parametrize("size", [(7, 11), (12, 40), (3, 2)])
