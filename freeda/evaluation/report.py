@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from freeda.evaluation.datasets import IGNORED
 from freeda.evaluation.metrics import ConfusionMatrix
@@ -148,6 +148,6 @@ def _worst_sheet(run: Run, predictor: Predictor) -> Image.Image:
             image, truth.astype(np.int32), np.ones(truth.shape, np.float32), run.names, IGNORED
         )
         for column, picture in enumerate((Image.fromarray(image), true.overlay(), result.overlay())):
-            picture.thumbnail((_CELL - 6 + 260 * (column == 2), _CELL))
-            sheet.paste(picture, (column * _CELL, top + 22))
+            box = (_CELL - 6 + 260 * (column == 2), _CELL)
+            sheet.paste(ImageOps.contain(picture, box), (column * _CELL, top + 22))
     return sheet
