@@ -127,7 +127,7 @@ class Superpixels:
     """Felzenszwalb & Huttenlocher's graph segmentation on RGB in [0, 1]; min_size in pixels.
 
     algorithm: whose program of it runs, OpenCV's ("graph") or scikit-image's ("felzenszwalb"), which
-    the released FreeDA used and which is several times slower.
+    the released FreeDA used and which is slower.
     """
 
     scale: float = 100.0

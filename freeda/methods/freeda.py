@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -41,7 +41,6 @@ from freeda.windows import WindowedImage, WindowScores, grouped, same_sized
 
 __all__ = ["FreedaSegmenter", "Vocabulary", "load"]
 
-_T = TypeVar("_T")
 _CANDIDATES, _VOTES = 6, 6
 _MOST_AHEAD = 16
 """Images read ahead of their turn at most: photographs decoded take 100 MB each."""
