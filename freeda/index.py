@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -43,6 +44,8 @@ MANIFEST = "manifest.json"
 KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.parquet", "README.md"
 _ROWS_PER_BATCH = 4096
 _VERIFY_ON_OPEN_BYTES = 128 * 2**20
+_REMEMBERED = 4096
+"""Classes whose neighbours are kept: 28 MB at k = 350 and 768-d vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +122,22 @@ def find_index(name: str) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class _Neighborhood:
+    """One class's (D,) prototype, and the (k,) rows and similarities behind it."""
+
+    vector: np.ndarray
+    rows: np.ndarray
+    similarities: np.ndarray
+
+
 class PrototypeIndex:
-    """An open index. Keys are searched by FAISS; vectors stay on disk, memory-mapped."""
+    """An open index. Keys are searched by FAISS; keys and vectors stay on disk, memory-mapped."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._known: OrderedDict[tuple[bytes, int], _Neighborhood] = OrderedDict()
 
     @classmethod
     def open(cls, name: str | Path, *, verify: bool | None = None) -> PrototypeIndex:
@@ -161,7 +174,7 @@ class PrototypeIndex:
     @cached_property
     def keys(self) -> faiss.Index:
         try:
-            index = faiss.read_index(str(self.folder / KEYS))
+            index = faiss.read_index(str(self.folder / KEYS), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise IndexCorruptError(f"{self.folder / KEYS} cannot be read by faiss: {error}") from error
         if (index.ntotal, index.d) != (len(self), self.manifest.key_dim):
@@ -205,9 +218,39 @@ class PrototypeIndex:
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """(len(rows), D) float32 raw visual vectors, read from the memory map."""
         numbers = np.asarray(rows, np.int64)
-        views = self._vector_views
-        taken = [views[row // _ROWS_PER_BATCH][row % _ROWS_PER_BATCH] for row in numbers]
-        return np.asarray(taken, np.float32).reshape(len(numbers), self.manifest.vector_dim)
+        taken = np.empty((len(numbers), self.manifest.vector_dim), np.float32)
+        owners, places = np.divmod(numbers, _ROWS_PER_BATCH)
+        order = np.argsort(numbers, kind="stable")
+        for run in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
+            if len(run):
+                taken[run] = self._vector_views[owners[run[0]]][places[run]]
+        return taken
+
+    def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(len(rows), K) float32 keys, as FAISS holds them."""
+        numbers = np.asarray(rows, np.int64)
+        return np.asarray(self.keys.reconstruct_batch(numbers), np.float32)
+
+    @cached_property
+    def _looks(self) -> faiss.Index:
+        """All visual vectors, of unit length and half precision: as much memory as their file."""
+        looks = faiss.IndexScalarQuantizer(
+            self.manifest.vector_dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        for view in self._vector_views:
+            looks.add(_unit(np.nan_to_num(view.astype(np.float32), posinf=0.0, neginf=0.0)))
+        return looks
+
+    def search_vectors(self, features: np.ndarray, k: int) -> np.ndarray:
+        """(R, k) rows of the prototypes that look most like (R, D) features, by cosine, best first;
+        k is at most the number of prototypes. The first call reads all vectors into memory.
+        """
+        _, rows = self._looks.search(_unit(features), min(k, len(self)))
+        return np.asarray(rows)
+
+    def mean_keys(self, rows: np.ndarray) -> np.ndarray:
+        """(R, K): the plain mean of the keys of each line of (R, k) rows."""
+        return self.keys_of(rows.ravel()).reshape(*rows.shape, -1).mean(1)
 
     def rows(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The given columns of prototypes, one dict a prototype."""
@@ -230,12 +273,28 @@ class PrototypeIndex:
     def class_prototypes(self, queries: np.ndarray, k: int) -> ClassPrototypes:
         """The plain mean of each class's k nearest raw vectors, then L2 (FreeDA, section 3.2).
 
-        Vectors that are not finite and missing neighbours are left out of the mean.
+        Vectors that are not finite and missing neighbours are left out of the mean. The classes asked
+        for last are remembered: asked again, they are not searched again.
         """
-        similarities, rows = self.search(queries, k)
-        means = np.stack([self._mean_vector(found[found >= 0]) for found in rows])
-        norms = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        return ClassPrototypes(means / norms, rows, similarities)
+        queries = np.ascontiguousarray(queries, np.float32)
+        names = [(query.tobytes(), k) for query in queries]
+        new = {name: number for number, name in enumerate(names) if name not in self._known}
+        if new:
+            similarities, rows = self.search(queries[list(new.values())], k)
+            for name, row, similarity in zip(new, rows, similarities, strict=True):
+                mean = self._mean_vector(row[row >= 0])
+                vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
+                self._known[name] = _Neighborhood(vector, row, similarity)
+        found = [self._known[name] for name in names]
+        for name in names:
+            self._known.move_to_end(name)
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return ClassPrototypes(
+            np.stack([item.vector for item in found]),
+            np.stack([item.rows for item in found]),
+            np.stack([item.similarities for item in found]),
+        )
 
     def _mean_vector(self, rows: np.ndarray) -> np.ndarray:
         vectors = self.vectors(rows)
@@ -245,6 +304,11 @@ class PrototypeIndex:
                 f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it"
             )
         return np.asarray(vectors.mean(0))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.maximum(norms, 1e-12), np.float32)
 
 
 def write_files(folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int) -> int:

@@ -75,6 +75,57 @@ def test_missing_neighbours_and_non_finite_vectors_are_left_out_of_the_mean(tmp_
     np.testing.assert_allclose(found.vectors[0], mean / np.linalg.norm(mean), rtol=1e-3)
 
 
+def test_vectors_are_searched_by_cosine(folder: Path) -> None:
+    index = PrototypeIndex.open(folder)
+    features = np.random.default_rng(3).normal(size=(5, VECTOR_DIM)) * 7
+    vectors = np.stack([p.vector for p in make_prototypes()]).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = features @ vectors.T / np.linalg.norm(features, axis=1, keepdims=True)
+    found = index.search_vectors(features.astype(np.float32), 20)
+    best = np.sort(cosines, axis=1)[:, :-21:-1]
+    np.testing.assert_allclose(np.take_along_axis(cosines, found, 1), best, atol=2e-3)  # half precision
+    keys = np.stack([p.key for p in make_prototypes()])
+    np.testing.assert_allclose(index.mean_keys(found), keys[found].mean(1), rtol=1e-5)
+    assert index.search_vectors(features[:1].astype(np.float32), 10**6).shape == (1, COUNT)
+
+
+def test_classes_asked_again_are_not_searched_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = PrototypeIndex.open(folder)
+    queries = np.stack([p.key for p in make_prototypes(6)])
+    searched: list[int] = []
+    search = index.search
+
+    def counted(wanted: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        searched.append(len(wanted))
+        return search(wanted, k)
+
+    monkeypatch.setattr(index, "search", counted)
+    first = index.class_prototypes(queries[:4], 10)
+    again = index.class_prototypes(queries[[2, 5, 0, 2]], 10)
+    assert searched == [4, 1]
+    np.testing.assert_array_equal(again.vectors[[0, 2, 3]], first.vectors[[2, 0, 2]])
+    np.testing.assert_array_equal(again.rows[1], PrototypeIndex.open(folder).search(queries[[5]], 10)[1][0])
+    index.class_prototypes(queries[:4], 11)
+    assert searched == [4, 1, 4]
+
+
+def test_only_so_many_classes_are_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freeda.index._REMEMBERED", 3)
+    index = PrototypeIndex.open(folder)
+    queries = np.stack([p.key for p in make_prototypes(5)])
+    assert len(index.class_prototypes(queries, 4).rows) == 5
+    assert len(index._known) == 3
+
+
+def test_keys_stay_in_their_file(folder: Path) -> None:
+    index = PrototypeIndex.open(folder)
+    index.search(np.ones((1, KEY_DIM), np.float32), 1)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs /proc")
+    assert str((folder / KEYS).resolve()) in maps.read_text()
+
+
 def test_the_preset_survives_the_manifest(folder: Path) -> None:
     assert PrototypeIndex.open(folder).preset == load_preset("toy")
 
