@@ -6,12 +6,16 @@ Images are float32 RGB in [0, 1] throughout.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import timm
 import torch
+from open_clip.modified_resnet import ModifiedResNet
+from timm.models import is_model_in_modules
 from torch.nn import functional
 
 from freeda.loading import fingerprint, is_folder, load_first, prepare
@@ -21,7 +25,7 @@ __all__ = ["Backbone", "ImageTower", "embed_images", "embed_patches", "load_back
 
 @dataclass(frozen=True)
 class Backbone:
-    """A self-supervised ViT that gives one feature a patch."""
+    """A self-supervised ViT or XCiT that gives one feature a patch."""
 
     network: Any
     patch_size: int
@@ -51,23 +55,33 @@ class Backbone:
 
 
 def load_backbone(ids: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> Backbone:
-    """Loads a timm model by name or from a folder, able to take any image size."""
+    """Loads a timm ViT (DINO, DINOv2, DINOv3) or XCiT by name or from a folder, for any image size."""
     return load_first("dense backbone", ids, lambda model_id: _load_backbone(model_id, device, dtype))
 
 
 def _load_backbone(model_id: str, device: torch.device, dtype: torch.dtype) -> Backbone:
     name = f"local-dir:{model_id}" if is_folder(model_id) else model_id
-    network = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
+    sizes = {} if _takes_any_size(model_id) else {"dynamic_img_size": True}
+    network = timm.create_model(name, pretrained=True, num_classes=0, **sizes)
+    patch = network.patch_embed.patch_size
     statistics = timm.data.resolve_model_data_config(network)
     return Backbone(
         network=prepare(network, device, dtype),
-        patch_size=network.patch_embed.patch_size[0],
+        patch_size=patch if isinstance(patch, int) else patch[0],
         width=network.num_features,
         mean=tuple(statistics["mean"]),
         std=tuple(statistics["std"]),
         device=device,
         dtype=dtype,
     )
+
+
+def _takes_any_size(model_id: str) -> bool:
+    """Whether a model needs no telling that images come in any size: XCiT computes its positions."""
+    if not is_folder(model_id):
+        return is_model_in_modules(model_id.split(".")[0], ["xcit"])
+    config = json.loads((Path(model_id) / "config.json").read_text(encoding="utf-8"))
+    return is_model_in_modules(config.get("architecture", ""), ["xcit"])
 
 
 class ImageTower(Protocol):
@@ -97,9 +111,10 @@ def embed_images(clip: ImageTower, images: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def embed_patches(clip: ImageTower, images: torch.Tensor) -> torch.Tensor:
-    """(B, K, h, w) float32 unit vectors: CLIP's own patch tokens in the joint space.
+    """(B, K, h, w) float32 unit vectors: CLIP's own patch features in the joint space.
 
-    The tokens pass the image tower's final norm and projection, as its class token does.
+    A ViT's tokens pass the image tower's final norm and projection, as its class token does; a
+    ResNet's positions pass the values and the projection of its pooling (MaskCLIP, Zhou et al. 2022).
     """
     inputs = _standardise(_resize(images, clip.image_size), clip.mean, clip.std)
     tower = clip.network.visual
@@ -109,8 +124,14 @@ def embed_patches(clip: ImageTower, images: torch.Tensor) -> torch.Tensor:
         normalize_intermediates=True,
         intermediates_only=True,
     )["image_intermediates"]
-    projected = torch.einsum("bdhw,dk->bkhw", tokens, tower.proj)
-    return functional.normalize(projected.float(), dim=1)
+    return functional.normalize(_project(tower, tokens).float(), dim=1)
+
+
+def _project(tower: Any, tokens: torch.Tensor) -> torch.Tensor:
+    if not isinstance(tower, ModifiedResNet):
+        return torch.einsum("bdhw,dk->bkhw", tokens, tower.proj)
+    values = tower.attnpool.v_proj(tokens.movedim(1, -1))
+    return tower.attnpool.c_proj(values).movedim(-1, 1)
 
 
 def _grid_size(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
