@@ -1,4 +1,5 @@
-"""Variations of FreeDA's online stage on the toy world: superpixels, and how neighbours make a class.
+"""Variations of FreeDA's online stage on the toy world: superpixels, how neighbours make a class, what
+asks the index, names, and the background.
 
 Measured on validation scenes, so that choosing by it spoils no evaluation figure. Run from the
 checkout's root: `python benchmarks/toy_variants.py [--scenes 150] [--index toy] [--write]`.
@@ -7,7 +8,7 @@ checkout's root: `python benchmarks/toy_variants.py [--scenes 150] [--index toy]
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import click
@@ -21,9 +22,11 @@ from torch.nn import functional
 from toy_quality import CLASSES, Bench
 
 import freeda.methods.freeda as method
+from freeda.evaluation.datasets import ToyDataset
 from freeda.evaluation.metrics import ConfusionMatrix
+from freeda.evaluation.runner import THRESHOLDS
 from freeda.presets import Segmentation
-from freeda.records import Regions
+from freeda.records import ClassName, Regions
 from freeda.regions import superpixels
 from freeda.scoring import label_map
 from freeda.toyworld.scenes import draw_scene, scene_rng
@@ -106,7 +109,48 @@ def _centroids(vectors: torch.Tensor, count: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(centroids))
 
 
-def evaluate(bench: Bench, scenes: int, find: FindRegions | None = None) -> tuple[float, float]:
+def options(bench: Bench) -> Iterator[tuple[str, Segmentation, Sequence[ClassName]]]:
+    """Choices that a configuration or a class list makes."""
+    yield "retrieval by class text (the default)", bench.config, CLASSES
+    for neighbors in (5, 20, 50):
+        by_region = replace(bench.config, retrieval="region", region_neighbors=neighbors)
+        yield f"retrieval by image region, {neighbors} nearest", by_region, CLASSES
+    yield "one name a class, no synonyms", bench.config, [ClassName(item.name) for item in CLASSES]
+
+
+def background_rows(bench: Bench) -> Iterator[tuple[str, Segmentation]]:
+    """Things as classes and stuff as background, told apart in different ways."""
+    concepts = bench.config.background_concepts
+    yield "constant alone", replace(bench.config, background_concepts=())
+    yield f"constant and {len(concepts)} concepts (the default)", bench.config
+
+
+def evaluate_background(bench: Bench, config: Segmentation, scenes: int) -> Iterator[tuple[str, float]]:
+    """MIoU in percent at the configured constant, and at the best of all by the truth."""
+    truth = ToyDataset(background=True)
+    segmenter = bench.segmenter(config=config, background=True)
+    segmenter.set_classes(truth.classes)
+    fixed = ConfusionMatrix(len(truth.classes) + 1)
+    swept = [ConfusionMatrix(len(truth.classes) + 1) for _ in THRESHOLDS]
+    for number in range(_FIRST_SCENE, _FIRST_SCENE + scenes):
+        scene = draw_scene(scene_rng("validation", number), 128)
+        labels = np.where(scene.labels < len(truth.classes), scene.labels + 1, 0)
+        result = segmenter.segment(scene.image)
+        fixed.add(labels, result.labels)
+        for threshold, matrix in zip(THRESHOLDS, swept, strict=True):
+            matrix.add(labels, result.foreground.decide(threshold, result.ignore_index)[0])  # type: ignore[union-attr]
+    best = max(range(len(swept)), key=lambda number: swept[number].mean_iou())
+    yield f"{config.background:.2f}", 100 * fixed.mean_iou()
+    yield f"{THRESHOLDS[best]:.2f} (oracle: chosen by these labels)", 100 * swept[best].mean_iou()
+
+
+def evaluate(
+    bench: Bench,
+    scenes: int,
+    find: FindRegions | None = None,
+    config: Segmentation | None = None,
+    classes: Sequence[ClassName] = CLASSES,
+) -> tuple[float, float]:
     """MIoU in percent, and milliseconds an image spent on regions."""
     spent = [0.0]
 
@@ -116,11 +160,12 @@ def evaluate(bench: Bench, scenes: int, find: FindRegions | None = None) -> tupl
         spent[0] += time.perf_counter() - started
         return found
 
-    segmenter = bench.segmenter(find_regions=timed)
+    segmenter = bench.segmenter(find_regions=timed, config=config or bench.config)
+    vocabulary = segmenter.encode_classes(classes)
     matrix = ConfusionMatrix(len(CLASSES))
     for number in range(_FIRST_SCENE, _FIRST_SCENE + scenes):
         scene = draw_scene(scene_rng("validation", number), 128)
-        scores = segmenter.score_image(scene.image, bench.vocabulary)
+        scores = segmenter.score_image(scene.image, vocabulary)
         matrix.add(scene.labels, label_map(scores, (128, 128), 255)[0])
     return 100 * matrix.mean_iou(), 1000 * spent[0] / scenes
 
@@ -143,6 +188,17 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
         method.local_scores = scores
         yield f"| {name} | {evaluate(bench, scenes)[0]:.1f} |"
     method.local_scores = plain
+    yield ""
+    yield "| choice | mIoU |"
+    yield "|---|---|"
+    for name, config, classes in options(bench):
+        yield f"| {name} | {evaluate(bench, scenes, config=config, classes=classes)[0]:.1f} |"
+    yield ""
+    yield "| background (things are classes, stuff is not) | constant | mIoU |"
+    yield "|---|---|---|"
+    for name, config in background_rows(bench):
+        for constant, miou in evaluate_background(bench, config, scenes):
+            yield f"| {name} | {constant} | {miou:.1f} |"
 
 
 @click.command(context_settings={"show_default": True})

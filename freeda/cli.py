@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _FORMATS = ("labels", "overlay", "npz")
+_CONCEPTS = 'What the background is made of: "sky; wall", a .txt file, usual or none; else the preset\'s'
 
 
 class _Commands(click.Group):
@@ -110,7 +111,8 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
 )
 @click.option("--index", default="toy", help="Index name or folder.")
 @click.option("--method", default="freeda")
-@click.option("--background", is_flag=True, help="Add a background class of constant score.")
+@click.option("--background", is_flag=True, help="Answer background where no class is likely enough.")
+@click.option("--background-concepts", metavar="LIST", help=f"{_CONCEPTS}; implies --background.")
 @click.option("--neighbors", type=click.IntRange(1), help="Prototypes retrieved a class; else the preset's.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("segmented"))
 @click.option(
@@ -140,6 +142,7 @@ def segment_command(
     points = [_parse_point(text) for text in explain]
     parsed = parse_classes(classes)
     files = _image_files(images)
+    options["background"] |= options["background_concepts"] is not None
     model = load_method(method, index=index, **options)
     model.set_classes(parsed)
     if points and not model.explains:
@@ -177,6 +180,7 @@ def segment_command(
 @click.option("--method", default="freeda")
 @click.option("--recipe", default="default", help="default, or paper for the released code's algorithm.")
 @click.option("--preset", help="Take the models from this preset; else the index's own.")
+@click.option("--background-concepts", metavar="LIST", help=f"{_CONCEPTS}.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many images.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; else evaluated/DATASET.")
 @click.option("--save-predictions", is_flag=True, help="Keep label maps with the data set's own ids.")
@@ -196,7 +200,7 @@ def evaluate_command(
     **options: Any,
 ) -> None:
     """Measure a method on DATASET: voc20, voc21, context59, context60, coco-stuff, coco-object,
-    cityscapes, ade20k, toyworld, or a folder with images/, labels/ and classes.txt.
+    cityscapes, ade20k, toyworld, toyworld-things, or a folder with images/, labels/ and classes.txt.
 
     Run the same command again after an interruption: it goes on where it stopped.
     """

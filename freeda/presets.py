@@ -17,12 +17,14 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "BACKGROUND_CONCEPTS",
     "PRESETS",
     "RECIPES",
     "Localization",
     "Models",
     "Pooling",
     "Preset",
+    "Retrieval",
     "Segmentation",
     "Superpixels",
     "Synthesis",
@@ -45,8 +47,41 @@ TEMPLATES = (
 )
 """The seven prompts of CLIP's authors that FreeDA averages over."""
 
+BACKGROUND_CONCEPTS = (
+    "sky",
+    "cloud",
+    "wall",
+    "building",
+    "house",
+    "floor",
+    "ceiling",
+    "window",
+    "curtain",
+    "carpet",
+    "road",
+    "pavement",
+    "bridge",
+    "fence",
+    "grass",
+    "field",
+    "tree",
+    "forest",
+    "leaves",
+    "ground",
+    "sand",
+    "gravel",
+    "rock",
+    "mountain",
+    "snow",
+    "water",
+    "sea",
+    "river",
+)
+"""What lies around and behind things in photographs, for vocabularies that name things alone."""
+
 KeyMode = Literal["context", "template", "blend"]
 Pooling = Literal["area", "bilinear"]
+Retrieval = Literal["class", "region"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +188,12 @@ class Segmentation:
 
     short_side, window, stride: pixels; dense_size: side the window is resized to for the backbone;
     neighbors: k of retrieval; local_weight: share of the local score, the rest is global;
-    background: the constant score of the background channel; pooling: how masks meet the token
+    background: the constant score of the background channel; background_concepts: what else competes
+    as background, retrieved and scored as classes are; pooling: how masks meet the token
     grid, "area" by shares of pixels or "bilinear" as in the released code; pamr: iterations of
-    pixel-adaptive mask refinement, 0 for none.
+    pixel-adaptive mask refinement, 0 for none; retrieval: what asks the index, each "class" once by its
+    text (FreeDA), or every "region" by its looks, scored by the mean key of its `region_neighbors`
+    nearest prototypes (after CorrCLIP's retrieval).
     """
 
     short_side: int
@@ -165,13 +203,18 @@ class Segmentation:
     neighbors: int = 350
     local_weight: float = 0.8
     background: float = 0.4
+    background_concepts: tuple[str, ...] = ()
     pooling: Pooling = "area"
     pamr: int = 0
+    retrieval: Retrieval = "class"
+    region_neighbors: int = 20
     templates: tuple[str, ...] = TEMPLATES
     superpixels: Superpixels = field(default_factory=Superpixels)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "short_side", "window", "stride", "dense_size", "neighbors")
+        _require_positive(
+            self, "short_side", "window", "stride", "dense_size", "neighbors", "region_neighbors"
+        )
         _require(
             self.stride <= self.window,
             "segmentation.stride",
@@ -180,6 +223,9 @@ class Segmentation:
         )
         _require(
             self.pooling in ("area", "bilinear"), "segmentation.pooling", self.pooling, "area or bilinear"
+        )
+        _require(
+            self.retrieval in ("class", "region"), "segmentation.retrieval", self.retrieval, "class or region"
         )
         _require(isinstance(self.pamr, int) and self.pamr >= 0, "segmentation.pamr", self.pamr, "0 or more")
         _require(
@@ -228,6 +274,18 @@ def toy() -> Preset:
             stride=64,
             dense_size=192,
             neighbors=20,
+            background_concepts=(
+                "grass",
+                "sand",
+                "water",
+                "snow",
+                "brick",
+                "sky",
+                "wood",
+                "gravel",
+                "tiles",
+                "carpet",
+            ),
             superpixels=Superpixels(scale=200.0, sigma=0.8, min_size=80),
         ),
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
@@ -337,8 +395,10 @@ def paper_recipe(preset: Preset) -> Segmentation:
         neighbors=350,
         local_weight=0.8,
         background=0.4,
+        background_concepts=(),
         pooling="bilinear",
         pamr=0,
+        retrieval="class",
         templates=TEMPLATES,
         superpixels=Superpixels(algorithm="felzenszwalb", scale=100.0, sigma=0.7, min_size=20),
     )

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 __all__ = [
-    "add_background",
     "fuse_scores",
     "label_map",
     "local_scores",
@@ -44,11 +43,6 @@ def upsample_patches(scores: torch.Tensor, grid: tuple[int, int], size: tuple[in
     """(C, H, W): (h * w, C) scores of tokens, upsampled bilinearly with corners aligned."""
     maps = scores.T.reshape(1, -1, *grid)
     return functional.interpolate(maps, size, mode="bilinear", align_corners=True)[0]
-
-
-def add_background(scores: torch.Tensor, value: float) -> torch.Tensor:
-    """(1 + C, H, W): a constant background channel in front."""
-    return torch.cat([torch.full_like(scores[:1], value), scores])
 
 
 def label_map(

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from freeda.errors import ExplanationError, OutputError
 from freeda.evidence import Evidence
 
-__all__ = ["BACKGROUND", "Segmentation", "class_colors", "ignore_index_for"]
+__all__ = ["BACKGROUND", "Foreground", "Segmentation", "class_colors", "ignore_index_for"]
 
 BACKGROUND = "background"
 _OVERLAY_SIDE = 1600
@@ -25,12 +25,40 @@ _LEGEND_SHARE = 0.002
 
 
 @dataclass(frozen=True)
+class Foreground:
+    """An image before the background is told from the rest.
+
+    labels: (H, W) int32, the best class, counted from 1; scores: (H, W) float32, its score; rivals:
+    (H, W) float32, the score of the best background concept, where there are any.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    rivals: np.ndarray | None = None
+
+    def margins(self) -> np.ndarray:
+        """(H, W) float32: a pixel is background at every threshold that is not below this."""
+        if self.rivals is None:
+            return self.scores
+        return np.where(self.rivals >= self.scores, -np.inf, self.scores).astype(np.float32)
+
+    def decide(self, threshold: float, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) labels, 0 where `threshold` or a rival is no less than the best class, and the scores
+        of what was chosen. Undecided pixels stay so.
+        """
+        floor = np.float32(threshold) if self.rivals is None else np.maximum(self.rivals, threshold)
+        lost = (self.scores <= floor) & (self.labels != ignore_index)
+        return np.where(lost, 0, self.labels), np.where(lost, floor, self.scores).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """A segmented image.
 
     image: (H, W, 3) uint8 RGB; labels: (H, W) int32, index into `classes`, `ignore_index` where
     nothing was decided; scores: (H, W) float32, the score of the chosen class; paths: how many
-    regions were scored in which way; explainer: what `explain` asks, where the method has one.
+    regions were scored in which way; explainer: what `explain` asks, where the method has one;
+    foreground: what was known before the background was decided, where there is a background.
     """
 
     image: np.ndarray
@@ -40,6 +68,7 @@ class Segmentation:
     ignore_index: int = 255
     paths: Mapping[str, int] = field(default_factory=dict)
     explainer: Callable[[int, int], Evidence] | None = None
+    foreground: Foreground | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the explainer, which holds the models."""

@@ -227,6 +227,10 @@ class FolderDataset:
         return np.asarray(self.submission or self.values)[labels]
 
 
+_TOY = {"toyworld": False, "toyworld-things": True}
+"""Drawn data sets, and whether they have a background."""
+
+
 def open_dataset(name: str, root: Path | None) -> Dataset:
     """A data set by name, or a folder of the user's own with `images`, `labels` and `classes.txt`.
 
@@ -235,11 +239,11 @@ def open_dataset(name: str, root: Path | None) -> Dataset:
     """
     if name in DATASETS:
         return _open_layout(name, DATASETS[name], root)
-    if name == "toyworld" or Path(name).is_dir():
+    if name in _TOY or Path(name).is_dir():
         if root is not None:
             raise DatasetError(f"--root {root} has no meaning for '{name}'; leave it out")
-        return ToyDataset() if name == "toyworld" else _open_own(Path(name))
-    known = ", ".join(["toyworld", *DATASETS])
+        return ToyDataset(background=_TOY[name]) if name in _TOY else _open_own(Path(name))
+    known = ", ".join([*_TOY, *DATASETS])
     raise DatasetError(
         f"no data set '{name}'; expected one of {known}, or a folder with images/, labels/ and classes.txt"
     )
@@ -351,7 +355,10 @@ def _read_labels(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ToyDataset:
-    """Drawn evaluation scenes of the toy world; every kind of thing and stuff is a class."""
+    """Drawn evaluation scenes of the toy world.
+
+    Every kind of thing and stuff is a class; with a background, every kind of thing, and stuff is it.
+    """
 
     count: int = 300
     side: int = 128
@@ -359,13 +366,15 @@ class ToyDataset:
 
     @cached_property
     def classes(self) -> tuple[ClassName, ...]:
-        from freeda.toyworld.vocabulary import KINDS
+        from freeda.toyworld.vocabulary import KINDS, THINGS
 
-        return tuple(ClassName(kind.name, kind.synonyms) for kind in KINDS)
+        kinds = KINDS[: len(THINGS)] if self.background else KINDS
+        return tuple(ClassName(kind.name, kind.synonyms) for kind in kinds)
 
     @property
     def identity(self) -> Mapping[str, str | int]:
-        return {"dataset": "toyworld", "images": self.count, "side": self.side}
+        name = "toyworld-things" if self.background else "toyworld"
+        return {"dataset": name, "images": self.count, "side": self.side}
 
     def __len__(self) -> int:
         return self.count
@@ -386,7 +395,10 @@ class ToyDataset:
         from freeda.toyworld.scenes import draw_scene, scene_rng
 
         scene = draw_scene(scene_rng("evaluation", number), self.side)
-        return scene.image, scene.labels.astype(np.int64)
+        labels = scene.labels.astype(np.int64)
+        if self.background:
+            labels = np.where(labels < len(self.classes), labels + 1, 0)
+        return scene.image, labels
 
 
 def label_names(dataset: Dataset) -> tuple[str, ...]:

@@ -15,14 +15,16 @@ import numpy as np
 from PIL import Image
 
 from freeda.errors import DatasetError, OutputError
-from freeda.evaluation.datasets import Dataset, label_names
+from freeda.evaluation.datasets import IGNORED, Dataset, label_names
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.images import ImageLike
 from freeda.records import ClassName
-from freeda.segmentation import Segmentation
+from freeda.segmentation import Foreground, Segmentation
 
-__all__ = ["ImageRecord", "Predictor", "Run", "evaluate"]
+__all__ = ["THRESHOLDS", "ImageRecord", "Predictor", "Run", "evaluate"]
 
+THRESHOLDS = np.round(np.arange(0, 1.0, 0.02), 2)
+"""Constants of the background that a sweep on the test labels tries."""
 _RUN, _IMAGES, _PREDICTIONS = "run.json", "images.jsonl", "predictions"
 
 
@@ -37,6 +39,9 @@ class Predictor(Protocol):
 class ImageRecord:
     """One image's result: seconds since the result before (images pass the models in groups), mIoU
     over its own classes, regions by path, and pixels by (true label, predicted label).
+
+    foreground: where there is a background, pixels by (true label, label were none background, number
+    of `THRESHOLDS` below its score).
     """
 
     name: str
@@ -44,6 +49,7 @@ class ImageRecord:
     miou: float
     paths: Mapping[str, int]
     pairs: Sequence[tuple[int, int, int]]
+    foreground: Sequence[tuple[int, int, int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,16 @@ class Run:
         for record in self.records:
             total.add_pairs(record.pairs)
         return total
+
+    def at_thresholds(self) -> Iterator[tuple[float, ConfusionMatrix]]:
+        """What every one of `THRESHOLDS`, as the background's constant, would have given."""
+        found = [entry for record in self.records for entry in record.foreground]
+        for number, threshold in enumerate(THRESHOLDS if found else ()):
+            matrix = ConfusionMatrix(len(self.names))
+            matrix.add_pairs(
+                (true, label if below > number else 0, pixels) for true, label, below, pixels in found
+            )
+            yield float(threshold), matrix
 
 
 def evaluate(
@@ -132,7 +148,18 @@ def _compare(dataset: Dataset, number: int, result: Segmentation, seconds: float
         miou=round(matrix.mean_iou(), 6) if matrix.pairs() else 1.0,
         paths=dict(result.paths),
         pairs=matrix.pairs(),
+        foreground=_by_threshold(truth, result.foreground, len(names)) if result.foreground else (),
     )
+
+
+def _by_threshold(truth: np.ndarray, foreground: Foreground, classes: int) -> list[tuple[int, int, int, int]]:
+    """Pixels by (true label, best class, number of `THRESHOLDS` below its score)."""
+    counted = truth != IGNORED
+    below = np.searchsorted(THRESHOLDS, foreground.margins()[counted], side="left")
+    labels = np.minimum(foreground.labels[counted], classes)
+    keys = np.stack([truth[counted], labels, below], 1)
+    found, pixels = np.unique(keys, axis=0, return_counts=True)
+    return [(int(t), int(c), int(b), int(n)) for (t, c, b), n in zip(found, pixels, strict=True)]
 
 
 def _open_run(out: Path, settings: Mapping[str, Any], overwrite: bool) -> list[ImageRecord]:
@@ -178,7 +205,11 @@ def _read_records(path: Path) -> list[ImageRecord]:
     records = []
     for line in whole.splitlines():
         data = json.loads(line)
-        records.append(ImageRecord(**data | {"pairs": [tuple(pair) for pair in data["pairs"]]}))
+        records.append(
+            ImageRecord(
+                **data | {name: [tuple(entry) for entry in data[name]] for name in ("pairs", "foreground")}
+            )
+        )
     return records
 
 

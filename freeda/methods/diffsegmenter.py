@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn import functional
 
 from freeda.attention import Grid, NounMaps, capture_cross_attention, capture_self_attention
+from freeda.decision import decide
 from freeda.diffusion import load_pipeline, noise_latents, pipeline_fingerprint, token_encoder
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool, require_aspect
@@ -27,8 +28,7 @@ from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
 from freeda.presets import Preset, load_preset
 from freeda.records import ClassName, NounSpan
-from freeda.scoring import add_background, label_map
-from freeda.segmentation import BACKGROUND, Segmentation, ignore_index_for
+from freeda.segmentation import Segmentation
 from freeda.text import ClipModel, load_clip, noun_token_positions, parse_class_names
 from freeda.vision import embed_images
 
@@ -174,17 +174,16 @@ class DiffSegmenter:
 
     def _segment_pixels(self, pixels: np.ndarray, vocabulary: Vocabulary) -> Segmentation:
         scores, present = self.score_image(pixels, vocabulary)
-        names = tuple(item.name for item in vocabulary.classes)
-        if self.background:
-            scores = add_background(scores, self.config.background)
-            names = (BACKGROUND, *names)
-        ignore_index = ignore_index_for(len(names))
-        labels, best = label_map(scores, (pixels.shape[0], pixels.shape[1]), ignore_index)
-        paths = {
-            "classes looked for": len(present),
-            "classes left out": len(vocabulary.classes) - len(present),
-        }
-        return Segmentation(pixels, labels, best, names, ignore_index, paths)
+        return decide(
+            pixels,
+            scores,
+            [item.name for item in vocabulary.classes],
+            background=self.config.background if self.background else None,
+            paths={
+                "classes looked for": len(present),
+                "classes left out": len(vocabulary.classes) - len(present),
+            },
+        )
 
     @torch.inference_mode()
     def score_image(self, pixels: np.ndarray, vocabulary: Vocabulary) -> tuple[torch.Tensor, list[int]]:
@@ -290,11 +289,15 @@ def load(
     recipe: str = "default",
     device: str = "auto",
     background: bool = False,
+    background_concepts: str | Sequence[str] | None = None,
     neighbors: int | None = None,
 ) -> DiffSegmenter:
     """Loads the models of a preset, or of the one that an index was built with."""
-    if neighbors is not None or recipe != "default":
-        raise ConfigError("neighbors and recipe belong to method freeda; diffsegmenter retrieves nothing")
+    if neighbors is not None or background_concepts is not None or recipe != "default":
+        raise ConfigError(
+            "neighbors, background concepts and recipe belong to method freeda; diffsegmenter retrieves "
+            "nothing"
+        )
     if preset is None:
         preset = PrototypeIndex.open(index).preset
     chosen = load_preset(preset) if isinstance(preset, str) else preset

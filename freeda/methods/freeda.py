@@ -16,26 +16,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from freeda.decision import decide
 from freeda.errors import ClassNamesError
 from freeda.evidence import Candidate, Evidence, Vote
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
-from freeda.presets import Preset, load_preset, load_recipe
+from freeda.presets import BACKGROUND_CONCEPTS, Preset, load_preset, load_recipe
 from freeda.presets import Segmentation as Config
 from freeda.records import ClassName, ClassPrototypes, Regions
 from freeda.refinement import pamr
 from freeda.regions import area_weights, region_weights, superpixels
-from freeda.scoring import (
-    add_background,
-    fuse_scores,
-    label_map,
-    local_scores,
-    paint_regions,
-    upsample_patches,
-)
-from freeda.segmentation import BACKGROUND, Segmentation, ignore_index_for
-from freeda.text import ClipModel, load_clip, parse_class_names
+from freeda.scoring import fuse_scores, local_scores, paint_regions, upsample_patches
+from freeda.segmentation import BACKGROUND, Segmentation
+from freeda.text import ClipModel, load_clip, parse_class_names, parse_classes
 from freeda.vision import Backbone, embed_images, load_backbone
 from freeda.windows import WindowedImage, WindowScores, grouped, same_sized
 
@@ -52,14 +46,22 @@ FindRegions = Callable[[np.ndarray, Config], Regions]
 class Vocabulary:
     """Classes with what is computed of them once.
 
-    texts: (C, K) unit text embeddings; prototypes: (C, D) unit class prototypes; retrieved: which
-    prototypes of the index are behind each class.
+    concepts: what the background is made of, where it is asked for; each is scored like a class, in
+    rows after those of the classes. texts: (C, K) unit text embeddings; prototypes: (C, D) unit class
+    prototypes; retrieved: which prototypes of the index are behind each class.
     """
 
     classes: tuple[ClassName, ...]
+    concepts: tuple[ClassName, ...]
     texts: torch.Tensor
     prototypes: torch.Tensor
     retrieved: ClassPrototypes
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """What every row stands for, for people."""
+        concepts = (f"{BACKGROUND}: {item.name}" for item in self.concepts)
+        return (*(item.name for item in self.classes), *concepts)
 
 
 def find_superpixels(image: np.ndarray, config: Config) -> Regions:
@@ -118,11 +120,13 @@ class FreedaSegmenter:
     def encode_classes(self, classes: Classes) -> Vocabulary:
         """Embeds the class names and retrieves their prototypes."""
         parsed = parse_class_names(classes, background=self.background)
-        texts = self._clip.embed_classes(parsed, self.config.templates)
+        concepts = _unasked(self.config.background_concepts, parsed) if self.background else ()
+        texts = self._clip.embed_classes([*parsed, *concepts], self.config.templates)
         found = self.index.class_prototypes(texts, self.config.neighbors)
         device = self._backbone.device
         return Vocabulary(
             parsed,
+            concepts,
             torch.from_numpy(texts).to(device),
             torch.from_numpy(found.vectors.astype(np.float32)).to(device),
             found,
@@ -165,16 +169,14 @@ class FreedaSegmenter:
                     yield self._decide(item, scores, chosen)
 
     def _decide(self, item: WindowedImage, scores: WindowScores, vocabulary: Vocabulary) -> Segmentation:
-        values = scores.mean()
-        names = tuple(entry.name for entry in vocabulary.classes)
-        if self.background:
-            values = add_background(values, self.config.background)
-            names = (BACKGROUND, *names)
-        ignore_index = ignore_index_for(len(names))
-        size = (item.pixels.shape[0], item.pixels.shape[1])
-        labels, best = label_map(values, size, ignore_index)
-        explain = partial(self._explain, item.pixels, vocabulary)
-        return Segmentation(item.pixels, labels, best, names, ignore_index, scores.paths, explain)
+        return decide(
+            item.pixels,
+            scores.mean(),
+            [entry.name for entry in vocabulary.classes],
+            background=self.config.background if self.background else None,
+            paths=scores.paths,
+            explainer=partial(self._explain, item.pixels, vocabulary),
+        )
 
     def _explain(self, pixels: np.ndarray, vocabulary: Vocabulary, x: int, y: int) -> Evidence:
         """Evidence for pixel (x, y) of the original image, averaged over the windows that hold it."""
@@ -209,8 +211,8 @@ class FreedaSegmenter:
         weights = region_weights(regions.labels, grid, self.config.pooling)[region].to(features.device)
         feature = area_weights(regions.labels, grid)[region].to(features.device) @ tokens
         if weights.sum() > 0:
-            return local_scores((weights @ tokens)[None], vocabulary.prototypes)[0], feature
-        patches = local_scores(tokens, vocabulary.prototypes)
+            return self._local_scores((weights @ tokens)[None], vocabulary)[0], feature
+        patches = self._local_scores(tokens, vocabulary)
         return upsample_patches(patches, grid, regions.labels.shape)[(slice(None), *place)], feature
 
     def _candidates(
@@ -219,12 +221,12 @@ class FreedaSegmenter:
         scores = fuse_scores(local[None], similarity, self.config.local_weight)[0]
         found = [
             Candidate(
-                name=item.name,
+                name=name,
                 score=round(float(scores[number]), 4),
                 local=round(float(local[number]), 4),
                 global_=round(float(similarity[number]), 4),
             )
-            for number, item in enumerate(vocabulary.classes)
+            for number, name in enumerate(vocabulary.row_names)
         ]
         if self.background:
             constant = self.config.background
@@ -232,26 +234,41 @@ class FreedaSegmenter:
         return tuple(sorted(found, key=lambda candidate: -candidate.score)[:_CANDIDATES])
 
     def _votes(self, vocabulary: Vocabulary, name: str, feature: torch.Tensor) -> tuple[Vote, ...]:
-        """The prototypes behind a class that look most like the region; none for the background."""
-        names = [item.name for item in vocabulary.classes]
-        if name not in names:
+        """The prototypes behind a class that look most like the region; none for the background.
+
+        Where regions retrieve, those that the region found, and how near the class they are.
+        """
+        if name not in vocabulary.row_names:
             return ()
-        best = names.index(name)
-        rows = vocabulary.retrieved.rows[best]
-        keys = vocabulary.retrieved.similarities[best][rows >= 0]
-        rows = rows[rows >= 0]
+        best = vocabulary.row_names.index(name)
+        rows = self._voters(vocabulary, best, feature)
         vectors = torch.from_numpy(self.index.vectors(rows)).to(feature.device)
         looks = functional.normalize(vectors, dim=-1) @ functional.normalize(feature, dim=-1)
         chosen = looks.argsort(descending=True, stable=True)[:_VOTES].tolist()
+        texts = self.index.keys_of(rows[chosen]) @ vocabulary.texts[best].cpu().numpy()
         columns = ("id", "noun", "caption", "thumbnail")
         return tuple(
             Vote(
                 **row,
-                text_similarity=round(float(keys[number]), 4),
+                text_similarity=round(float(text), 4),
                 visual_similarity=round(float(looks[number]), 4),
             )
-            for number, row in zip(chosen, self.index.rows(rows[chosen], columns), strict=True)
+            for number, text, row in zip(chosen, texts, self.index.rows(rows[chosen], columns), strict=True)
         )
+
+    def _voters(self, vocabulary: Vocabulary, best: int, feature: torch.Tensor) -> np.ndarray:
+        if self.config.retrieval == "region":
+            return self.index.search_vectors(feature[None].cpu().numpy(), self.config.region_neighbors)[0]
+        rows = vocabulary.retrieved.rows[best]
+        return rows[rows >= 0]
+
+    def _local_scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+        """(R, C) scores of (R, D) features, by the retrieval that the configuration names."""
+        if self.config.retrieval == "class":
+            return local_scores(features, vocabulary.prototypes)
+        found = self.index.search_vectors(features.cpu().numpy(), self.config.region_neighbors)
+        keys = torch.from_numpy(self.index.mean_keys(found)).to(vocabulary.texts)
+        return local_scores(keys, vocabulary.texts)
 
     def score_image(self, pixels: np.ndarray, vocabulary: Vocabulary) -> torch.Tensor:
         """(C, h, w) scores of an (H, W, 3) uint8 image at the working size: windows averaged."""
@@ -269,7 +286,7 @@ class FreedaSegmenter:
 
     def _score_group(self, group: Sequence[WindowedImage], vocabulary: Vocabulary) -> list[WindowScores]:
         """Scores images whose windows pass the models together."""
-        totals = [WindowScores.empty(len(vocabulary.classes), item.image.shape[-2:]) for item in group]
+        totals = [WindowScores.empty(len(vocabulary.texts), item.image.shape[-2:]) for item in group]
         for places in same_sized(group, self.batch):
             windows = torch.stack([group[image].window(number) for image, number in places])
             features = self._backbone.dense_features(windows, self.config.dense_size)
@@ -292,12 +309,12 @@ class FreedaSegmenter:
         grid = (features.shape[-2], features.shape[-1])
         weights = region_weights(regions.labels, grid, self.config.pooling).to(features.device)
         tokens = features.flatten(1).T
-        local = local_scores(weights @ tokens, vocabulary.prototypes)
+        local = self._local_scores(weights @ tokens, vocabulary)
         scores = paint_regions(fuse_scores(local, similarity, self.config.local_weight), regions.labels)
         vanished = (weights.sum(1) == 0).cpu().numpy()
         if vanished.any():
             patches = fuse_scores(
-                local_scores(tokens, vocabulary.prototypes), similarity, self.config.local_weight
+                self._local_scores(tokens, vocabulary), similarity, self.config.local_weight
             )
             lost = torch.from_numpy(vanished[regions.labels]).to(scores.device)
             scores = torch.where(lost, upsample_patches(patches, grid, regions.labels.shape), scores)
@@ -307,6 +324,20 @@ class FreedaSegmenter:
         }
 
 
+def _unasked(concepts: Sequence[str], classes: Sequence[ClassName]) -> tuple[ClassName, ...]:
+    """The background concepts that nobody asked for as a class."""
+    asked = {name.casefold() for item in classes for name in item.names}
+    return tuple(ClassName(name) for name in concepts if name.casefold() not in asked)
+
+
+def _parse_concepts(concepts: str | Sequence[str]) -> tuple[str, ...]:
+    if concepts == "none":
+        return ()
+    if concepts == "usual":
+        return BACKGROUND_CONCEPTS
+    return tuple(name for item in parse_classes(concepts) for name in item.names)
+
+
 def load(
     index: str | Path = "toy",
     *,
@@ -314,10 +345,14 @@ def load(
     recipe: str = "default",
     device: str = "auto",
     background: bool = False,
+    background_concepts: str | Sequence[str] | None = None,
     neighbors: int | None = None,
 ) -> FreedaSegmenter:
     """Opens an index and the models it was built with; `preset` overrides where they are taken from;
     `recipe` is "default", or "paper" for the released code's algorithm step by step.
+
+    background_concepts: what competes with the classes as background ("sky; wall", "usual" for a
+    list of what surrounds things in photographs, "none"), instead of the preset's.
     """
     opened = PrototypeIndex.open(index)
     chosen = _choose_preset(opened, preset)
@@ -326,6 +361,8 @@ def load(
     config = load_recipe(recipe, chosen)
     if neighbors is not None:
         config = replace(config, neighbors=neighbors)
+    if background_concepts is not None:
+        config = replace(config, background_concepts=_parse_concepts(background_concepts))
     return FreedaSegmenter(
         opened,
         load_clip(chosen.models.clip, place, dtype),

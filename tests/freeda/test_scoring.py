@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.scoring import (
-    add_background,
-    fuse_scores,
-    label_map,
-    local_scores,
-    paint_regions,
-)
+from freeda.scoring import fuse_scores, label_map, local_scores, paint_regions
 
 
 def test_local_and_fused_scores_follow_the_formulas() -> None:
@@ -28,11 +22,6 @@ def test_every_pixel_takes_its_region_s_scores() -> None:
     scores = torch.tensor([[0.1, 0.9], [0.7, 0.2]])
     labels = np.array([[0, 1], [1, 1]])
     np.testing.assert_allclose(paint_regions(scores, labels)[0], [[0.1, 0.7], [0.7, 0.7]])
-
-
-def test_background_wins_where_everything_scores_below_it() -> None:
-    scores = torch.tensor([[[0.3, 0.6]]])
-    assert add_background(scores, 0.4).argmax(0).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("size", [(7, 11), (12, 40), (3, 2)])

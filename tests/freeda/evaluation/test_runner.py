@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 
 from freeda.cli import main
 from freeda.errors import DatasetError, OutputError
-from freeda.evaluation.datasets import open_dataset
+from freeda.evaluation.datasets import ToyDataset, open_dataset
 from freeda.evaluation.report import summary, table
-from freeda.evaluation.runner import evaluate
+from freeda.evaluation.runner import THRESHOLDS, evaluate
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
@@ -174,3 +175,45 @@ def test_a_background_class_is_answered(index_folder: Path, own: Path, tmp_path:
     figures = json.loads(shown.stdout)
     assert figures["protocol"]["background"] == "constant score"
     assert [item["name"] for item in figures["classes"]] == ["background", "cat", "dog", "grass"]
+
+
+def test_the_oracle_threshold_is_the_best_of_a_sweep(index_folder: Path, tmp_path: Path) -> None:
+    dataset = ToyDataset(count=4, side=60, background=True)
+    segmenter = load(index_folder, background=True)
+    run = evaluate(segmenter, dataset, tmp_path / "o", {})
+    again = evaluate(load(index_folder, background=True), dataset, tmp_path / "o", {})  # from the log
+    truth = np.concatenate([dataset.truth(number).ravel() for number in range(4)])
+    swept = {}
+    for threshold in THRESHOLDS:
+        segmenter.config = replace(segmenter.config, background=float(threshold))
+        found = list(segmenter.stream([dataset.image(number) for number in range(4)]))
+        predicted = np.concatenate([result.labels.ravel() for result in found])
+        present = np.unique(np.concatenate([truth, predicted]))
+        swept[float(threshold)] = jaccard_score(truth, predicted, labels=present, average="macro")
+    best = max(swept.values())
+    for item in (run, again):
+        oracle = summary(item)["oracle_threshold"]
+        assert oracle["miou"] == pytest.approx(100 * best, abs=0.01)
+        assert swept[oracle["threshold"]] == pytest.approx(best)
+    assert len(set(swept.values())) > 3
+    assert summary(run)["miou"] < oracle["miou"]
+    assert "the best threshold by these very labels" in table(summary(run))
+
+
+def test_without_a_background_there_is_no_threshold(
+    segmenter: FreedaSegmenter, own: Path, tmp_path: Path
+) -> None:
+    figures = summary(evaluate(segmenter, open_dataset(str(own), None), tmp_path / "o", {}))
+    assert figures["oracle_threshold"] is None
+    assert "oracle" not in table(figures)
+
+
+def test_background_concepts_are_named_in_the_protocol(index_folder: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "toyworld-things", "--limit", "2", "--background-concepts", "grass; sky"]
+    command += ["--index", str(index_folder), "--out", str(tmp_path / "o"), "--json"]
+    shown = CliRunner().invoke(main, command)
+    assert shown.exit_code == 0, shown.output
+    figures = json.loads(shown.stdout)
+    assert figures["protocol"]["background"] == "constant score, and 2 concepts"
+    assert figures["classes"][0]["name"] == "background"
+    assert len(figures["classes"]) == 41

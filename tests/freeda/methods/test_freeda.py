@@ -146,6 +146,50 @@ def test_background_takes_what_scores_below_it(index_folder: Path) -> None:
         segmenter.segment(picture(56, 56), "cat;Background")
 
 
+def test_background_concepts_compete_as_classes_do(index_folder: Path) -> None:
+    named = load(index_folder).segment(picture(56, 56), "cat;dog;clock;sky")
+    segmenter = load(index_folder, background_concepts="Cat; clock; sky", background=True)
+    segmenter.config = replace(segmenter.config, background=-2.0)
+    assert [item.name for item in segmenter.encode_classes("cat;dog").concepts] == ["clock", "sky"]
+    result = segmenter.segment(picture(56, 56), "cat;dog")
+    assert result.classes == ("background", "cat", "dog")
+    np.testing.assert_array_equal(result.labels, np.array([1, 2, 0, 0])[named.labels])
+    np.testing.assert_allclose(result.scores, named.scores, rtol=1e-5)
+    assert set(np.unique(result.labels)) == {0, 1}
+
+
+def test_background_concepts_by_name(index_folder: Path) -> None:
+    assert "sky" in load(index_folder, background_concepts="usual").config.background_concepts
+    assert load(index_folder, background_concepts="none").config.background_concepts == ()
+    assert load(index_folder, background_concepts="none").encode_classes("cat").concepts == ()
+
+
+def test_regions_retrieve_the_keys_of_what_they_look_like(index_folder: Path) -> None:
+    segmenter = load(index_folder)
+    segmenter.config = replace(segmenter.config, retrieval="region", region_neighbors=4, local_weight=1.0)
+    segmenter._find_regions = half_regions
+    vocabulary = segmenter.encode_classes("cat;dog")
+    found = segmenter.score_image(picture(56, 56), vocabulary).double().numpy()
+
+    index = segmenter.index
+    vectors = index.vectors(range(60)).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    keys = np.stack([index.keys.reconstruct(n) for n in range(60)]).astype(np.float64)
+    image = torch.from_numpy(picture(56, 56)).permute(2, 0, 1)[None].float() / 255
+    dense = segmenter._backbone.dense_features(image, 56)[0].double().numpy()
+    for side, columns in ((0, slice(0, 2)), (1, slice(2, 4))):
+        region = dense[:, :, columns].mean((1, 2))
+        nearest = np.argsort(-(vectors @ region))[:4]
+        key = keys[nearest].mean(0)
+        cosine = vocabulary.texts.double().numpy() @ key / np.linalg.norm(key)
+        expected = 1 / (1 + np.exp(-cosine))
+        np.testing.assert_allclose(found[:, 30, 10 + 30 * side], expected, rtol=1e-4)
+    votes = segmenter.segment(picture(56, 56), "cat;dog").explain(10, 30).votes
+    region = dense[:, :, 0:2].mean((1, 2))
+    ids = [index.rows([n], ["id"])[0]["id"] for n in np.argsort(-(vectors @ region))[:4]]
+    assert [vote.id for vote in votes] == ids
+
+
 def test_other_models_are_refused(index_folder: Path, tiny_preset: Preset) -> None:
     index = PrototypeIndex.open(index_folder)
     clip, backbone = load_clip(tiny_preset.models.clip, CPU), load_backbone(tiny_preset.models.backbone, CPU)
