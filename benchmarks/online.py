@@ -1,0 +1,303 @@
+"""Speed of the online stage at the full-size models' shapes, as ratios measured side by side in one run.
+
+ViT-B/14 at 518 px and CLIP ViT-B/16 with random weights: speed does not depend on what they learned.
+Run from the checkout's root: `python benchmarks/online.py [--prototypes 1000000] [--write]`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import timm
+import torch
+from measuring import PeakMemory, Stopwatch, fastest, machine
+from PIL import Image
+from results import write_section
+
+from freeda.index import (
+    CARD,
+    KEYS,
+    PROTOTYPES,
+    REJECTS,
+    Manifest,
+    PrototypeIndex,
+    write_files,
+    write_manifest,
+)
+from freeda.loading import choose_device, prepare
+from freeda.methods.freeda import FreedaSegmenter, Vocabulary
+from freeda.presets import load_preset
+from freeda.records import Prototype
+from freeda.regions import area_weights
+from freeda.scoring import fuse_scores, label_map, local_scores, paint_regions
+from freeda.text import ClipModel
+from freeda.toyworld.scenes import draw_scene, scene_rng
+from freeda.vision import Backbone, embed_images
+from freeda.windows import WindowScores
+
+PRESET = load_preset("sd15-vitb")
+CONFIG = PRESET.segmentation
+_KEY, _VECTOR = 512, 768
+_BATCH = 4
+_SIZE = (448, 640)
+"""Two windows an image."""
+_POOLED_WIDTH, _POOLED_REGIONS = 1024, 300
+"""A ViT-L's features, and the regions of a busy window."""
+Row = tuple[str, str]
+
+
+def load_models(device: torch.device) -> tuple[ClipModel, Backbone]:
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True)
+    backbone = Backbone(prepare(vit, device, dtype), 14, _VECTOR, (0.5,) * 3, (0.25,) * 3, device, dtype)
+    network, _, _ = open_clip.create_model_and_transforms("ViT-B-16-quickgelu")
+    tokenizer = open_clip.get_tokenizer("ViT-B-16-quickgelu")
+    clip = ClipModel(
+        network=prepare(network, device, dtype),
+        tokenize=tokenizer,
+        encode=tokenizer.encode,
+        image_size=(224, 224),
+        mean=(0.48,) * 3,
+        std=(0.27,) * 3,
+        device=device,
+        dtype=dtype,
+    )
+    return clip, backbone
+
+
+def random_prototypes(count: int) -> Iterator[Prototype]:
+    rng = np.random.default_rng(0)
+    for start in range(0, count, 4096):
+        size = min(4096, count - start)
+        keys = rng.standard_normal((size, _KEY), np.float32)
+        keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+        vectors = rng.standard_normal((size, _VECTOR), np.float32)
+        for row in range(size):
+            yield Prototype(
+                id=f"{start + row}",
+                noun="noun",
+                caption_id=f"{start + row}",
+                caption="a caption",
+                key=keys[row],
+                vector=vectors[row],
+                area=0.2,
+                peak=2.0,
+                seed=0,
+                thumbnail=b"",
+            )
+
+
+def write_index(folder: Path, count: int, clip: str = "-", backbone: str = "-") -> Path:
+    folder.mkdir(parents=True)
+    write_files(folder, random_prototypes(count), _KEY, _VECTOR)
+    pq.write_table(pa.table({"caption_id": [""], "noun": [""], "reason": [""]}), folder / REJECTS)
+    (folder / CARD).write_text("# Random prototypes\n")
+    manifest = Manifest(
+        preset=PRESET.as_dict(),
+        fingerprints={"diffusion": "-", "clip": clip, "backbone": backbone},
+        key_dim=_KEY,
+        vector_dim=_VECTOR,
+        prototypes=count,
+        nouns=1,
+        captions=count,
+        rejects=0,
+        build={},
+        build_fingerprint="-",
+        seed=0,
+    )
+    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
+    return folder
+
+
+def draw_images(count: int, folder: Path) -> list[Path]:
+    paths = []
+    for number in range(count):
+        scene = draw_scene(scene_rng("validation", number), _SIZE)
+        paths.append(folder / f"{number}.jpg")
+        Image.fromarray(scene.image).save(paths[-1], quality=95)
+    return paths
+
+
+def bare_backbones(segmenter: FreedaSegmenter, windows: torch.Tensor) -> Callable[[], None]:
+    """Nothing but the two models' forward passes on windows (N, 3, H, W), in the segmenter's batches."""
+
+    def run() -> None:
+        for start in range(0, len(windows), segmenter.batch):
+            batch = windows[start : start + segmenter.batch]
+            segmenter._backbone.dense_features(batch, CONFIG.dense_size)
+            embed_images(segmenter._clip, batch)
+
+    return run
+
+
+def totals(segmenter: FreedaSegmenter, paths: list[Path], repeats: int) -> Iterator[Row]:
+    """Everything over the bare backbones, by the number of classes; a folder over single images."""
+    device = segmenter._backbone.device
+    prepared = [segmenter._prepare(path) for path in paths]
+    windows = torch.stack([item.window(n) for item in prepared for n in range(len(item.areas))])
+    bare = bare_backbones(segmenter, windows)
+    bare()
+    for count in (21, 150):
+        vocabulary = segmenter.encode_classes([f"class {number}" for number in range(count)])
+        list(segmenter.stream(paths[:1], vocabulary))
+        runs: list[Callable[[], object]] = [
+            bare,
+            lambda chosen=vocabulary: list(segmenter.stream(paths, chosen)),  # type: ignore[misc]
+            lambda chosen=vocabulary: [list(segmenter.stream([path], chosen)) for path in paths],  # type: ignore[misc]
+        ]
+        alone, folder, single = fastest(runs, device, repeats)
+        yield f"**{count} classes: all of `segment` / bare backbones**", f"{folder / alone:.2f}"
+        yield "bare backbones, s an image", f"{alone / len(paths):.3f}"
+        yield "a folder of images, s an image", f"{folder / len(paths):.3f}"
+        yield "one image at a time / a folder", f"{single / folder:.2f}"
+        for name, spent in stages(segmenter, paths, vocabulary).items():
+            yield f"stage alone: {name}, ms an image", f"{1000 * spent / len(paths):.0f}"
+
+
+def stages(segmenter: FreedaSegmenter, paths: list[Path], vocabulary: Vocabulary) -> dict[str, float]:
+    """Seconds of every stage by itself, one after the other, over all images."""
+    watch = Stopwatch(segmenter._backbone.device)
+    for path in paths:
+        with watch("reading and superpixels"):
+            item = segmenter._prepare(path)
+        windows = torch.stack([item.window(number) for number in range(len(item.areas))])
+        with watch("dense backbone"):
+            features = segmenter._backbone.dense_features(windows, CONFIG.dense_size)
+        with watch("CLIP"):
+            similarity = embed_images(segmenter._clip, windows) @ vocabulary.texts.T
+        scores = WindowScores.empty(len(vocabulary.texts), item.image.shape[-2:])
+        for number, area in enumerate(item.areas):
+            labels = item.regions[number].labels
+            with watch("pooling and scoring"):
+                fused = score_pooled(features[number], labels, vocabulary.prototypes, similarity[number])
+            with watch("painting and averaging"):
+                scores.add(area, paint_regions(fused, labels).cpu(), {})
+        with watch("label map"):
+            label_map(scores.mean(), _SIZE, 255)
+    return watch.spent
+
+
+def score_pooled(
+    dense: torch.Tensor, labels: np.ndarray, prototypes: torch.Tensor, image: torch.Tensor
+) -> torch.Tensor:
+    weights = area_weights(labels, (dense.shape[-2], dense.shape[-1])).to(dense.device)
+    return fuse_scores(local_scores(weights @ dense.flatten(1).T, prototypes), image, CONFIG.local_weight)
+
+
+def score_broadcast(
+    dense: torch.Tensor, labels: np.ndarray, prototypes: torch.Tensor, image: torch.Tensor
+) -> torch.Tensor:
+    """The usual way: every region's mask times all features, then the mean."""
+    count, grid = int(labels.max()) + 1, (dense.shape[-2], dense.shape[-1])
+    masks = area_weights(labels, grid).reshape(count, 1, *grid).to(dense.device)
+    pooled = (masks * dense[None]).sum((2, 3))
+    return fuse_scores(local_scores(pooled, prototypes), image, CONFIG.local_weight)
+
+
+def pooling(device: torch.device, repeats: int) -> Iterator[Row]:
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randn(_POOLED_WIDTH, 37, 37, generator=generator).to(device)
+    prototypes = torch.nn.functional.normalize(torch.randn(150, _POOLED_WIDTH, generator=generator), dim=-1)
+    labels = many_regions()
+    given = (dense, labels, prototypes.to(device), torch.zeros(150, device=device))
+    difference = float((score_pooled(*given) - score_broadcast(*given)).abs().max())
+    ours, usual = fastest([lambda: score_pooled(*given), lambda: score_broadcast(*given)], device, repeats)
+    count = int(labels.max()) + 1
+    yield (
+        f"**masks x features / pooling and scoring**, {count} regions of {_POOLED_WIDTH}-d",
+        f"{usual / ours:.0f}",
+    )
+    yield "pooling and scoring, ms", f"{1000 * ours:.1f}"
+    yield "largest difference of a score", f"{difference:.0e}"
+
+
+def many_regions() -> np.ndarray:
+    """(448, 448) labels of a grid of regions, about `_POOLED_REGIONS` of them."""
+    cells = round(_POOLED_REGIONS**0.5)
+    place = np.arange(448) * cells // 448
+    return (place[:, None] * cells + place[None]).astype(np.int32)
+
+
+def retrieval(count: int, workplace: Path) -> Iterator[Row]:
+    """In a process of its own, so that the peak of memory is its own."""
+    folder = write_index(workplace / "large", count)
+    command = [sys.executable, __file__, "--retrieve-from", str(folder)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    first, again, megabytes = (float(value) for value in answer)
+    size = sum((folder / name).stat().st_size for name in (KEYS, PROTOTYPES)) / 1e9
+    yield f"1,000 classes from {count:,} prototypes (files of {size:.1f} GB), s", f"{first:.1f}"
+    yield "the same classes again, s", f"{again:.3f}"
+    yield "**peak memory above the mapped files, MB**", f"{megabytes:.0f}"
+
+
+def retrieve(folder: Path) -> None:
+    """Prints seconds of a first and a second retrieval, and the peak of memory that belongs to no file."""
+    queries = np.random.default_rng(1).standard_normal((1000, _KEY), np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    index = PrototypeIndex.open(folder)
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        index.class_prototypes(queries, CONFIG.neighbors)
+        first = time.perf_counter() - started
+        started = time.perf_counter()
+        index.class_prototypes(queries, CONFIG.neighbors)
+        again = time.perf_counter() - started
+    click.echo(f"{first} {again} {peak.megabytes}")
+
+
+def table(device: torch.device, images: int, repeats: int, prototypes: int) -> Iterator[str]:
+    yield "`python benchmarks/online.py --write`: ViT-B/14 at 518 px and CLIP ViT-B/16 with random weights."
+    yield f"{images} drawn images of {_SIZE[1]} x {_SIZE[0]} px, two windows each. {machine(device)}."
+    yield "Runs take turns; the least of each is shown."
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    with tempfile.TemporaryDirectory() as name:
+        workplace = Path(name)
+        clip, backbone = load_models(device)
+        folder = write_index(workplace / "small", 2000, clip.fingerprint(), backbone.fingerprint())
+        segmenter = FreedaSegmenter(PrototypeIndex.open(folder), clip, backbone, CONFIG, batch=_BATCH)
+        for rows in (
+            totals(segmenter, draw_images(images, workplace), repeats),
+            pooling(device, repeats),
+            retrieval(prototypes, workplace),
+        ):
+            for what, value in rows:
+                yield f"| {what} | {value} |"
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--images", type=int, default=4)
+@click.option("--repeats", type=int, default=3)
+@click.option("--prototypes", type=int, default=1_000_000)
+@click.option("--device", default="auto")
+@click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
+@click.option("--retrieve-from", type=click.Path(path_type=Path), hidden=True)
+def main(
+    images: int, repeats: int, prototypes: int, device: str, write: bool, retrieve_from: Path | None
+) -> None:
+    """Prints the table."""
+    if retrieve_from:
+        retrieve(retrieve_from)
+        return
+    lines = []
+    for line in table(choose_device(device), images, repeats, prototypes):
+        click.echo(line)
+        lines.append(line)
+    if write:
+        write_section("online", ["## Speed of the online stage", "", *lines])
+
+
+if __name__ == "__main__":
+    main()
