@@ -15,9 +15,10 @@ from measuring import PeakMemory, machine
 from results import write_section
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from freeda.config import TEMPLATES
 from freeda.loading import choose_device, prepare
 from freeda.methods.diffsegmenter import Config, DiffSegmenter
-from freeda.presets import TEMPLATES, load_preset
+from freeda.presets import load_preset
 from freeda.text import load_clip
 from freeda.toyworld.measure import CARD
 from freeda.toyworld.scenes import draw_scene, scene_rng

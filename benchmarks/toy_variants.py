@@ -22,8 +22,8 @@ from torch.nn import functional
 from toy_quality import CLASSES, Bench, evaluate_background
 
 import freeda.methods.freeda as method
+from freeda.config import Segmentation
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.presets import Segmentation
 from freeda.records import ClassName, Regions
 from freeda.regions import superpixels
 from freeda.scoring import label_map

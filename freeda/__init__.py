@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from freeda.config import Preset
     from freeda.errors import FreedaError
     from freeda.index import PrototypeIndex
     from freeda.methods.freeda import FreedaSegmenter
     from freeda.methods.freeda import load as load
-    from freeda.presets import Preset, load_preset
+    from freeda.presets import load_preset
     from freeda.segmentation import Segmentation
 
 __version__ = "0.1.0"
@@ -33,7 +34,7 @@ __all__ = [
 _HOMES = {
     "FreedaError": "freeda.errors",
     "FreedaSegmenter": "freeda.methods.freeda",
-    "Preset": "freeda.presets",
+    "Preset": "freeda.config",
     "PrototypeIndex": "freeda.index",
     "Segmentation": "freeda.segmentation",
     "load": "freeda.methods.freeda",

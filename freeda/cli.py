@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from freeda.errors import FreedaError
+from freeda.terminal import ProgressBar, result_json, result_text, summary_json, summary_text
 
 if TYPE_CHECKING:
     from freeda.segmentation import Segmentation
-    from index_build import BuildSummary
 
 __all__ = ["main"]
 
@@ -93,7 +93,7 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
             for name in ("caption_column", "id_column", "nouns_column", "limit", "seed", "shard_size")
         },
     )
-    with _ProgressBar(" captions") as bar:
+    with ProgressBar(" captions") as bar:
         summary = build_index(
             captions,
             out,
@@ -101,7 +101,7 @@ def build_index_command(captions: str, out: Path, preset: str, **options: Any) -
             report=bar.update,
             **{name: options[name] for name in ("workers", "scheduler", "device", "overwrite")},
         )
-    click.echo(_summary_json(summary) if options["as_json"] else _summary_text(summary))
+    click.echo(summary_json(summary) if options["as_json"] else summary_text(summary))
 
 
 @main.command("segment", context_settings={"show_default": True})
@@ -164,7 +164,7 @@ def segment_command(
             except FreedaError as error:
                 click.echo(f"error: {path}: {error}", err=True)
                 unexplained += 1
-        click.echo(_result_json(path, result, written) if as_json else _result_text(path, result, written))
+        click.echo(result_json(path, result, written) if as_json else result_text(path, result, written))
     if failed:
         click.echo(f"{len(failed)} of {len(files)} images failed", err=True)
     if failed or unexplained:
@@ -213,7 +213,7 @@ def evaluate_command(
     model = load_method(method, index=index, background=data.background, **options)
     target = out or Path("evaluated") / Path(dataset).resolve().name
     settings = {"method": method, **model.identity}
-    with _ProgressBar(" images") as bar:
+    with ProgressBar(" images") as bar:
         run = evaluate(
             model,
             data,
@@ -235,7 +235,8 @@ def evaluate_command(
 @click.option("--show", metavar="NAME", help="Print one preset as TOML, to start your own from.")
 def presets_command(show: str | None) -> None:
     """List the presets, or print one as TOML."""
-    from freeda.presets import PRESETS, load_preset, to_toml
+    from freeda.preset_files import to_toml
+    from freeda.presets import PRESETS, load_preset
 
     if show:
         click.echo(to_toml(load_preset(show)))
@@ -297,44 +298,13 @@ def index_import_upstream(embeddings: Path, knn_index: Path, out: Path, preset: 
     from freeda.presets import load_preset
     from index_build.upstream import import_upstream
 
-    with _ProgressBar(" vectors") as bar:
+    with ProgressBar(" vectors") as bar:
         manifest = import_upstream(
             embeddings, knn_index, out, load_preset(preset), overwrite=overwrite, progress=bar.advance
         )
     click.echo(f"index       {out}")
     click.echo(f"prototypes  {manifest.prototypes:,}")
     click.echo(f"rejects     {manifest.rejects:,}")
-
-
-class _ProgressBar:
-    """A tqdm bar on standard error."""
-
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
-
-    def __enter__(self) -> _ProgressBar:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit=self._unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def advance(self, done: int, total: int) -> None:
-        self._bar.total = total
-        if self._bar.n == 0:  # what an earlier run did is no speed of this one
-            self._bar.initial = done
-        self._bar.update(done - self._bar.n)
-
-    def update(self, progress: Any) -> None:
-        self._bar.total = progress.total
-        self._bar.set_description(progress.message or "building", refresh=False)
-        self._bar.set_postfix(prototypes=progress.prototypes, rejects=progress.rejects, refresh=False)
-        if progress.resumed > self._bar.initial:  # what an earlier run did is no speed of this one
-            self._bar.initial = progress.resumed
-        self._bar.update(progress.done - self._bar.n)
-        self._bar.refresh()
 
 
 def _quiet_libraries(debug: bool) -> None:
@@ -394,42 +364,6 @@ def _unique_stems(files: Sequence[Path]) -> list[tuple[str, Path]]:
         candidates = (f"{path.stem}-{number}" if number > 1 else path.stem for number in count(1))
         named[next(name for name in candidates if name not in named)] = path
     return list(named.items())
-
-
-def _result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
-    found = ", ".join(f"{item['label']} {item['share']:.0%}" for item in result.segments_info)
-    return f"{path}: {found or 'nothing decided'}  ->  {', '.join(str(item) for item in written)}"
-
-
-def _result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
-    files = [str(item) for item in written]
-    return json.dumps(
-        {"image": str(path), "segments": result.segments_info, "files": files}, ensure_ascii=False
-    )
-
-
-def _summary_json(summary: BuildSummary) -> str:
-    from dataclasses import asdict
-
-    return json.dumps(asdict(summary), default=str)
-
-
-def _summary_text(summary: BuildSummary) -> str:
-    if summary.already_built:
-        return f"{summary.out} is this very index already: {summary.prototypes:,} prototypes; nothing to do"
-    rejects = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejects.items()) or "none"
-    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items()) or "none"
-    return "\n".join(
-        [
-            f"index       {summary.out}",
-            f"captions    {summary.captions:,}",
-            f"images      {summary.images:,}",
-            f"prototypes  {summary.prototypes:,} of {summary.nouns:,} nouns",
-            f"rejects     {rejects}",
-            f"seconds     {seconds}",
-            f"elapsed     {summary.elapsed:.1f} s ({summary.resumed_shards} shards from an earlier run)",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 
 from freeda.attention import Positions, capture_cross_attention
+from freeda.config import Synthesis
 from freeda.loading import fingerprint, load_first
-from freeda.presets import Synthesis
 from freeda.records import SyntheticImage
 
 __all__ = [

@@ -19,8 +19,9 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
+from freeda.config import Preset
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
-from freeda.presets import Preset, preset_from_dict
+from freeda.preset_files import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
 
 __all__ = [

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from skimage.segmentation import felzenszwalb
 
-from freeda.presets import Pooling, Superpixels
+from freeda.config import Pooling, Superpixels
 from freeda.records import Regions
 
 __all__ = ["area_weights", "bilinear_weights", "pool_mask", "pool_regions", "region_weights", "superpixels"]

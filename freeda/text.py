@@ -15,9 +15,9 @@ import open_clip
 import torch
 from torch.nn import functional
 
+from freeda.config import KeyMode
 from freeda.errors import ClassNamesError
 from freeda.loading import fingerprint, is_folder, load_first, prepare
-from freeda.presets import KeyMode
 from freeda.records import ClassName, NounSpan
 
 __all__ = [

@@ -15,8 +15,8 @@ from uuid import uuid4
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin, get_worker
 
+from freeda.config import Preset
 from freeda.errors import FreedaError, WorkerError
-from freeda.presets import Preset
 from freeda.records import Caption
 from index_build.config import BuildConfig
 from index_build.shards import ShardReport

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from freeda import __version__
+from freeda.config import Preset
 from freeda.errors import ConfigError
-from freeda.presets import Preset
 
 __all__ = ["BuildConfig", "caption_seed"]
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from freeda.config import Preset
 from freeda.errors import CaptionsError
 from freeda.index import CARD, KEYS, MANIFEST, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
-from freeda.presets import Preset
 from freeda.records import Reject
 from index_build.shards import ShardReport, count_nouns, read_prototypes, read_rejects, reject_table
 

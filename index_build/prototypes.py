@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from freeda.attention import DegenerateMapError, localize
+from freeda.config import Preset
 from freeda.diffusion import load_pipeline, pipeline_fingerprint
 from freeda.loading import choose_device
-from freeda.presets import Preset
 from freeda.records import Caption, NounSpan, Prototype, Reject
 from freeda.regions import pool_mask
 from freeda.text import ClipModel, load_clip, textual_keys

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from freeda.config import Synthesis
 from freeda.diffusion import generate, token_encoder
-from freeda.presets import Synthesis
 from freeda.records import Caption, NounSpan, Reject, SyntheticImage
 from freeda.text import noun_token_positions
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from freeda.config import Preset
 from freeda.errors import CaptionsError, FreedaError, IndexCorruptError, IndexMismatchError, OutputError
 from freeda.index import Manifest
 from freeda.loading import choose_device
-from freeda.presets import Preset
 from freeda.records import Prototype, Reject
 from freeda.text import load_clip
 from freeda.vision import load_backbone

@@ -20,13 +20,14 @@ from PIL import Image
 from torch.nn import functional
 
 from freeda.attention import Grid, NounMaps, capture_cross_attention, capture_self_attention
+from freeda.config import Preset
 from freeda.decision import decide
 from freeda.diffusion import load_pipeline, noise_latents, pipeline_fingerprint, token_encoder
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool, require_aspect
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
-from freeda.presets import Preset, load_preset
+from freeda.presets import load_preset
 from freeda.records import ClassName, NounSpan
 from freeda.segmentation import Segmentation
 from freeda.text import ClipModel, load_clip, noun_token_positions, parse_class_names

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from freeda.config import Preset
+from freeda.config import Segmentation as Config
 from freeda.decision import decide
 from freeda.errors import ClassNamesError
 from freeda.evidence import Candidate, Evidence, Vote
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
-from freeda.presets import BACKGROUND_CONCEPTS, Preset, load_preset, load_recipe
-from freeda.presets import Segmentation as Config
+from freeda.presets import BACKGROUND_CONCEPTS, load_preset, load_recipe
 from freeda.records import ClassName, ClassPrototypes, Regions
 from freeda.refinement import pamr
 from freeda.regions import area_weights, region_weights, superpixels

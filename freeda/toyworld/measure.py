@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from freeda.attention import DegenerateMapError, localize
+from freeda.config import Preset
 from freeda.diffusion import load_pipeline, noised_noun_maps, token_encoder
 from freeda.loading import choose_device
-from freeda.presets import Preset, load_preset
+from freeda.presets import load_preset
 from freeda.records import ClassName, NounSpan
 from freeda.regions import pool_regions
 from freeda.text import load_clip, noun_token_positions

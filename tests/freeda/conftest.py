@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freeda.presets import Preset
+from freeda.config import Preset
 from freeda.text import load_clip
 from freeda.vision import load_backbone
 from tests.conftest import WIDTH

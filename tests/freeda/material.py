@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from freeda.config import Preset
 from freeda.index import CARD, KEYS, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
-from freeda.presets import Preset
 from freeda.records import Prototype
 
 

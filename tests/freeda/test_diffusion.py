@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from freeda.attention import capture_cross_attention
+from freeda.config import Synthesis
 from freeda.diffusion import generate, load_pipeline, noised_noun_maps
-from freeda.presets import Synthesis
 
 CPU = torch.device("cpu")
 PROMPTS, POSITIONS = ["a red cat on the grass", "an owl in the snow"], [[(3,), (6,)], [(2,)]]

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from freeda.cli import main
+from freeda.config import Preset
 from freeda.errors import ExplanationError
 from freeda.evidence import Candidate, Evidence, Vote
 from freeda.methods.freeda import FreedaSegmenter, load
-from freeda.presets import Preset
 from freeda.regions import superpixels
 from tests.freeda.methods.contract import picture
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from freeda.errors import ConfigError
-from freeda.presets import PRESETS, load_preset, preset_from_dict, to_toml
+from freeda.preset_files import preset_from_dict, to_toml
+from freeda.presets import PRESETS, load_preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.presets import Superpixels
+from freeda.config import Superpixels
 from freeda.regions import area_weights, bilinear_weights, pool_mask, pool_regions, superpixels
 
 

@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
+from freeda.config import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
 from freeda.index import PrototypeIndex
-from freeda.presets import Preset, load_preset, to_toml
+from freeda.preset_files import to_toml
+from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
 from tests.conftest import CAPTIONS
 

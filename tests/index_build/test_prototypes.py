@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from freeda.config import Preset, Synthesis
 from freeda.diffusion import generate
-from freeda.presets import Preset, Synthesis
 from freeda.records import Caption
 from index_build.config import BuildConfig, caption_seed
 from index_build.prototypes import BuildModels, build_prototypes, load_models

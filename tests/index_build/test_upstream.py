@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import index_build.upstream as upstream
+from freeda.config import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
 from freeda.index import REJECTS, PrototypeIndex
 from freeda.methods.freeda import load
-from freeda.presets import Preset
 from index_build.upstream import import_upstream
 from tests.conftest import WIDTH
 from tests.freeda.methods.contract import picture

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from freeda.attention import NounMaps, capture_cross_attention, capture_self_attention
+from freeda.config import Preset
 from freeda.diffusion import load_pipeline, noise_latents
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.methods.diffsegmenter import (
@@ -17,7 +18,6 @@ from freeda.methods.diffsegmenter import (
     self_attention_grid,
     weighted_attention,
 )
-from freeda.presets import Preset
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")

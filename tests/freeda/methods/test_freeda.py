@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from freeda.config import Preset
 from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatchError
 from freeda.index import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter, load
-from freeda.presets import Preset
 from freeda.records import ClassName, Regions
 from freeda.refinement import pamr
 from freeda.text import load_clip

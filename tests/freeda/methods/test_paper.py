@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from skimage.segmentation import felzenszwalb
 from torch.nn import functional
 
+from freeda.config import Localization, Models, Preset, Segmentation, Synthesis
 from freeda.methods.freeda import FreedaSegmenter, load
-from freeda.presets import Localization, Models, Preset, Segmentation, Synthesis
 from freeda.text import load_clip
 from freeda.vision import load_backbone
 from tests.freeda.material import random_prototypes, write_index

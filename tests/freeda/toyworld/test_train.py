@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from freeda.config import Synthesis
 from freeda.diffusion import generate, load_pipeline
-from freeda.presets import Synthesis
 from freeda.text import load_clip
 from freeda.toyworld.train import autoencoder, clip, dense, diffusion
 from freeda.toyworld.train.data import SceneCache

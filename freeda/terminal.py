@@ -1,0 +1,82 @@
+"""What the commands show: progress on standard error, results as text or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from freeda.segmentation import Segmentation
+    from index_build import BuildSummary
+
+__all__ = ["ProgressBar", "result_json", "result_text", "summary_json", "summary_text"]
+
+
+class ProgressBar:
+    """A tqdm bar on standard error."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+
+    def __enter__(self) -> ProgressBar:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit=self._unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def advance(self, done: int, total: int) -> None:
+        self._bar.total = total
+        if self._bar.n == 0:  # what an earlier run did is no speed of this one
+            self._bar.initial = done
+        self._bar.update(done - self._bar.n)
+
+    def update(self, progress: Any) -> None:
+        self._bar.total = progress.total
+        self._bar.set_description(progress.message or "building", refresh=False)
+        self._bar.set_postfix(prototypes=progress.prototypes, rejects=progress.rejects, refresh=False)
+        if progress.resumed > self._bar.initial:  # what an earlier run did is no speed of this one
+            self._bar.initial = progress.resumed
+        self._bar.update(progress.done - self._bar.n)
+        self._bar.refresh()
+
+
+def result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
+    found = ", ".join(f"{item['label']} {item['share']:.0%}" for item in result.segments_info)
+    return f"{path}: {found or 'nothing decided'}  ->  {', '.join(str(item) for item in written)}"
+
+
+def result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
+    files = [str(item) for item in written]
+    return json.dumps(
+        {"image": str(path), "segments": result.segments_info, "files": files}, ensure_ascii=False
+    )
+
+
+def summary_json(summary: BuildSummary) -> str:
+    from dataclasses import asdict
+
+    return json.dumps(asdict(summary), default=str)
+
+
+def summary_text(summary: BuildSummary) -> str:
+    if summary.already_built:
+        return f"{summary.out} is this very index already: {summary.prototypes:,} prototypes; nothing to do"
+    rejects = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejects.items()) or "none"
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items()) or "none"
+    return "\n".join(
+        [
+            f"index       {summary.out}",
+            f"captions    {summary.captions:,}",
+            f"images      {summary.images:,}",
+            f"prototypes  {summary.prototypes:,} of {summary.nouns:,} nouns",
+            f"rejects     {rejects}",
+            f"seconds     {seconds}",
+            f"elapsed     {summary.elapsed:.1f} s ({summary.resumed_shards} shards from an earlier run)",
+        ]
+    )
