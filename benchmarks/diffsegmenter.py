@@ -86,7 +86,7 @@ def measure(classes: int, device: torch.device) -> Iterator[tuple[str, str]]:
     if device.type == "cuda":
         above = (torch.cuda.max_memory_allocated() - before) / 1e6
     yield f"**peak memory above the weights, {len(present)} classes, MB**", f"{above:.0f}"
-    yield "seconds an image", f"{spent:.1f}"
+    yield "seconds an image, one run", f"{spent:.1f}"
 
 
 def table(classes: int, device: torch.device) -> Iterator[str]:

@@ -46,7 +46,10 @@ class Stopwatch:
 
 
 class PeakMemory:
-    """Watches the process's anonymous memory: pages of mapped files are not in it."""
+    """The process's peak of anonymous memory above its start, looked at every 10 ms (Linux).
+
+    Pages of mapped files are not in it.
+    """
 
     def __enter__(self) -> PeakMemory:
         self._done = threading.Event()
@@ -59,10 +62,14 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        self._look()
 
     def _watch(self) -> None:
         while not self._done.wait(0.01):
-            self.megabytes = max(self.megabytes, (_anonymous() - self._before) / 1e6)
+            self._look()
+
+    def _look(self) -> None:
+        self.megabytes = max(self.megabytes, (_anonymous() - self._before) / 1e6)
 
 
 def _anonymous() -> int:

@@ -259,7 +259,7 @@ def retrieve(folder: Path) -> None:
 def table(device: torch.device, images: int, repeats: int, prototypes: int) -> Iterator[str]:
     yield "`python benchmarks/online.py --write`: ViT-B/14 at 518 px and CLIP ViT-B/16 with random weights."
     yield f"{images} drawn images of {_SIZE[1]} x {_SIZE[0]} px, two windows each. {machine(device)}."
-    yield "Runs take turns; the least of each is shown."
+    yield "In ratios the runs take turns and the least of each counts; stages and retrieval ran once."
     yield ""
     yield "| | |"
     yield "|---|---|"

@@ -44,7 +44,7 @@ class Models:
 
     diffusion: what `DiffusionPipeline.from_pretrained` loads.
     clip: an open_clip model, `ARCHITECTURE@PRETRAINED` or `hf-hub:ORG/NAME`.
-    backbone: a timm ViT.
+    backbone: a timm ViT or XCiT.
     """
 
     diffusion: tuple[str, ...]
@@ -176,6 +176,16 @@ class Segmentation:
         )
         _require(
             self.pooling in ("area", "bilinear"), "segmentation.pooling", self.pooling, "area or bilinear"
+        )
+        _require(
+            isinstance(self.background, int | float), "segmentation.background", self.background, "a number"
+        )
+        _require(
+            isinstance(self.background_concepts, tuple)
+            and all(isinstance(name, str) and name.strip() for name in self.background_concepts),
+            "segmentation.background_concepts",
+            self.background_concepts,
+            "a list of names",
         )
         _require(
             self.retrieval in ("class", "region"), "segmentation.retrieval", self.retrieval, "class or region"

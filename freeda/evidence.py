@@ -22,9 +22,9 @@ _INK, _FAINT, _BAR = "#1d2126", "#7b828c", "#2f6fde"
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A class with its fused score at the pixel and what it is made of: the region's local score
-    against the class prototype, and the global cosine of image and class text. A background's
-    constant stands for all three.
+    """A class with its score at the pixel and what it is made of: the region's local score by what was
+    retrieved, and the global cosine of image and class text. A background's constant stands for all
+    three; a background concept is named "background: CONCEPT".
     """
 
     name: str
@@ -35,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """A prototype retrieved for the winning class.
+    """A prototype retrieved for the winning class, or by the region where regions retrieve.
 
     text_similarity: cosine of its key and the class text; visual_similarity: cosine of its vector
     and the region's feature; thumbnail: an encoded picture.
@@ -55,7 +55,8 @@ class Evidence:
 
     image: (H, W, 3) uint8; x, y: the pixel; region: (H, W) bool, its superpixel in the window whose
     centre is nearest; local_weight: share of the local score; candidates: best first; votes: of the
-    best class, most alike first.
+    best class, most alike first; refined: whether the scores, made of the region's two parts, were then
+    refined by the pixels around (PAMR).
     """
 
     image: np.ndarray
@@ -65,6 +66,7 @@ class Evidence:
     local_weight: float
     candidates: tuple[Candidate, ...]
     votes: tuple[Vote, ...]
+    refined: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without pictures."""
@@ -73,6 +75,7 @@ class Evidence:
             "y": self.y,
             "region_pixels": int(self.region.sum()),
             "local_weight": self.local_weight,
+            "refined": self.refined,
             "candidates": [
                 {"class": c.name, "score": c.score, "local": c.local, "global": c.global_}
                 for c in self.candidates
@@ -139,9 +142,10 @@ class Evidence:
 
     def _draw_candidates(self, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
         draw.text((left, top), f"Pixel ({self.x}, {self.y})", fill=_INK, font=_font(18))
-        draw.text(
-            (left, top + 26), "score = weighted region and whole-image likeness", fill=_FAINT, font=_font(13)
-        )
+        meaning = "score = weighted region and whole-image likeness"
+        if self.refined:
+            meaning = "score refined by the pixels around; the region's and the image's part"
+        draw.text((left, top + 26), meaning, fill=_FAINT, font=_font(13))
         low = min(candidate.score for candidate in self.candidates)
         high = max(candidate.score for candidate in self.candidates)
         for row, item in enumerate(self.candidates):
@@ -154,7 +158,7 @@ class Evidence:
             shares = (
                 f"{self.local_weight:g} x {item.local:.3f} + {1 - self.local_weight:g} x {item.global_:.3f}"
             )
-            figures = f"{item.score:.3f} = {shares}"
+            figures = f"{item.score:.3f}{'; region' if self.refined else ' ='} {shares}"
             draw.text((left + 130, y + 18), figures, fill=_FAINT, font=_font(11))
 
 

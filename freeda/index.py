@@ -46,7 +46,7 @@ KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.par
 _ROWS_PER_BATCH = 4096
 _VERIFY_ON_OPEN_BYTES = 128 * 2**20
 _REMEMBERED = 4096
-"""Classes whose neighbours are kept: 28 MB at k = 350 and 768-d vectors."""
+"""Classes whose neighbours are kept: 30 MB at k = 350 and 768-d vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ class PrototypeIndex:
 
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """(len(rows), D) float32 raw visual vectors, read from the memory map."""
-        numbers = np.asarray(rows, np.int64)
+        numbers = _require_rows(rows)
         taken = np.empty((len(numbers), self.manifest.vector_dim), np.float32)
         owners, places = np.divmod(numbers, _ROWS_PER_BATCH)
         order = np.argsort(numbers, kind="stable")
@@ -229,29 +229,45 @@ class PrototypeIndex:
 
     def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """(len(rows), K) float32 keys, as FAISS holds them."""
-        numbers = np.asarray(rows, np.int64)
-        return np.asarray(self.keys.reconstruct_batch(numbers), np.float32)
+        return np.asarray(self.keys.reconstruct_batch(_require_rows(rows)), np.float32)
 
     @cached_property
-    def _looks(self) -> faiss.Index:
-        """All visual vectors, of unit length and half precision: as much memory as their file."""
+    def _looks(self) -> tuple[faiss.Index, np.ndarray]:
+        """All finite visual vectors, of unit length and half precision, and the row of each; together
+        as much memory as their file.
+        """
         looks = faiss.IndexScalarQuantizer(
             self.manifest.vector_dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         )
-        for view in self._vector_views:
-            looks.add(_unit(np.nan_to_num(view.astype(np.float32), posinf=0.0, neginf=0.0)))
-        return looks
+        finite = [np.isfinite(view).all(1) for view in self._vector_views]
+        for view, kept in zip(self._vector_views, finite, strict=True):
+            looks.add(_unit(view[kept].astype(np.float32)))
+        return looks, np.flatnonzero(np.concatenate(finite))
 
     def search_vectors(self, features: np.ndarray, k: int) -> np.ndarray:
         """(R, k) rows of the prototypes that look most like (R, D) features, by cosine, best first;
-        k is at most the number of prototypes. The first call reads all vectors into memory.
+        k is at most the number of prototypes. A feature that is not finite finds nothing: -1.
+
+        Vectors that are not finite are never found. The first call reads all others into memory.
         """
-        _, rows = self._looks.search(_unit(features), min(k, len(self)))
-        return np.asarray(rows)
+        looks, rows = self._looks
+        found = np.full((len(features), min(k, len(rows))), -1, np.int64)
+        finite = np.isfinite(features).all(1)
+        if finite.any():
+            found[finite] = rows[looks.search(_unit(features[finite]), found.shape[1])[1]]
+        return found
 
     def mean_keys(self, rows: np.ndarray) -> np.ndarray:
-        """(R, K): the plain mean of the keys of each line of (R, k) rows."""
-        return self.keys_of(rows.ravel()).reshape(*rows.shape, -1).mean(1)
+        """(R, K) float32: the plain mean of the keys of each line of (R, k) rows; NaN for a line
+        that holds a -1.
+        """
+        means = np.full((len(rows), self.manifest.key_dim), np.nan, np.float32)
+        whole = (rows >= 0).all(1)
+        if whole.any():
+            means[whole] = (
+                self.keys_of(rows[whole].ravel()).reshape(-1, rows.shape[1], means.shape[1]).mean(1)
+            )
+        return means
 
     def rows(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The given columns of prototypes, one dict a prototype."""
@@ -278,14 +294,14 @@ class PrototypeIndex:
         for last are remembered: asked again, they are not searched again.
         """
         queries = np.ascontiguousarray(queries, np.float32)
-        names = [(query.tobytes(), k) for query in queries]
+        names = [(hashlib.sha256(query).digest(), k) for query in queries]
         new = {name: number for number, name in enumerate(names) if name not in self._known}
         if new:
             similarities, rows = self.search(queries[list(new.values())], k)
             for name, row, similarity in zip(new, rows, similarities, strict=True):
                 mean = self._mean_vector(row[row >= 0])
                 vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
-                self._known[name] = _Neighborhood(vector, row, similarity)
+                self._known[name] = _Neighborhood(vector, row.copy(), similarity.copy())
         found = [self._known[name] for name in names]
         for name in names:
             self._known.move_to_end(name)
@@ -307,20 +323,33 @@ class PrototypeIndex:
         return np.asarray(vectors.mean(0))
 
 
+def _require_rows(rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    numbers = np.asarray(rows, np.int64)
+    if (numbers < 0).any():
+        raise ValueError("rows hold -1, which stands for no prototype; leave those out")
+    return numbers
+
+
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.ascontiguousarray(vectors / np.maximum(norms, 1e-12), np.float32)
 
 
 def write_files(folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int) -> int:
-    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were."""
+    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were.
+
+    Files of those names are replaced, never written into: another process may have them mapped.
+    """
+    partial = {name: folder / f"{name}.partial" for name in (KEYS, PROTOTYPES)}
     keys = faiss.IndexFlatIP(key_dim)
     schema = prototype_schema(vector_dim)
-    with pa.OSFile(str(folder / PROTOTYPES), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with pa.OSFile(str(partial[PROTOTYPES]), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for chunk in _chunks(prototypes, _ROWS_PER_BATCH):
             keys.add(np.stack([prototype.key for prototype in chunk]))
             writer.write_batch(_to_batch(chunk, schema))
-    faiss.write_index(keys, str(folder / KEYS))
+    faiss.write_index(keys, str(partial[KEYS]))
+    for name, path in partial.items():
+        os.replace(path, folder / name)
     return int(keys.ntotal)
 
 

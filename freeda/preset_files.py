@@ -24,8 +24,10 @@ def read_toml(path: Path) -> Preset:
     """The preset that a `.toml` file describes; raises `ConfigError`."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no preset file '{path}'; expected a readable .toml file") from None
+    except OSError as error:
+        raise ConfigError(
+            f"no preset file '{path}' ({error.strerror}); expected a readable .toml file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"preset file '{path}' is not valid TOML: {error}") from error
     return preset_from_dict({"name": path.stem, "description": f"from {path.name}", **data}, str(path))
@@ -53,6 +55,8 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 
 
 def _build(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: {cls.__name__} is {data!r}; expected a table")
     known = {item.name for item in fields(cls)}
     if unknown := sorted(set(data) - known):
         raise ConfigError(

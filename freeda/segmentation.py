@@ -46,9 +46,11 @@ class Foreground:
         """(H, W) labels, 0 where `threshold` or a rival is no less than the best class, and the scores
         of what was chosen. Undecided pixels stay so.
         """
-        floor = np.float32(threshold) if self.rivals is None else np.maximum(self.rivals, threshold)
+        floor = np.full_like(self.scores, threshold)
+        if self.rivals is not None:
+            floor = np.fmax(floor, self.rivals)
         lost = (self.scores <= floor) & (self.labels != ignore_index)
-        return np.where(lost, 0, self.labels), np.where(lost, floor, self.scores).astype(np.float32)
+        return np.where(lost, 0, self.labels), np.where(lost, floor, self.scores)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Segmentation:
     def explain(self, x: int, y: int) -> Evidence:
         """Why pixel (x, y), column and row, got its class: region, scores, prototypes that voted.
 
-        The models look at the pixel's windows once more; scores are those before any refinement.
+        The models look at the image once more.
         Raises `ExplanationError` outside the image, or for a method that does not retrieve.
         """
         height, width = self.labels.shape

@@ -1,4 +1,4 @@
-"""Dense features of a timm ViT and the global image embedding of CLIP.
+"""Dense features of a timm ViT or XCiT and the global image embedding of CLIP.
 
 Shapes: `B` images, `H W` pixels, `h w` token grid, `D` width of the backbone, `K` of CLIP.
 Images are float32 RGB in [0, 1] throughout.
@@ -62,7 +62,10 @@ def load_backbone(ids: Sequence[str], device: torch.device, dtype: torch.dtype =
 def _load_backbone(model_id: str, device: torch.device, dtype: torch.dtype) -> Backbone:
     name = f"local-dir:{model_id}" if is_folder(model_id) else model_id
     sizes = {} if _takes_any_size(model_id) else {"dynamic_img_size": True}
-    network = timm.create_model(name, pretrained=True, num_classes=0, **sizes)
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0, **sizes)
+    except TypeError as error:
+        raise ValueError(f"no ViT or XCiT, which take any image size: {error}") from error
     patch = network.patch_embed.patch_size
     statistics = timm.data.resolve_model_data_config(network)
     return Backbone(
@@ -79,7 +82,7 @@ def _load_backbone(model_id: str, device: torch.device, dtype: torch.dtype) -> B
 def _takes_any_size(model_id: str) -> bool:
     """Whether a model needs no telling that images come in any size: XCiT computes its positions."""
     if not is_folder(model_id):
-        return is_model_in_modules(model_id.split(".")[0], ["xcit"])
+        return is_model_in_modules(model_id.rpartition("/")[2].split(".")[0], ["xcit"])
     config = json.loads((Path(model_id) / "config.json").read_text(encoding="utf-8"))
     return is_model_in_modules(config.get("architecture", ""), ["xcit"])
 

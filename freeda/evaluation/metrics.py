@@ -42,6 +42,10 @@ class ConfusionMatrix:
         for true, predicted, pixels in pairs:
             self._counts[true, predicted] += pixels
 
+    def add_counts(self, counts: np.ndarray) -> None:
+        """Adds what `counts` of another matrix gave."""
+        self._counts += counts
+
     def counts(self) -> np.ndarray:
         """(classes, classes + 1) pixels by true and predicted class; the last column is no class."""
         return self._counts.copy()

@@ -57,7 +57,8 @@ def summary(run: Run) -> dict[str, Any]:
 def _background(run: Run) -> str:
     if not run.dataset.background:
         return "none in the vocabulary"
-    concepts = run.settings.get("background_concepts", ())
+    asked = {name.casefold() for item in run.dataset.classes for name in item.names}
+    concepts = [c for c in run.settings.get("background_concepts", ()) if c.casefold() not in asked]
     return f"constant score, and {len(concepts)} concepts" if concepts else "constant score"
 
 

@@ -23,7 +23,7 @@ from freeda.segmentation import Foreground, Segmentation
 
 __all__ = ["THRESHOLDS", "ImageRecord", "Predictor", "Run", "evaluate"]
 
-THRESHOLDS = np.round(np.arange(0, 1.0, 0.02), 2)
+THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
 """Constants of the background that a sweep on the test labels tries."""
 _RUN, _IMAGES, _PREDICTIONS = "run.json", "images.jsonl", "predictions"
 
@@ -69,13 +69,19 @@ class Run:
 
     def at_thresholds(self) -> Iterator[tuple[float, ConfusionMatrix]]:
         """What every one of `THRESHOLDS`, as the background's constant, would have given."""
-        found = [entry for record in self.records for entry in record.foreground]
-        for number, threshold in enumerate(THRESHOLDS if found else ()):
-            matrix = ConfusionMatrix(len(self.names))
-            matrix.add_pairs(
-                (true, label if below > number else 0, pixels) for true, label, below, pixels in found
-            )
-            yield float(threshold), matrix
+        classes = len(self.names)
+        counts = np.zeros((len(THRESHOLDS) + 1, classes, classes + 1), np.int64)
+        for record in self.records:
+            for true, label, below, pixels in record.foreground:
+                counts[below, true, label] += pixels
+        kept, lost = counts.sum(0), np.zeros(classes, np.int64)
+        for number, threshold in enumerate(THRESHOLDS if kept.any() else ()):
+            kept = kept - counts[number]
+            lost = lost + counts[number].sum(1)
+            matrix = ConfusionMatrix(classes)
+            matrix.add_counts(kept)
+            matrix.add_counts(np.pad(lost[:, None], ((0, 0), (0, classes))))
+            yield round(float(threshold), 2), matrix
 
 
 def evaluate(
@@ -205,11 +211,10 @@ def _read_records(path: Path) -> list[ImageRecord]:
     records = []
     for line in whole.splitlines():
         data = json.loads(line)
-        records.append(
-            ImageRecord(
-                **data | {name: [tuple(entry) for entry in data[name]] for name in ("pairs", "foreground")}
-            )
-        )
+        if "foreground" not in data:
+            raise OutputError(f"'{path}' was written by an earlier version of freeda; add --overwrite")
+        counted = {name: [tuple(entry) for entry in data[name]] for name in ("pairs", "foreground")}
+        records.append(ImageRecord(**data | counted))
     return records
 
 

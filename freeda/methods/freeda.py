@@ -19,7 +19,7 @@ from torch.nn import functional
 from freeda.config import Preset
 from freeda.config import Segmentation as Config
 from freeda.decision import decide
-from freeda.errors import ClassNamesError
+from freeda.errors import ClassNamesError, ConfigError
 from freeda.evidence import Candidate, Evidence, Vote
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool
 from freeda.index import PrototypeIndex
@@ -198,10 +198,20 @@ class FreedaSegmenter:
             place = (row - rows.start, column - columns.start)
             scores, feature = self._local_at(window, item.regions[number], place, vocabulary)
             local = local + scores / len(holding)
-        candidates = self._candidates(vocabulary, local, similarity)
-        votes = self._votes(vocabulary, candidates[0].name, feature)
-        region = item.region_at(holding[0], row, column)
-        return Evidence(pixels, x, y, region, self.config.local_weight, candidates, votes)
+        fused = fuse_scores(local[None], similarity, self.config.local_weight)[0]
+        if self.config.pamr:
+            fused = self._score_group([item], vocabulary)[0].mean()[:, row, column]
+        candidates = self._candidates(vocabulary, fused, local, similarity)
+        return Evidence(
+            pixels,
+            x,
+            y,
+            item.region_at(holding[0], row, column),
+            self.config.local_weight,
+            candidates,
+            self._votes(vocabulary, candidates[0].name, feature),
+            refined=self.config.pamr > 0,
+        )
 
     def _local_at(
         self, features: torch.Tensor, regions: Regions, place: tuple[int, int], vocabulary: Vocabulary
@@ -217,22 +227,25 @@ class FreedaSegmenter:
         return upsample_patches(patches, grid, regions.labels.shape)[(slice(None), *place)], feature
 
     def _candidates(
-        self, vocabulary: Vocabulary, local: torch.Tensor, similarity: torch.Tensor
+        self,
+        vocabulary: Vocabulary,
+        scores: torch.Tensor,
+        local: torch.Tensor,
+        similarity: torch.Tensor,
     ) -> tuple[Candidate, ...]:
-        scores = fuse_scores(local[None], similarity, self.config.local_weight)[0]
-        found = [
-            Candidate(
-                name=name,
-                score=round(float(scores[number]), 4),
-                local=round(float(local[number]), 4),
-                global_=round(float(similarity[number]), 4),
-            )
-            for number, name in enumerate(vocabulary.row_names)
-        ]
+        """The best classes; on a tie what stands for the background comes first, as in the label map."""
+        asked = len(vocabulary.classes)
+        order = [*range(asked, len(vocabulary.texts)), *range(asked)]
+        parts = zip(*(values.tolist() for values in (scores, local, similarity)), strict=True)
+        found = list(zip(vocabulary.row_names, parts, strict=True))
+        ranked = [found[number] for number in order]
         if self.background:
-            constant = self.config.background
-            found.insert(0, Candidate(name=BACKGROUND, score=constant, local=constant, global_=constant))
-        return tuple(sorted(found, key=lambda candidate: -candidate.score)[:_CANDIDATES])
+            ranked.insert(0, (BACKGROUND, (self.config.background,) * 3))
+        ranked.sort(key=lambda item: -item[1][0])
+        return tuple(
+            Candidate(name=name, score=round(score, 4), local=round(own, 4), global_=round(whole, 4))
+            for name, (score, own, whole) in ranked[:_CANDIDATES]
+        )
 
     def _votes(self, vocabulary: Vocabulary, name: str, feature: torch.Tensor) -> tuple[Vote, ...]:
         """The prototypes behind a class that look most like the region; none for the background.
@@ -245,6 +258,7 @@ class FreedaSegmenter:
         rows = self._voters(vocabulary, best, feature)
         vectors = torch.from_numpy(self.index.vectors(rows)).to(feature.device)
         looks = functional.normalize(vectors, dim=-1) @ functional.normalize(feature, dim=-1)
+        looks = looks.nan_to_num(-1.0)  # a damaged prototype votes last
         chosen = looks.argsort(descending=True, stable=True)[:_VOTES].tolist()
         texts = self.index.keys_of(rows[chosen]) @ vocabulary.texts[best].cpu().numpy()
         columns = ("id", "noun", "caption", "thumbnail")
@@ -259,8 +273,9 @@ class FreedaSegmenter:
 
     def _voters(self, vocabulary: Vocabulary, best: int, feature: torch.Tensor) -> np.ndarray:
         if self.config.retrieval == "region":
-            return self.index.search_vectors(feature[None].cpu().numpy(), self.config.region_neighbors)[0]
-        rows = vocabulary.retrieved.rows[best]
+            rows = self.index.search_vectors(feature[None].cpu().numpy(), self.config.region_neighbors)[0]
+        else:
+            rows = vocabulary.retrieved.rows[best]
         return rows[rows >= 0]
 
     def _local_scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
@@ -360,6 +375,11 @@ def load(
     place = choose_device(device)
     dtype = torch.float16 if place.type == "cuda" else torch.float32
     config = load_recipe(recipe, chosen)
+    if background_concepts is not None and not background:
+        raise ConfigError(
+            "background concepts were given, but no background is asked for; add background (--background), "
+            "or evaluate a data set that has one"
+        )
     if neighbors is not None:
         config = replace(config, neighbors=neighbors)
     if background_concepts is not None:

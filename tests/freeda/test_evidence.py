@@ -46,6 +46,23 @@ def test_the_winner_s_score_is_the_pixel_s(segmenter: FreedaSegmenter, size: tup
         assert evidence.region[y, x]
 
 
+def test_refined_scores_are_the_pixel_s(index_folder: Path) -> None:
+    segmenter = load(index_folder)
+    plain = segmenter.segment(picture(56, 80), CLASSES).explain(30, 20)
+    segmenter.config = replace(segmenter.config, pamr=4)
+    result = segmenter.segment(picture(56, 80), CLASSES)
+    evidence = result.explain(30, 20)
+    scores = segmenter.score_image(picture(56, 80), segmenter.encode_classes(CLASSES))[:, 20, 30]
+    found = {c.name: c.score for c in evidence.candidates}
+    assert found == pytest.approx(dict(zip(result.classes, scores.tolist(), strict=True)), abs=1e-4)
+    assert evidence.candidates[0].name == result.classes[result.labels[20, 30]]
+    assert (evidence.refined, plain.refined) == (True, False)
+    parts = {c.name: (c.local, c.global_) for c in evidence.candidates}
+    assert parts == {c.name: (c.local, c.global_) for c in plain.candidates}
+    assert found != {c.name: c.score for c in plain.candidates}
+    assert json.loads(json.dumps(evidence.as_dict()))["refined"]
+
+
 def test_votes_are_the_winner_s_neighbours_that_look_most_alike(segmenter: FreedaSegmenter) -> None:
     segmenter.config = replace(segmenter.config, neighbors=20)
     evidence = segmenter.segment(picture(56, 56), CLASSES).explain(10, 20)

@@ -114,7 +114,38 @@ def test_only_so_many_classes_are_remembered(folder: Path, monkeypatch: pytest.M
     index = PrototypeIndex.open(folder)
     queries = np.stack([p.key for p in make_prototypes(5)])
     assert len(index.class_prototypes(queries, 4).rows) == 5
-    assert len(index._known) == 3
+    monkeypatch.setattr(index, "search", None)  # whatever is asked for now must be known
+    assert len(index.class_prototypes(queries[2:], 4).rows) == 3
+    for forgotten in (0, 1):
+        with pytest.raises(TypeError):
+            index.class_prototypes(queries[[forgotten]], 4)
+
+
+def test_damaged_vectors_are_never_found_and_damaged_features_find_nothing(tmp_path: Path) -> None:
+    prototypes = make_prototypes(6)
+    prototypes[1] = replace(prototypes[1], vector=np.full(VECTOR_DIM, np.nan, np.float32))
+    index = PrototypeIndex.open(write_index(tmp_path / "damaged", prototypes))
+    features = np.stack([prototypes[4].vector, np.full(VECTOR_DIM, np.inf, np.float32)])
+    found = index.search_vectors(features, 10)
+    assert found.shape == (2, 5)
+    assert found[0, 0] == 4
+    assert set(found[0]) == {0, 2, 3, 4, 5}
+    assert (found[1] == -1).all()
+    means = index.mean_keys(found)
+    assert np.isfinite(means[0]).all()
+    assert np.isnan(means[1]).all()
+    for read in (index.vectors, index.keys_of):
+        with pytest.raises(ValueError, match="-1, which stands for no prototype"):
+            read(found[1])
+
+
+def test_an_index_written_anew_leaves_the_mapped_one_alone(tmp_path: Path) -> None:
+    index = PrototypeIndex.open(write_index(tmp_path / "same", make_prototypes(50)))
+    before = index.keys_of([7]), index.vectors([7])
+    write_index(tmp_path / "same", make_prototypes(3))
+    np.testing.assert_array_equal(index.keys_of([7]), before[0])
+    np.testing.assert_array_equal(index.vectors([7]), before[1])
+    assert not list((tmp_path / "same").glob("*.partial"))
 
 
 def test_keys_stay_in_their_file(folder: Path) -> None:

@@ -27,6 +27,11 @@ def test_presets_survive_toml_and_plain_data(name: str, tmp_path: Path) -> None:
         (("threshold = 0.4", "threshold = 1.4"), "localization.threshold is 1.4"),
         (('key = "template"', 'key = "magic"'), "localization.key is 'magic'"),
         (("stride = 64", "stride = 500"), "segmentation.stride is 500; expected at most the window, 128"),
+        (
+            ("background_concepts = ", 'background_concepts = "sky" # '),
+            "background_concepts is 'sky'; expected a list of names",
+        ),
+        (("[segmentation.superpixels]", "[other]"), "Preset has no other"),
         (("[synthesis]", "[synthesis"), "not valid TOML"),
         (("[models]", "[model]"), r"no table \[models\]"),
     ],

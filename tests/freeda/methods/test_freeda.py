@@ -11,6 +11,7 @@ from freeda.config import Preset
 from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatchError
 from freeda.index import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.presets import BACKGROUND_CONCEPTS
 from freeda.records import ClassName, Regions
 from freeda.refinement import pamr
 from freeda.text import load_clip
@@ -158,10 +159,34 @@ def test_background_concepts_compete_as_classes_do(index_folder: Path) -> None:
     assert set(np.unique(result.labels)) == {0, 1}
 
 
-def test_background_concepts_by_name(index_folder: Path) -> None:
-    assert "sky" in load(index_folder, background_concepts="usual").config.background_concepts
-    assert load(index_folder, background_concepts="none").config.background_concepts == ()
-    assert load(index_folder, background_concepts="none").encode_classes("cat").concepts == ()
+def test_background_concepts_by_name(index_folder: Path, tiny_preset: Preset) -> None:
+    chosen = replace(tiny_preset.segmentation, background_concepts=("sky", "grass"))
+    preset = replace(tiny_preset, segmentation=chosen)
+
+    def concepts(background: bool, given: str | None) -> list[str]:
+        segmenter = load(index_folder, preset=preset, background=background, background_concepts=given)
+        return [item.name for item in segmenter.encode_classes("cat; dog").concepts]
+
+    assert concepts(True, None) == ["sky", "grass"]
+    assert concepts(False, None) == []
+    assert concepts(True, "none") == []
+    assert concepts(True, "wall; road,street") == ["wall", "road", "street"]
+    assert concepts(True, "usual") == list(BACKGROUND_CONCEPTS)
+    with pytest.raises(ConfigError, match="no background is asked for; add background"):
+        concepts(False, "sky")
+
+
+def test_a_region_that_is_not_finite_stays_undecided(index_folder: Path) -> None:
+    segmenter = load(index_folder)
+    for retrieval in ("class", "region"):
+        segmenter.config = replace(segmenter.config, retrieval=retrieval, region_neighbors=3)
+        vocabulary = segmenter.encode_classes("cat;dog")
+        features = torch.zeros(2, vocabulary.prototypes.shape[1])
+        features[0] = 1.0
+        features[1, 3] = float("nan")
+        scores = segmenter._local_scores(features, vocabulary)
+        assert torch.isfinite(scores[0]).all()
+        assert torch.isnan(scores[1]).all()
 
 
 def test_regions_retrieve_the_keys_of_what_they_look_like(index_folder: Path) -> None:
