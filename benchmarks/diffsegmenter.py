@@ -1,11 +1,10 @@
-"""Memory and time of DiffSegmenter at the size of Stable Diffusion 1.5, with random weights.
+"""Memory of DiffSegmenter at the size of Stable Diffusion 1.5, with random weights.
 
 Run from the checkout's root: `python benchmarks/diffsegmenter.py [--classes 20] [--write]`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import click
@@ -79,14 +78,11 @@ def measure(classes: int, device: torch.device) -> Iterator[tuple[str, str]]:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     with PeakMemory() as peak:
-        started = time.perf_counter()
         _, present = segmenter.score_image(image, vocabulary)
-        spent = time.perf_counter() - started
     above = peak.megabytes
     if device.type == "cuda":
         above = (torch.cuda.max_memory_allocated() - before) / 1e6
     yield f"**peak memory above the weights, {len(present)} classes, MB**", f"{above:.0f}"
-    yield "seconds an image, one run", f"{spent:.1f}"
 
 
 def table(classes: int, device: torch.device) -> Iterator[str]:

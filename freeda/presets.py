@@ -70,7 +70,8 @@ def toy() -> Preset:
             window=128,
             stride=64,
             dense_size=192,
-            neighbors=20,
+            neighbors=30,
+            local_weight=0.7,
             background_concepts=(
                 "grass",
                 "sand",
@@ -83,7 +84,8 @@ def toy() -> Preset:
                 "tiles",
                 "carpet",
             ),
-            superpixels=Superpixels(scale=200.0, sigma=0.8, min_size=80),
+            pamr=10,
+            superpixels=Superpixels(scale=50.0, sigma=0.8, min_size=40),
         ),
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )

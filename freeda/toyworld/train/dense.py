@@ -1,4 +1,4 @@
-"""The dense backbone: a small ViT whose patch features agree for the same instance in two scenes.
+"""The dense backbone: a small XCiT whose patch features agree for the same instance in two scenes.
 
 Class names play no part. Masks serve as correspondence only: an instance cut from one scene and
 pasted into another must pool to the same feature, whole or in pieces, and differ from the rest.
@@ -23,17 +23,15 @@ from freeda.toyworld.train.loop import Plan
 
 __all__ = ["PLAN", "DenseTask", "save"]
 
-PLAN = Plan(steps=20_000, minutes=66, batch=32, learning_rate=1e-3, warmup=200, weight_decay=0.04)
-_ARCHITECTURE = "vit_small_patch14_reg4_dinov2"
+PLAN = Plan(steps=20_000, minutes=88, batch=32, learning_rate=1e-3, warmup=200, weight_decay=0.04)
+_ARCHITECTURE = "xcit_nano_12_p16_224"
+"""An XCiT (El-Nouby et al. 2021): with its convolutional stem it learns much faster than a plain ViT."""
 _MODEL_ARGS: dict[str, Any] = {
-    "img_size": IMAGE_SIZE,
     "patch_size": 16,
-    "embed_dim": 192,
+    "embed_dim": 176,
     "depth": 6,
     "num_heads": 4,
-    "mlp_ratio": 3.0,
-    "init_values": 0.5,
-    "dynamic_img_size": True,
+    "cls_attn_layers": 0,
 }
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 _TEMPERATURE = 0.1
@@ -107,7 +105,8 @@ def save(task: DenseTask, folder: Path) -> None:
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    weights = {name: value.half().contiguous() for name, value in task.network.state_dict().items()}
+    state = task.network.state_dict()
+    weights = {n: (v.half() if v.is_floating_point() else v).contiguous() for n, v in state.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 

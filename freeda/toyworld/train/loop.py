@@ -49,19 +49,23 @@ class Plan:
 
 
 class _State:
-    """Everything a checkpoint holds: weights, their running mean, the optimiser, the clock."""
+    """Everything a checkpoint holds: weights, their running mean, the optimiser, the clock.
+
+    Statistics that a network gathers itself (batch norm's) count as weights that nothing optimises.
+    """
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         self.parameters = dict(network.named_parameters())
+        self.weights = {n: w for n, w in network.state_dict().items() if w.is_floating_point()}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), plan.learning_rate, (0.9, 0.98), weight_decay=plan.weight_decay
         )
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.average = {name: w.clone() for name, w in self.weights.items()}
         self.step = 0
         self.elapsed = 0.0
 
     def save(self, path: Path) -> None:
-        tensors = {f"weights.{n}": p.detach().contiguous() for n, p in self.parameters.items()}
+        tensors = {f"weights.{n}": w.contiguous() for n, w in self.weights.items()}
         tensors |= {f"average.{n}": a.contiguous() for n, a in self.average.items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -73,9 +77,10 @@ class _State:
     def load(self, path: Path, device: torch.device) -> None:
         with safe_open(path, "pt", device=str(device)) as file:
             metadata, held = file.metadata(), set(file.keys())
-            for name, parameter in self.parameters.items():
-                parameter.data.copy_(file.get_tensor(f"weights.{name}"))
+            for name, weight in self.weights.items():
+                weight.copy_(file.get_tensor(f"weights.{name}"))
                 self.average[name].copy_(file.get_tensor(f"average.{name}"))
+            for name, parameter in self.parameters.items():
                 self.optimizer.state[parameter] = {
                     key: file.get_tensor(f"adam.{key}.{name}")
                     for key in ("step", "exp_avg", "exp_avg_sq")
@@ -95,8 +100,8 @@ def fit(task: Task, count: int, plan: Plan, folder: Path, device: torch.device) 
     if checkpoint.exists():
         state.load(checkpoint, device)
     _run(task, state, count, plan, checkpoint, device)
-    for name, parameter in state.parameters.items():
-        parameter.data.copy_(state.average[name])
+    for name, weight in state.weights.items():
+        weight.copy_(state.average[name])
     task.network.eval()
 
 
@@ -137,8 +142,8 @@ def _step(task: Task, state: _State, count: int, plan: Plan, progress: float, de
     state.step += 1
     decay = min(plan.ema_decay, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        for name, parameter in state.parameters.items():
-            state.average[name].lerp_(parameter, 1 - decay)
+        for name, weight in state.weights.items():
+            state.average[name].lerp_(weight, 1 - decay)
     return float(loss.detach())
 
 

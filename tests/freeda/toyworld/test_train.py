@@ -29,14 +29,17 @@ class Line:
     name = "line"
 
     def __post_init__(self) -> None:
-        self.network = nn.Linear(1, 1, bias=False)
-        nn.init.zeros_(self.network.weight)
+        self.line = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.line.weight)
+        self.norm = nn.BatchNorm1d(1)
+        self.network = nn.ModuleDict({"line": self.line, "norm": self.norm})
         self.calls = 0
 
     def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         self.calls += 1
         x = torch.from_numpy(rng.normal(size=(len(numbers), 1)).astype(np.float32))
-        return (self.network(x).float() - 3 * x).square().mean()
+        self.norm(x + 7)  # gathers a mean of 7; learns nothing
+        return (self.line(x).float() - 3 * x).square().mean()
 
 
 def plan(steps: int, minutes: float = 5.0) -> Plan:
@@ -47,7 +50,8 @@ def test_the_loop_learns_and_keeps_the_averaged_weights(tmp_path: Path) -> None:
     task = Line()
     fit(task, 100, plan(150), tmp_path, CPU)
     assert task.calls == 150
-    assert task.network.weight.item() == pytest.approx(3, abs=0.2)
+    assert task.line.weight.item() == pytest.approx(3, abs=0.2)
+    assert task.norm.running_mean.item() == pytest.approx(7, abs=0.2)  # type: ignore[union-attr]
 
 
 def test_the_loop_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +72,9 @@ def test_the_loop_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytes
     rest = Line()
     fit(rest, 100, plan(60), tmp_path / "cut", CPU)
     assert rest.calls == 35
-    torch.testing.assert_close(rest.network.weight, whole.network.weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(rest.line.weight, whole.line.weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(rest.norm.running_mean, whole.norm.running_mean, rtol=1e-3, atol=1e-4)
+    assert rest.norm.running_mean.item() == pytest.approx(7, abs=0.5)  # type: ignore[union-attr]
 
 
 def test_the_time_budget_ends_training(tmp_path: Path) -> None:
@@ -114,7 +120,7 @@ def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCac
     fit(seen, 40, quick, tmp_path, CPU)
     dense.save(seen, tmp_path / "dense")
     backbone = load_backbone([str(tmp_path / "dense")], CPU)
-    assert backbone.dense_features(torch.rand(1, 3, 128, 128), 128).shape == (1, 192, 8, 8)
+    assert backbone.dense_features(torch.rand(1, 3, 128, 128), 128).shape == (1, 176, 8, 8)
 
     pair = clip.ClipTask(cache, tokenizer, tmp_path, CPU)
     fit(pair, 40, quick, tmp_path, CPU)
