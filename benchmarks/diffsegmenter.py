@@ -11,7 +11,7 @@ import click
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from measuring import PeakMemory, machine
-from results import write_section
+from results import publish
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from freeda.config import TEMPLATES
@@ -103,12 +103,8 @@ def table(classes: int, device: torch.device) -> Iterator[str]:
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
 def main(classes: int, device: str, write: bool) -> None:
     """Prints the table."""
-    lines = []
-    for line in table(classes, choose_device(device)):
-        click.echo(line)
-        lines.append(line)
-    if write:
-        write_section("diffsegmenter", ["## Memory of DiffSegmenter", "", *lines])
+    head = ["## Memory of DiffSegmenter", ""]
+    publish("diffsegmenter", head, table(classes, choose_device(device)), write=write)
 
 
 if __name__ == "__main__":

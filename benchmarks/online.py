@@ -22,7 +22,7 @@ import timm
 import torch
 from measuring import PeakMemory, Stopwatch, fastest, machine
 from PIL import Image
-from results import write_section
+from results import publish
 
 from freeda.index import (
     CARD,
@@ -291,12 +291,8 @@ def main(
     if retrieve_from:
         retrieve(retrieve_from)
         return
-    lines = []
-    for line in table(choose_device(device), images, repeats, prototypes):
-        click.echo(line)
-        lines.append(line)
-    if write:
-        write_section("online", ["## Speed of the online stage", "", *lines])
+    lines = table(choose_device(device), images, repeats, prototypes)
+    publish("online", ["## Speed of the online stage", ""], lines, write=write)
 
 
 if __name__ == "__main__":

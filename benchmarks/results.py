@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import click
+
 RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def publish(name: str, head: Sequence[str], lines: Iterable[str], *, write: bool) -> None:
+    """Prints lines as they come; with `write`, section `name` then holds `head` and them."""
+    printed = []
+    for line in lines:
+        click.echo(line)
+        printed.append(line)
+    if write:
+        write_section(name, [*head, *printed])
 
 
 def write_section(name: str, lines: Sequence[str]) -> None:

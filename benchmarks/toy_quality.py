@@ -13,7 +13,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from results import write_section
+from results import publish
 from torch.nn import functional
 
 from freeda.evaluation.datasets import ToyDataset
@@ -232,12 +232,7 @@ def tables(bench: Bench, scenes: int) -> Iterator[str]:
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
 def main(scenes: int, index: str, write: bool) -> None:
     """Prints the tables."""
-    lines = []
-    for line in tables(Bench(index), scenes):
-        click.echo(line)
-        lines.append(line)
-    if write:
-        write_section("quality", [_HEADER, *lines])
+    publish("quality", [_HEADER], tables(Bench(index), scenes), write=write)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import cv2
 import faiss
 import numpy as np
 import torch
-from results import write_section
+from results import publish
 from skimage.segmentation import slic
 from torch.nn import functional
 from toy_quality import CLASSES, Bench, evaluate_background
@@ -188,12 +188,8 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
 @click.option("--write", is_flag=True, help="Also write the tables into benchmarks/RESULTS.md.")
 def main(scenes: int, index: str, write: bool) -> None:
     """Prints the tables."""
-    lines = []
-    for line in table(Bench(index), scenes):
-        click.echo(line)
-        lines.append(line)
-    if write:
-        write_section("variants", ["## Variants of the online stage", "", *lines])
+    head = ["## Variants of the online stage", ""]
+    publish("variants", head, table(Bench(index), scenes), write=write)
 
 
 if __name__ == "__main__":
