@@ -16,24 +16,15 @@ from pathlib import Path
 import click
 import numpy as np
 import open_clip
-import pyarrow as pa
-import pyarrow.parquet as pq
 import timm
 import torch
 from measuring import PeakMemory, Stopwatch, fastest, machine
 from PIL import Image
 from results import publish
 
-from freeda.index import (
-    CARD,
-    KEYS,
-    PROTOTYPES,
-    REJECTS,
-    Manifest,
-    PrototypeIndex,
-    write_files,
-    write_manifest,
-)
+from freeda.index import PrototypeIndex
+from freeda.index_format import KEYS, PROTOTYPES
+from freeda.index_writer import REJECT_SCHEMA, Origin, write_index
 from freeda.loading import choose_device, prepare
 from freeda.methods.freeda import FreedaSegmenter, Vocabulary
 from freeda.presets import load_preset
@@ -98,25 +89,15 @@ def random_prototypes(count: int) -> Iterator[Prototype]:
             )
 
 
-def write_index(folder: Path, count: int, clip: str = "-", backbone: str = "-") -> Path:
+def random_index(folder: Path, count: int, clip: str = "-", backbone: str = "-") -> Path:
     folder.mkdir(parents=True)
-    write_files(folder, random_prototypes(count), _KEY, _VECTOR)
-    pq.write_table(pa.table({"caption_id": [""], "noun": [""], "reason": [""]}), folder / REJECTS)
-    (folder / CARD).write_text("# Random prototypes\n")
-    manifest = Manifest(
+    origin = Origin(
         preset=PRESET.as_dict(),
-        fingerprints={"diffusion": "-", "clip": clip, "backbone": backbone},
-        key_dim=_KEY,
-        vector_dim=_VECTOR,
-        prototypes=count,
-        nouns=1,
-        captions=count,
-        rejects=0,
+        models={"diffusion": "-", "clip": clip, "backbone": backbone},
         build={},
-        build_fingerprint="-",
-        seed=0,
+        fingerprint="-",
     )
-    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
+    write_index(folder, random_prototypes(count), REJECT_SCHEMA.empty_table(), count, origin)
     return folder
 
 
@@ -231,7 +212,7 @@ def many_regions() -> np.ndarray:
 
 def retrieval(count: int, workplace: Path) -> Iterator[Row]:
     """In a process of its own, so that the peak of memory is its own."""
-    folder = write_index(workplace / "large", count)
+    folder = random_index(workplace / "large", count)
     command = [sys.executable, __file__, "--retrieve-from", str(folder)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     first, again, megabytes = (float(value) for value in answer)
@@ -266,7 +247,7 @@ def table(device: torch.device, images: int, repeats: int, prototypes: int) -> I
     with tempfile.TemporaryDirectory() as name:
         workplace = Path(name)
         clip, backbone = load_models(device)
-        folder = write_index(workplace / "small", 2000, clip.fingerprint(), backbone.fingerprint())
+        folder = random_index(workplace / "small", 2000, clip.fingerprint(), backbone.fingerprint())
         segmenter = FreedaSegmenter(PrototypeIndex.open(folder), clip, backbone, CONFIG, batch=_BATCH)
         for rows in (
             totals(segmenter, draw_images(images, workplace), repeats),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from freeda.errors import FreedaError
-from freeda.terminal import ProgressBar, result_json, result_text, summary_json, summary_text
+from freeda.terminal import ProgressBar, edited_text, result_json, result_text, summary_json, summary_text
 
 if TYPE_CHECKING:
     from freeda.segmentation import Segmentation
@@ -65,7 +65,7 @@ def main(debug: bool) -> None:
 
 @main.command("build-index", context_settings={"show_default": True})
 @click.argument("captions")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@click.option("--out", required=True, help="Folder of the index, a path or a URL.")
 @click.option("--preset", default="toy", help="Preset name or .toml file; see `freeda presets`.")
 @click.option("--caption-column", help="Column with the captions.")
 @click.option("--id-column", help="Column with their ids; else derived from the text.")
@@ -73,13 +73,14 @@ def main(debug: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), help="Take only so many captions.")
 @click.option("--seed", type=int, default=0)
 @click.option("--shard-size", type=click.IntRange(1), default=32, help="Captions a task.")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes on this machine.")
-@click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT.")
+@click.option("--workers", type=click.IntRange(1), help="Processes on this machine; else one a GPU.")
+@click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")
 @click.option("--device", default="auto")
 @click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def build_index_command(captions: str, out: Path, preset: str, **options: Any) -> None:
-    """Build a prototype index from CAPTIONS, a parquet file, a folder of them, or a glob.
+def build_index_command(captions: str, out: str, preset: str, **options: Any) -> None:
+    """Build a prototype index from CAPTIONS, a parquet file, a folder of them, or a glob; a path or a
+    URL such as s3://BUCKET/captions.
 
     Run the same command again after an interruption: it goes on where it stopped.
     """
@@ -245,9 +246,100 @@ def presets_command(show: str | None) -> None:
         click.echo(f"{name:16} {preset().description}")
 
 
+@main.group("captions")
+def captions_group() -> None:
+    """Get captions for a build: from COCO, from class names, or the best of very many."""
+
+
+_CAPTIONS_OUT = click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Parquet file to write."
+)
+
+
+@captions_group.command("from-coco")
+@click.argument("annotations", type=click.Path(path_type=Path))
+@_CAPTIONS_OUT
+def captions_from_coco_command(annotations: Path, out: Path) -> None:
+    """Turn COCO's ANNOTATIONS, such as captions_train2017.json, into parquet."""
+    from index_build.preparation import captions_from_coco, write_captions
+
+    count = write_captions(captions_from_coco(annotations), out)
+    click.echo(f"{out}: {count:,} captions")
+
+
+@captions_group.command("from-classes", context_settings={"show_default": True})
+@click.argument("classes")
+@_CAPTIONS_OUT
+@click.option("--per-class", type=click.IntRange(1), default=50, help="Captions about each class.")
+@click.option("--seed", type=int, default=0)
+def captions_from_classes_command(classes: str, out: Path, per_class: int, seed: int) -> None:
+    """Compose varied captions about CLASSES: "cat,kitten; dog; grass", or a .txt file with a class a
+    line.
+    """
+    from freeda.text import parse_classes
+    from index_build.preparation import compose_captions, write_captions
+
+    parsed = parse_classes(classes)
+    count = write_captions(compose_captions(parsed, per_class, seed), out)
+    click.echo(f"{out}: {count:,} captions about {len(parsed):,} classes")
+
+
+@captions_group.command("select", context_settings={"show_default": True})
+@click.argument("captions")
+@_CAPTIONS_OUT
+@click.option("--budget", type=click.IntRange(1), required=True, help="Captions to choose.")
+@click.option("--vocabulary", help="Count only these names: a class list, or a .txt file of one.")
+@click.option("--model", default="all-MiniLM-L6-v2", help="sentence-transformers model, by id or folder.")
+@click.option(
+    "--similarity", type=click.FloatRange(0, 1), default=0.9, help="From which on two captions are one."
+)
+@click.option("--caption-column", help="Column with the captions.")
+@click.option("--id-column", help="Column with their ids; else derived from the text.")
+@click.option("--nouns-column", help="Column with lists of nouns; skips tagging.")
+@click.option("--seed", type=int, default=0)
+@click.option("--device", default="auto")
+def captions_select_command(captions: str, out: Path, **options: Any) -> None:
+    """Choose from CAPTIONS, a parquet file, a folder of them, or a glob, those that cover the most:
+    near-duplicates are left out, nouns are covered evenly.
+    """
+    from freeda.text import parse_classes
+    from index_build.captions import open_captions
+    from index_build.config import CaptionColumns
+    from index_build.nouns import PatternNouns
+    from index_build.preparation import (
+        chosen_captions,
+        load_sentence_model,
+        select_captions,
+        write_captions,
+    )
+
+    columns = {name: options[name] for name in ("caption_column", "id_column", "nouns_column")}
+    source = open_captions(captions, CaptionColumns(**columns))
+    with ProgressBar(" captions") as bar:
+        selection = select_captions(
+            source,
+            options["budget"],
+            load_sentence_model(options["model"], options["device"]),
+            PatternNouns(),
+            vocabulary=parse_classes(options["vocabulary"]) if options["vocabulary"] else (),
+            similarity=options["similarity"],
+            seed=options["seed"],
+            progress=bar.count,
+        )
+    count = write_captions(chosen_captions(source, selection), out)
+    click.echo(
+        f"{out}: {count:,} of {selection.captions:,} captions, {len(selection.nouns):,} nouns "
+        f"({selection.repeats:,} repeats and {selection.without_nouns:,} without nouns left out)"
+    )
+
+
+_OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
+
+
 @main.group("index")
 def index_group() -> None:
-    """Look into a prototype index."""
+    """Look into prototype indexes, and make new ones of them."""
 
 
 @index_group.command("info")
@@ -285,12 +377,84 @@ def index_verify(name: str) -> None:
     click.echo(f"{index.folder}: {len(index.manifest.files)} files as they were written")
 
 
+@index_group.command("append", context_settings={"show_default": True})
+@click.argument("name")
+@click.argument("captions")
+@click.option("--caption-column", help="Column with the captions.")
+@click.option("--id-column", help="Column with their ids; else derived from the text.")
+@click.option("--nouns-column", help="Column with lists of nouns; skips tagging.")
+@click.option("--workers", type=click.IntRange(1), help="Processes on this machine; else one a GPU.")
+@click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")
+@click.option("--device", default="auto")
+def index_append(name: str, captions: str, **options: Any) -> None:
+    """Add the prototypes of CAPTIONS to the index NAME, with the preset and the seed it was built with.
+
+    Run the same command again after an interruption: it goes on where it stopped.
+    """
+    from index_build.append import append
+
+    columns = {key: options.pop(key) for key in ("caption_column", "id_column", "nouns_column")}
+    with ProgressBar(" captions") as bar:
+        done = append(name, captions, columns=columns, report=bar.update, **options)
+    click.echo(edited_text(name, done.manifest, f"{done.known:,} of the new ones were in it already"))
+
+
+@index_group.command("merge")
+@click.argument("names", nargs=-1, required=True)
+@_OUT
+@_OVERWRITE
+def index_merge(names: tuple[str, ...], out: Path, overwrite: bool) -> None:
+    """Join the indexes NAMES, built with the same models, into one."""
+    from freeda.index import PrototypeIndex
+    from freeda.index_editing import merge
+
+    done = merge([PrototypeIndex.open(name, verify=True) for name in names], out, overwrite=overwrite)
+    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} were in more than one index"))
+
+
+@index_group.command("subset")
+@click.argument("name")
+@_OUT
+@_OVERWRITE
+@click.option("--nouns", default="", help='Nouns to keep: "cat, dog", or a .txt file with one a line.')
+@click.option("--caption-ids", type=click.Path(path_type=Path), help="File with a caption id a line.")
+def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids: Path | None) -> None:
+    """Take only some nouns or captions of the index NAME."""
+    from freeda.index import PrototypeIndex
+    from freeda.index_editing import subset
+
+    if not nouns and caption_ids is None:
+        raise click.UsageError("name what to keep with --nouns or --caption-ids")
+    listed = _lines(Path(nouns)) if nouns.endswith(".txt") else [item.strip() for item in nouns.split(",")]
+    ids = _lines(caption_ids) if caption_ids else []
+    index = PrototypeIndex.open(name, verify=True)
+    done = subset(index, out, nouns=[item for item in listed if item], caption_ids=ids, overwrite=overwrite)
+    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} left out"))
+
+
+@index_group.command("dedupe", context_settings={"show_default": True})
+@click.argument("name")
+@_OUT
+@_OVERWRITE
+@click.option(
+    "--similarity", type=click.FloatRange(0, 1), default=0.98, help="From which on two are one, as a cosine."
+)
+def index_dedupe(name: str, out: Path, overwrite: bool, similarity: float) -> None:
+    """Leave out prototypes of the index NAME that repeat one of the same noun in text and looks."""
+    from freeda.index import PrototypeIndex
+    from freeda.index_editing import dedupe
+
+    index = PrototypeIndex.open(name, verify=True)
+    done = dedupe(index, out, similarity=similarity, overwrite=overwrite)
+    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} repeats left out"))
+
+
 @index_group.command("import-upstream", context_settings={"show_default": True})
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.argument("knn_index", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@_OUT
 @click.option("--preset", default="sd21-vitl", help="Whose CLIP and backbone made the prototypes.")
-@click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
+@_OVERWRITE
 def index_import_upstream(embeddings: Path, knn_index: Path, out: Path, preset: str, overwrite: bool) -> None:
     """Take over the prototypes that FreeDA's authors published: EMBEDDINGS, a folder of .npy files,
     and KNN_INDEX, the FAISS file of their keys.
@@ -315,6 +479,14 @@ def _quiet_libraries(debug: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"'{path}' cannot be read: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _parse_formats(formats: str) -> tuple[str, ...]:

@@ -6,11 +6,10 @@ Shapes: `C` classes, `K` width of a key, `N` prototypes, `D` width of a visual v
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,77 +20,24 @@ import pyarrow as pa
 
 from freeda.config import Preset
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from freeda.index_format import (
+    KEYS,
+    MANIFEST,
+    PROTOTYPES,
+    ROWS_PER_BATCH,
+    Manifest,
+    check_files,
+    prototype_schema,
+    read_manifest,
+)
 from freeda.preset_files import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
 
-__all__ = [
-    "CARD",
-    "FORMAT",
-    "KEYS",
-    "MANIFEST",
-    "PROTOTYPES",
-    "REJECTS",
-    "Manifest",
-    "PrototypeIndex",
-    "find_index",
-    "prototype_schema",
-    "search_paths",
-    "write_files",
-    "write_manifest",
-]
+__all__ = ["PrototypeIndex", "find_index", "search_paths"]
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.parquet", "README.md"
-_ROWS_PER_BATCH = 4096
 _VERIFY_ON_OPEN_BYTES = 128 * 2**20
 _REMEMBERED = 4096
 """Classes whose neighbours are kept: 30 MB at k = 350 and 768-d vectors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What an index is made of and from; written last, so that an index without one is unfinished.
-
-    fingerprints: of the weights of "diffusion", "clip" and "backbone", and the "precision" they ran
-    in; files: name to sha256.
-    """
-
-    preset: Mapping[str, Any]
-    fingerprints: Mapping[str, str]
-    key_dim: int
-    vector_dim: int
-    prototypes: int
-    nouns: int
-    captions: int
-    rejects: int
-    build: Mapping[str, Any]
-    build_fingerprint: str
-    seed: int
-    factory: str = "Flat"
-    keys_normalized: bool = True
-    vectors_normalized: bool = False
-    licenses: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    format: int = FORMAT
-
-
-def prototype_schema(vector_dim: int) -> pa.Schema:
-    """The columns of `prototypes.arrow`."""
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("noun", pa.string()),
-            ("caption_id", pa.string()),
-            ("caption", pa.string()),
-            ("vector", pa.list_(pa.float16(), vector_dim)),
-            ("area", pa.float32()),
-            ("peak", pa.float32()),
-            ("seed", pa.int64()),
-            ("thumbnail", pa.binary()),
-        ]
-    )
 
 
 def search_paths(name: str) -> list[Path]:
@@ -148,9 +94,9 @@ class PrototypeIndex:
         no time, and checks names and sizes beyond. Raises `IndexNotFoundError`, `IndexCorruptError`.
         """
         folder = find_index(str(name))
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
-        _check_files(folder, manifest, digests=small if verify is None else verify)
+        check_files(folder, manifest, digests=small if verify is None else verify)
         return cls(folder, manifest)
 
     def __len__(self) -> int:
@@ -220,7 +166,7 @@ class PrototypeIndex:
         """(len(rows), D) float32 raw visual vectors, read from the memory map."""
         numbers = _require_rows(rows)
         taken = np.empty((len(numbers), self.manifest.vector_dim), np.float32)
-        owners, places = np.divmod(numbers, _ROWS_PER_BATCH)
+        owners, places = np.divmod(numbers, ROWS_PER_BATCH)
         order = np.argsort(numbers, kind="stable")
         for run in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
             if len(run):
@@ -273,11 +219,21 @@ class PrototypeIndex:
         """The given columns of prototypes, one dict a prototype."""
         return [
             {
-                name: self._batches[n // _ROWS_PER_BATCH].column(name)[n % _ROWS_PER_BATCH].as_py()
+                name: self._batches[n // ROWS_PER_BATCH].column(name)[n % ROWS_PER_BATCH].as_py()
                 for name in columns
             }
             for n in (int(number) for number in numbers)
         ]
+
+    def prototypes(self) -> Iterator[Prototype]:
+        """All prototypes in order, a batch in memory at a time; keys and vectors as the index holds them."""
+        start = 0
+        for batch, vectors in zip(self._batches, self._vector_views, strict=True):
+            keys = self.keys_of(range(start, start + len(batch)))
+            start += len(batch)
+            rows = batch.drop_columns(["vector"]).to_pylist()
+            for row, key, vector in zip(rows, keys, vectors, strict=True):
+                yield Prototype(**row, key=key, vector=vector.astype(np.float32))
 
     def noun_counts(self) -> dict[str, int]:
         """How many prototypes each noun has, most first."""
@@ -333,96 +289,3 @@ def _require_rows(rows: Sequence[int] | np.ndarray) -> np.ndarray:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.ascontiguousarray(vectors / np.maximum(norms, 1e-12), np.float32)
-
-
-def write_files(folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int) -> int:
-    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were.
-
-    Files of those names are replaced, never written into: another process may have them mapped.
-    """
-    partial = {name: folder / f"{name}.partial" for name in (KEYS, PROTOTYPES)}
-    keys = faiss.IndexFlatIP(key_dim)
-    schema = prototype_schema(vector_dim)
-    with pa.OSFile(str(partial[PROTOTYPES]), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for chunk in _chunks(prototypes, _ROWS_PER_BATCH):
-            keys.add(np.stack([prototype.key for prototype in chunk]))
-            writer.write_batch(_to_batch(chunk, schema))
-    faiss.write_index(keys, str(partial[KEYS]))
-    for name, path in partial.items():
-        os.replace(path, folder / name)
-    return int(keys.ntotal)
-
-
-def write_manifest(folder: Path, manifest: Manifest, files: Sequence[str]) -> None:
-    """Adds the digests and sizes of `files` and writes the manifest atomically, last of all."""
-    complete = asdict(manifest) | {
-        "files": {name: _sha256(folder / name) for name in files},
-        "sizes": {name: (folder / name).stat().st_size for name in files},
-    }
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(complete, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
-
-
-def _to_batch(chunk: list[Prototype], schema: pa.Schema) -> pa.RecordBatch:
-    flat = np.concatenate([prototype.vector for prototype in chunk]).astype(np.float16)
-    columns = [
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("vector").type.list_size)
-        if name == "vector"
-        else pa.array([getattr(prototype, name) for prototype in chunk], schema.field(name).type)
-        for name in schema.names
-    ]
-    return pa.record_batch(columns, schema=schema)
-
-
-def _chunks(items: Iterable[Prototype], size: int) -> Iterable[list[Prototype]]:
-    chunk: list[Prototype] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.get("format") != FORMAT:
-            raise IndexCorruptError(
-                f"{path} has format {data.get('format')!r}; this version reads format {FORMAT}; "
-                f"rebuild the index or install the freeda that wrote it"
-            )
-        manifest = Manifest(**data)
-        if not {KEYS, PROTOTYPES, REJECTS, CARD} == set(manifest.files) == set(manifest.sizes):
-            raise TypeError("it does not name every file")
-        return manifest
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        raise IndexCorruptError(f"{path} is damaged ({error}); restore or rebuild the index") from error
-
-
-def _check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:
-    for name, size in manifest.sizes.items():
-        path = folder / name
-        if not path.is_file():
-            raise IndexCorruptError(f"index file {path} is missing; restore or rebuild the index")
-        if path.stat().st_size != size:
-            raise IndexCorruptError(
-                f"index file {path} has {path.stat().st_size} bytes; {size} were written; "
-                f"restore or rebuild the index"
-            )
-        if digests and _sha256(path) != manifest.files[name]:
-            raise IndexCorruptError(
-                f"index file {path} is not the one that was written (its sha256 differs); "
-                f"restore or rebuild the index"
-            )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

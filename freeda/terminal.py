@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from freeda.index_format import Manifest
     from freeda.segmentation import Segmentation
     from index_build import BuildSummary
 
-__all__ = ["ProgressBar", "result_json", "result_text", "summary_json", "summary_text"]
+__all__ = ["ProgressBar", "edited_text", "result_json", "result_text", "summary_json", "summary_text"]
 
 
 class ProgressBar:
@@ -36,7 +37,14 @@ class ProgressBar:
             self._bar.initial = done
         self._bar.update(done - self._bar.n)
 
+    def count(self, done: int) -> None:
+        """Of something whose end is not known."""
+        self._bar.update(done - self._bar.n)
+
     def update(self, progress: Any) -> None:
+        if progress.note:
+            self._bar.write(progress.note, file=sys.stderr)
+            return
         self._bar.total = progress.total
         self._bar.set_description(progress.message or "building", refresh=False)
         self._bar.set_postfix(prototypes=progress.prototypes, rejects=progress.rejects, refresh=False)
@@ -58,6 +66,10 @@ def result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> st
     )
 
 
+def edited_text(name: str, manifest: Manifest, note: str) -> str:
+    return f"{name}: {manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns ({note})"
+
+
 def summary_json(summary: BuildSummary) -> str:
     from dataclasses import asdict
 
@@ -77,6 +89,13 @@ def summary_text(summary: BuildSummary) -> str:
             f"prototypes  {summary.prototypes:,} of {summary.nouns:,} nouns",
             f"rejects     {rejects}",
             f"seconds     {seconds}",
-            f"elapsed     {summary.elapsed:.1f} s ({summary.resumed_shards} shards from an earlier run)",
+            f"elapsed     {summary.elapsed:.1f} s ({_earlier(summary)})",
         ]
     )
+
+
+def _earlier(summary: BuildSummary) -> str:
+    told = f"{summary.resumed_shards} shards from an earlier run"
+    if summary.damaged_shards:
+        told += f", {summary.damaged_shards} of its shards were damaged and are built anew"
+    return told

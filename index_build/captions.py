@@ -1,21 +1,24 @@
-"""Captions streamed from parquet: a file, a folder or a glob; rows that are no captions become rejects."""
+"""Captions streamed from parquet: a file, a folder or a glob, by path or URL; rows that are no captions
+become rejects.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import glob
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 
 from freeda.errors import CaptionsError
 from freeda.records import Caption, Reject
-from index_build.config import BuildConfig
+from index_build.config import CaptionColumns
+from index_build.storage import find_parquet
 
 __all__ = ["CaptionSource", "open_captions"]
 
@@ -29,7 +32,8 @@ _ROWS_PER_READ = 1024
 class CaptionSource:
     """Readable captions: files in order and the columns to take."""
 
-    files: tuple[Path, ...]
+    system: AbstractFileSystem
+    files: tuple[str, ...]
     caption_column: str
     id_column: str | None
     nouns_column: str | None
@@ -55,7 +59,7 @@ class CaptionSource:
     def _rows(self) -> Iterator[dict[str, Any]]:
         columns = [c for c in (self.caption_column, self.id_column, self.nouns_column) if c]
         for path in self.files:
-            with _opened(path) as file:
+            with _opened(self.system, path) as file:
                 batches = file.iter_batches(_ROWS_PER_READ, columns=columns)
                 while (batch := _next_batch(path, batches)) is not None:
                     yield from batch.to_pylist()
@@ -78,12 +82,16 @@ class CaptionSource:
         return Caption(id=identity, text=cleaned, nouns=None if nouns is None else tuple(nouns))
 
 
-def open_captions(source: str, config: BuildConfig) -> CaptionSource:
+def open_captions(source: str, columns: CaptionColumns) -> CaptionSource:
     """Finds the files and checks the columns; raises `CaptionsError` with what is wrong."""
-    files = _find_files(source)
-    schemas = _read_schemas(files)
+    system, files = find_parquet(source)
+    if not files:
+        raise CaptionsError(
+            f"no captions at '{source}'; expected a parquet file, a folder of them, or a glob"
+        )
+    schemas = _read_schemas(system, files)
     schema = _common_schema(schemas)
-    caption = _choose_column(schema, config.caption_column, _USUAL_CAPTION_COLUMNS, "caption", source)
+    caption = _choose_column(schema, columns.caption_column, _USUAL_CAPTION_COLUMNS, "caption", source)
     if caption is None:
         raise CaptionsError(
             f"'{source}' has no caption column; its columns are {', '.join(schema.names)}; "
@@ -93,41 +101,27 @@ def open_captions(source: str, config: BuildConfig) -> CaptionSource:
         raise CaptionsError(
             f"column '{caption}' of '{source}' holds {schema.field(caption).type}; expected text"
         )
-    identity = _choose_column(schema, config.id_column, _USUAL_ID_COLUMNS, "id", source)
-    nouns = _choose_column(schema, config.nouns_column, _USUAL_NOUN_COLUMNS, "nouns", source)
+    identity = _choose_column(schema, columns.id_column, _USUAL_ID_COLUMNS, "id", source)
+    nouns = _choose_column(schema, columns.nouns_column, _USUAL_NOUN_COLUMNS, "nouns", source)
     if nouns is not None and not _is_list_of_text(schema.field(nouns).type):
         raise CaptionsError(
             f"column '{nouns}' of '{source}' holds {schema.field(nouns).type}; expected lists of text"
         )
     _require_same_types(files, schemas, [name for name in (caption, identity, nouns) if name])
     return CaptionSource(
-        files=files, caption_column=caption, id_column=identity, nouns_column=nouns, limit=config.limit
+        system=system,
+        files=tuple(files),
+        caption_column=caption,
+        id_column=identity,
+        nouns_column=nouns,
+        limit=columns.limit,
     )
 
 
-def _find_files(source: str) -> tuple[Path, ...]:
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*.parquet") if _is_input(file, path))
-    else:
-        files = [path] if path.is_file() else sorted(Path(name) for name in glob(source))
-    if not files:
-        raise CaptionsError(
-            f"no captions at '{source}'; expected a parquet file, a folder of them, or a glob"
-        )
-    return tuple(files)
-
-
-def _is_input(file: Path, root: Path) -> bool:
-    """Whether a file found in a folder is captions, and not part of an index or its unfinished work."""
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return not hidden and not (file.parent / "manifest.json").exists()
-
-
-def _read_schemas(files: Sequence[Path]) -> list[pa.Schema]:
+def _read_schemas(system: AbstractFileSystem, files: Sequence[str]) -> list[pa.Schema]:
     schemas, rows = [], 0
     for path in files:
-        with _opened(path) as file:
+        with _opened(system, path) as file:
             schemas.append(file.schema_arrow)
             rows += file.metadata.num_rows
     if not rows:
@@ -140,7 +134,7 @@ def _common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema([field for field in schemas[0] if field.name in names])
 
 
-def _require_same_types(files: Sequence[Path], schemas: Sequence[pa.Schema], columns: Sequence[str]) -> None:
+def _require_same_types(files: Sequence[str], schemas: Sequence[pa.Schema], columns: Sequence[str]) -> None:
     for path, schema in zip(files, schemas, strict=True):
         for name in columns:
             if schema.field(name).type != schemas[0].field(name).type:
@@ -150,18 +144,24 @@ def _require_same_types(files: Sequence[Path], schemas: Sequence[pa.Schema], col
                 )
 
 
-def _next_batch(path: Path, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+def _next_batch(path: str, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
     try:
         return next(batches, None)
     except (pa.ArrowInvalid, OSError) as error:
         raise CaptionsError(f"'{path}' is damaged: {str(error).splitlines()[0]}") from error
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CaptionsError(f"'{path}' is no readable parquet file: {str(error).splitlines()[0]}") from error
+@contextmanager
+def _opened(system: AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile]:
+    with system.open(path, "rb") as handle:
+        try:
+            file = pq.ParquetFile(handle)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CaptionsError(
+                f"'{path}' is no readable parquet file: {str(error).splitlines()[0]}"
+            ) from error
+        with file:
+            yield file
 
 
 def _choose_column(

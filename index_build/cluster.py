@@ -4,35 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import dask
-from distributed import Client, LocalCluster, Worker, WorkerPlugin, get_worker
+from distributed import (
+    Client,
+    Nanny,
+    Scheduler,
+    SpecCluster,
+    TimeoutError,
+    Worker,
+    WorkerPlugin,
+    get_worker,
+)
 
 from freeda.config import Preset
 from freeda.errors import FreedaError, WorkerError
 from freeda.records import Caption
 from index_build.config import BuildConfig
-from index_build.shards import ShardReport
+from index_build.shards import mark_started, read_report, write_shard
+from index_build.storage import Place
 
 if TYPE_CHECKING:
     from index_build.prototypes import BuildModels
 
-__all__ = ["connect", "installed_models", "run_shard"]
+__all__ = ["connect", "installed_models", "run_shard", "tolerated_deaths", "usable_gpus"]
 
-_START_SECONDS = 180
+_START_SECONDS = 300
 _SETTINGS = {
     "distributed.scheduler.no-workers-timeout": f"{_START_SECONDS}s",
     "distributed.comm.timeouts.connect": "60s",
+    # A task that took its worker with it comes back at once: whether it is tried again is decided here.
+    "distributed.scheduler.allowed-failures": 0,
+    # No task waits on a busy worker, where it would share that worker's fate.
+    "distributed.scheduler.worker-saturation": 1.0,
 }
+_COMPARED_PACKAGES = ("freeda", "torch", "diffusers", "transformers", "open_clip_torch", "timm", "textblob")
 _ATTRIBUTE = "freeda_models"
 """Where a worker keeps what it has loaded: a dict by plugin name."""
+
+
+@dataclass(frozen=True)
+class WorkerDescription:
+    """What must agree on all workers: weight fingerprints with precision, and package versions."""
+
+    models: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,7 +66,7 @@ class _Loaded:
     scheduler and its captured attention layers have state, so threads take turns.
     """
 
-    description: dict[str, str] = field(default_factory=dict)
+    description: WorkerDescription = field(default_factory=WorkerDescription)
     models: BuildModels | None = None
     error: FreedaError | None = None
     turn: Lock = field(default_factory=Lock)
@@ -74,28 +99,54 @@ class _ModelPlugin(WorkerPlugin):
             models = load_models(self._preset, self._device)
         except FreedaError as error:
             return _Loaded(error=error)
-        return _Loaded(models.describe(), models)
+        return _Loaded(WorkerDescription(models.describe(), _versions()), models)
 
 
 @contextmanager
-def connect(workers: int, scheduler: str | None) -> Iterator[Client]:
-    """A client of `scheduler`, or of a cluster of this machine with `workers` processes."""
+def connect(workers: int, scheduler: str | None, gpus: Sequence[str] = ()) -> Iterator[Client]:
+    """A client of a running cluster, or of one of this machine with `workers` processes.
+
+    scheduler: an address (`tcp://HOST:PORT`) or a scheduler file; gpus: ids as CUDA_VISIBLE_DEVICES
+    holds them, dealt out to the processes in turn. Raises `WorkerError`.
+    """
     with dask.config.set(_SETTINGS):
         if scheduler is not None:
             with _connected(scheduler) as client:
                 yield client
             return
+        specification = {
+            number: {"cls": Nanny, "options": _worker_options(number, gpus)} for number in range(workers)
+        }
+        address = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
         with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=0,  # models fill most of it; a worker paused for that would wait for ever
-                dashboard_address=None,
-            ) as cluster,
+            SpecCluster(specification, {"cls": Scheduler, "options": address}) as cluster,
             Client(cluster) as client,
         ):
             yield client
+
+
+def usable_gpus(device: str) -> tuple[str, ...]:
+    """The GPUs that workers of this machine may be given, by their ids; none for a CPU."""
+    import torch
+
+    if device not in ("auto", "cuda"):
+        return ()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(visible[:count] or map(str, range(count)))
+
+
+def _worker_options(number: int, gpus: Sequence[str]) -> dict[str, Any]:
+    """A process of one thread; memory is not watched, for models fill most of it, and a worker paused
+    for that would wait for ever.
+    """
+    environment = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+    return {"nthreads": 1, "memory_limit": 0, "env": environment}
+
+
+def tolerated_deaths(client: Client) -> int:
+    """How many workers a task may take with it before Dask gives it up, beyond the first."""
+    return int(client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures))
 
 
 @contextmanager
@@ -104,9 +155,11 @@ def installed_models(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Loads the models on every worker and, at the end, lets them go.
 
-    Yields the name they are found by, and their description (weight fingerprints and precision),
-    which must agree on all workers. workers: processes of this machine's own cluster, 0 for another.
+    Yields the name they are found by, and their description (weight fingerprints and precision).
+    Raises `WorkerError` unless that agrees on all workers, and package versions with those here.
+    workers: processes of this machine's own cluster, 0 for another.
     """
+    _wait_for_workers(client)
     threads = max(1, (os.cpu_count() or 1) // workers) if workers else 0
     name = f"freeda-models-{uuid4().hex[:12]}"
     client.register_plugin(_ModelPlugin(name, preset, device, threads))
@@ -116,27 +169,44 @@ def installed_models(
         client.unregister_worker_plugin(name)
 
 
+def _wait_for_workers(client: Client) -> None:
+    """Those of a batch system may still be in its queue."""
+    try:
+        client.wait_for_workers(1, timeout=_START_SECONDS)
+    except TimeoutError as error:
+        raise WorkerError(
+            f"the cluster has had no worker for {_START_SECONDS} s; start some and run the same command again"
+        ) from error
+
+
 def run_shard(
     work: str,
-    shard: int,
+    name: str,
     captions: Sequence[Caption],
     config: BuildConfig,
     models_name: str,
     description: Mapping[str, str],
-) -> ShardReport:
-    """The task: builds one shard on a worker that has the models and reports its counts."""
+) -> None:
+    """The task: builds one shard on a worker that has the models. Its report lies with the shard.
+
+    Before it begins it says so in the work folder: should its worker die, that tells it from the tasks
+    that were only waiting there. What is finished is not built again, though Dask may run a task twice.
+    """
     from index_build.prototypes import build_prototypes
-    from index_build.shards import write_shard
 
     loaded = _loaded(get_worker(), models_name)
-    if loaded.models is None or loaded.description != description:
+    if loaded.models is None or loaded.description.models != description:
         raise WorkerError(
-            f"worker {get_worker().address} loaded other models ({loaded.description}) than the build "
-            f"began with ({dict(description)}); give all workers the same model files and devices"
+            f"worker {get_worker().address} loaded other models ({loaded.description.models}) than the "
+            f"build began with ({dict(description)}); give all workers the same model files and devices"
         )
+    place = Place(work)
+    if read_report(place, name) is not None:
+        return
     with loaded.turn:
+        mark_started(place, name)
         outcome = build_prototypes(captions, loaded.models, config)
-    return write_shard(Path(work), shard, len(captions), outcome)
+    write_shard(place, name, len(captions), outcome)
 
 
 def _loaded(worker: Worker, name: str) -> _Loaded:
@@ -146,7 +216,7 @@ def _loaded(worker: Worker, name: str) -> _Loaded:
     return loaded
 
 
-def _describe(name: str, dask_worker: Worker) -> dict[str, str] | FreedaError:
+def _describe(name: str, dask_worker: Worker) -> WorkerDescription | FreedaError:
     """Runs outside a task, where Dask hands the worker over by this parameter's name.
 
     An error is returned: Dask would print the traceback of one that is raised.
@@ -155,26 +225,48 @@ def _describe(name: str, dask_worker: Worker) -> dict[str, str] | FreedaError:
     return loaded.error or loaded.description
 
 
-def _agreed(found: Mapping[str, dict[str, str] | FreedaError]) -> dict[str, str]:
-    first = next(iter(found.values()), None)
-    if first is None:
-        raise WorkerError("the cluster has no workers; start some and try again")
+def _agreed(found: Mapping[str, WorkerDescription | FreedaError]) -> dict[str, str]:
+    first: dict[str, str] = {}
     for address, description in found.items():
         if isinstance(description, FreedaError):
             raise description
-        if description != first:
+        _require_versions(address, description.versions)
+        first = first or description.models
+        if description.models != first:
             raise WorkerError(
-                f"worker {address} loaded other models ({description}) than the first ({first}); "
+                f"worker {address} loaded other models ({description.models}) than the first ({first}); "
                 f"give all workers the same model files and devices"
             )
-    assert not isinstance(first, FreedaError)  # the loop has raised it
-    return dict(first)
+    if not first:
+        raise WorkerError("the cluster has lost its workers; start some and run the same command again")
+    return first
+
+
+def _require_versions(address: str, found: Mapping[str, str]) -> None:
+    own = _versions()
+    different = [
+        f"{name} {found.get(name)} (here {own[name]})" for name in own if found.get(name) != own[name]
+    ]
+    if different:
+        raise WorkerError(
+            f"worker {address} has {', '.join(different)}; install the same versions on all machines"
+        )
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides the prototypes' values."""
+    return {"python": ".".join(map(str, sys.version_info[:2]))} | {
+        name: version(name) for name in _COMPARED_PACKAGES
+    }
 
 
 @contextmanager
 def _connected(scheduler: str) -> Iterator[Client]:
     try:
-        client = Client(scheduler, timeout=20)
+        if "://" not in scheduler and Path(scheduler).is_file():
+            client = Client(scheduler_file=scheduler, timeout=20)
+        else:
+            client = Client(scheduler, timeout=20)
     except (OSError, ValueError) as error:
         raise WorkerError(f"no Dask scheduler answers at '{scheduler}': {error}") from error
     with client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,54 +12,102 @@ from freeda import __version__
 from freeda.config import Preset
 from freeda.errors import ConfigError
 
-__all__ = ["BuildConfig", "caption_seed"]
+__all__ = ["BuildConfig", "CaptionColumns", "caption_seed", "differences", "fingerprint"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """Everything that decides which prototypes come out; where and how fast it runs is no part of it.
+class CaptionColumns:
+    """Which part of a parquet is read.
 
     caption_column, id_column, nouns_column: names in the parquet; None picks the usual ones.
-    limit: captions to take, from the start; thumbnail: side in pixels; shard_size: captions a task.
+    limit: captions to take, from the start.
+    """
+
+    caption_column: str | None = None
+    id_column: str | None = None
+    nouns_column: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit}; expected 1 or more, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig(CaptionColumns):
+    """Everything that decides which prototypes come out; where and how fast it runs is no part of it.
+
+    thumbnail: side in pixels; shard_size: captions a task.
     """
 
     preset: Preset
     seed: int = 0
     shard_size: int = 32
-    limit: int | None = None
-    caption_column: str | None = None
-    id_column: str | None = None
-    nouns_column: str | None = None
     thumbnail: int = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("shard_size", "thumbnail"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}; expected 1 or more, or none")
 
-    def as_dict(self) -> dict[str, Any]:
-        """The settings beside the preset, as plain data."""
+    def content(self, captions_digest: str, models: Mapping[str, str]) -> dict[str, Any]:
+        """All that decides which prototypes come out, as plain data: settings, the preset's offline
+        numbers, captions, weights, precision and version.
+
+        The batch size is no part of it: it may be lowered in the middle of a build. Nor are numbers
+        that only the online stage reads.
+        """
+        preset = self.preset.as_dict()
+        online = preset["segmentation"]
         return {
+            "freeda": __version__,
+            "captions": captions_digest,
+            "seed": self.seed,
             "shard_size": self.shard_size,
             "limit": self.limit,
             "caption_column": self.caption_column,
             "id_column": self.id_column,
             "nouns_column": self.nouns_column,
             "thumbnail": self.thumbnail,
+            "preset": {
+                "models": preset["models"],
+                "synthesis": {name: v for name, v in preset["synthesis"].items() if name != "batch"},
+                "localization": preset["localization"],
+                "segmentation": {name: online[name] for name in ("dense_size", "templates")},
+            },
+            "weights": dict(models),
         }
 
-    def fingerprint(self, captions_digest: str, models: Mapping[str, str]) -> str:
-        """Names the work folder: settings, preset, captions, weights, precision and version together.
 
-        The batch size is no part of it: it may be lowered in the middle of a build.
-        """
-        preset = self.preset.as_dict()
-        preset["synthesis"] = preset["synthesis"] | {"batch": None}
-        content = [__version__, self.as_dict(), self.seed, preset, captions_digest, dict(models)]
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """16 hex digits that name a build, and its work folder."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two builds' contents, a line each: `preset.synthesis.steps 12 -> 20`."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        f"{name} {_shown(before.get(name))} -> {_shown(after.get(name))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value)
+
+
+def _shown(value: str | None) -> str:
+    if value is None:
+        return "(none)"
+    return value if len(value) <= 40 else f"{value[:37]}..."
 
 
 def caption_seed(base_seed: int, caption_id: str) -> int:

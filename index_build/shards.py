@@ -1,34 +1,42 @@
-"""Prototype shards on disk: written aside, renamed, and only then marked as done."""
+"""Prototype shards in a work folder: written whole, and only then marked as done, with their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from freeda.errors import WorkerError
+from freeda.index_writer import REJECT_SCHEMA
 from freeda.records import Prototype, Reject
 from index_build.prototypes import ShardOutcome
+from index_build.storage import Place
 
 __all__ = [
     "ShardReport",
-    "count_nouns",
+    "half_names",
+    "is_damaged",
+    "is_split",
+    "mark_split",
+    "mark_started",
     "read_prototypes",
     "read_rejects",
     "read_report",
     "reject_table",
-    "shard_path",
+    "shard_name",
+    "take_started",
     "write_shard",
 ]
 
+_PROTOTYPES, _REJECTS, _DONE = ".parquet", ".rejects.parquet", ".done.json"
+_STARTED, _SPLIT = ".started", ".split"
 _PROTOTYPE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -43,76 +51,120 @@ _PROTOTYPE_SCHEMA = pa.schema(
         ("thumbnail", pa.binary()),
     ]
 )
-_REJECT_SCHEMA = pa.schema([("caption_id", pa.string()), ("noun", pa.string()), ("reason", pa.string())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What a finished shard holds; all that a task sends back."""
+    """What a finished shard holds; all that a task sends back.
 
-    shard: int
+    name: of its files; shards sort by it into the captions' order. digests: sha256 by file suffix.
+    """
+
+    name: str
     captions: int
     images: int
     prototypes: int
     rejects: dict[str, int]
     seconds: dict[str, float]
+    digests: dict[str, str]
+    sizes: dict[str, int]
 
 
-def shard_path(work: Path, shard: int, suffix: str = ".parquet") -> Path:
-    return work / f"shard-{shard:05d}{suffix}"
+def shard_name(number: int) -> str:
+    return f"shard-{number:08d}"
 
 
-def write_shard(work: Path, shard: int, captions: int, outcome: ShardOutcome) -> ShardReport:
+def half_names(name: str) -> tuple[str, str]:
+    """The names of a shard's two halves, in order."""
+    return f"{name}-0", f"{name}-1"
+
+
+def write_shard(work: Place, name: str, captions: int, outcome: ShardOutcome) -> ShardReport:
     """Writes prototypes and rejects, then the marker that makes the shard count."""
+    contents = {
+        _PROTOTYPES: _to_parquet(_prototype_table(outcome.prototypes)),
+        _REJECTS: _to_parquet(reject_table(outcome.rejects)),
+    }
     report = ShardReport(
-        shard=shard,
+        name=name,
         captions=captions,
         images=outcome.images,
         prototypes=len(outcome.prototypes),
         rejects=dict(sorted(Counter(reject.reason for reject in outcome.rejects).items())),
         seconds=outcome.seconds,
+        digests={suffix: hashlib.sha256(content).hexdigest() for suffix, content in contents.items()},
+        sizes={suffix: len(content) for suffix, content in contents.items()},
     )
-    _write_table(_prototype_table(outcome.prototypes), shard_path(work, shard))
-    _write_table(reject_table(outcome.rejects), shard_path(work, shard, ".rejects.parquet"))
-    marker = shard_path(work, shard, ".done.json")
-    partial = marker.with_suffix(f".{uuid4().hex}.partial")
-    partial.write_text(json.dumps(asdict(report), sort_keys=True), encoding="utf-8")
-    os.replace(partial, marker)
+    for suffix, content in contents.items():
+        work.write(name + suffix, content)
+    work.write(name + _DONE, json.dumps(asdict(report), sort_keys=True).encode())
     return report
 
 
-def read_report(work: Path, shard: int) -> ShardReport | None:
-    """The report of a finished shard, None where there is none."""
-    marker = shard_path(work, shard, ".done.json")
-    if not marker.exists():
+def read_report(work: Place, name: str) -> ShardReport | None:
+    """The report of a finished shard whose files have their full size; None where it must be built."""
+    try:
+        report = ShardReport(**json.loads(work.read(name + _DONE)))
+    except (FileNotFoundError, ValueError, TypeError):  # a marker cut short is no marker
         return None
-    return ShardReport(**json.loads(marker.read_text(encoding="utf-8")))
+    whole = all(work.size(name + suffix) == size for suffix, size in report.sizes.items())
+    return report if whole else None
 
 
-def read_prototypes(work: Path, shards: int) -> Iterator[Prototype]:
-    """All prototypes in the captions' order, one shard in memory at a time."""
-    for shard in range(shards):
-        for row in pq.read_table(shard_path(work, shard)).to_pylist():
+def is_damaged(work: Place, name: str) -> bool:
+    """Whether a shard was finished once, but its marker or files are not as they were written."""
+    return work.exists(name + _DONE) and read_report(work, name) is None
+
+
+def mark_started(work: Place, name: str) -> None:
+    """Notes that a worker has begun with a shard."""
+    work.write(name + _STARTED, b"")
+
+
+def take_started(work: Place, name: str) -> bool:
+    """Whether a worker has begun with a shard since this was last asked."""
+    begun = work.exists(name + _STARTED)
+    work.discard(name + _STARTED)
+    return begun
+
+
+def mark_split(work: Place, name: str) -> None:
+    """Notes for good that a shard is built as two halves."""
+    work.write(name + _SPLIT, b"")
+
+
+def is_split(work: Place, name: str) -> bool:
+    return work.exists(name + _SPLIT)
+
+
+def read_prototypes(work: Place, reports: Sequence[ShardReport]) -> Iterator[Prototype]:
+    """All prototypes in the captions' order, one shard in memory at a time.
+
+    Raises `WorkerError` for a shard whose bytes are not those that were written, after making sure
+    that the next run builds it again.
+    """
+    for report in reports:
+        for row in _read_table(work, report, _PROTOTYPES).to_pylist():
             yield _to_prototype(row)
 
 
-def count_nouns(work: Path, shards: int) -> Counter[str]:
-    """How many prototypes each noun has."""
-    nouns: Counter[str] = Counter()
-    for shard in range(shards):
-        nouns.update(pq.read_table(shard_path(work, shard), columns=["noun"]).column(0).to_pylist())
-    return nouns
+def read_rejects(work: Place, reports: Sequence[ShardReport]) -> Iterator[pa.Table]:
+    """All rejects in the captions' order, a table a shard; raises as `read_prototypes` does."""
+    return (_read_table(work, report, _REJECTS) for report in reports)
 
 
-def read_rejects(work: Path, shards: int) -> pa.Table:
-    """All rejects in the captions' order."""
-    return pa.concat_tables(
-        [pq.read_table(shard_path(work, shard, ".rejects.parquet")) for shard in range(shards)]
-    )
+def _read_table(work: Place, report: ShardReport, suffix: str) -> pa.Table:
+    content = work.read(report.name + suffix)
+    if hashlib.sha256(content).hexdigest() != report.digests[suffix]:
+        work.discard(report.name + _DONE)
+        raise WorkerError(
+            f"{report.name} in '{work}' is not as it was written; run the same command again to build it anew"
+        )
+    return pq.read_table(pa.BufferReader(content))
 
 
 def reject_table(rejects: Sequence[Reject]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(reject) for reject in rejects], _REJECT_SCHEMA)
+    return pa.Table.from_pylist([asdict(reject) for reject in rejects], REJECT_SCHEMA)
 
 
 def _prototype_table(prototypes: Sequence[Prototype]) -> pa.Table:
@@ -125,7 +177,7 @@ def _to_prototype(row: dict[str, Any]) -> Prototype:
     return Prototype(**(row | arrays))
 
 
-def _write_table(table: pa.Table, path: Path) -> None:
-    partial = path.with_suffix(f".{uuid4().hex}.partial")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+def _to_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()

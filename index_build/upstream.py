@@ -7,25 +7,28 @@ vectors are joined once, checked, and written as an index of this project's form
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
 from freeda.config import Preset
-from freeda.errors import CaptionsError, FreedaError, IndexCorruptError, IndexMismatchError, OutputError
-from freeda.index import Manifest
+from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
+from freeda.index_format import Manifest
+from freeda.index_writer import Origin
 from freeda.loading import choose_device
 from freeda.records import Prototype, Reject
 from freeda.text import load_clip
 from freeda.vision import load_backbone
-from index_build.finalize import Origin, finalize
-from index_build.folders import check_target, prepare_folder, remove_work
+from index_build.config import fingerprint
+from index_build.finalize import finalize
+from index_build.folders import check_target, open_work, remove_work
 from index_build.prototypes import ShardOutcome
-from index_build.shards import read_report, write_shard
+from index_build.shards import read_report, shard_name, write_shard
+from index_build.storage import Place
 
 __all__ = ["import_upstream"]
 
@@ -57,36 +60,26 @@ def import_upstream(
             f"needs its vector: complete the download"
         )
     models, width = _models(preset, keys.d, knn_index)
-    folder = prepare_folder(Path(out).resolve())
-    fingerprint = _fingerprint(embeddings, names, knn_index, preset, models, chunk)
-    work = folder / ".work" / fingerprint
-    if (there := check_target(folder, fingerprint, overwrite)) is not None:
-        if work.exists():
-            remove_work(work)
+    target = Place(out)
+    target.prepare()
+    content = _content(embeddings, names, knn_index, preset, models, chunk)
+    name = fingerprint(content)
+    if (there := check_target(target, name, content, overwrite)) is not None:
+        remove_work(target, name)
         return there
-    origin = Origin(
-        preset=preset,
-        models=models,
-        build={"imported_from": {"embeddings": embeddings.name, "knn_index": knn_index.name}},
-        fingerprint=fingerprint,
-    )
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        reports = []
-        for number, start in enumerate(range(0, len(names), chunk)):
-            part = names[start : start + chunk]
-            report = read_report(work, number)
-            if report is None:
-                outcome = _read_chunk(embeddings, part, keys, start, width)
-                report = write_shard(work, number, len(part), outcome)
-            reports.append(report)
-            progress(start + len(part), len(names))
-        manifest = finalize(folder, work, reports, [], origin)
-    except OSError as error:
-        if isinstance(error, FreedaError):
-            raise
-        raise OutputError(f"cannot write the index to '{folder}': {error.strerror or error}") from error
-    remove_work(work)
+    work = open_work(target, name, content)
+    reports = []
+    for number, start in enumerate(range(0, len(names), chunk)):
+        part = names[start : start + chunk]
+        report = read_report(work, shard_name(number))
+        if report is None:
+            outcome = _read_chunk(embeddings, part, keys, start, width)
+            report = write_shard(work, shard_name(number), len(part), outcome)
+        reports.append(report)
+        progress(start + len(part), len(names))
+    origin = Origin(preset=preset.as_dict(), models=models, build=content, fingerprint=name)
+    manifest = finalize(target, work, reports, [], origin)
+    remove_work(target, name)
     return manifest
 
 
@@ -181,18 +174,25 @@ def _prototype(row: int, stem: str, key: np.ndarray, vector: np.ndarray) -> Prot
     )
 
 
-def _fingerprint(
+def _content(
     embeddings: Path,
     names: list[str],
     knn_index: Path,
     preset: Preset,
     models: Mapping[str, str],
     chunk: int,
-) -> str:
-    digest = hashlib.sha256(json.dumps([preset.as_dict(), dict(models), chunk], default=str).encode())
+) -> dict[str, Any]:
+    """All that decides what comes out, as `BuildConfig.content` says it of a build."""
+    digest = hashlib.sha256()
     for part in _identities(embeddings, names, knn_index):
         digest.update(part.encode())
-    return digest.hexdigest()[:16]
+    return {
+        "imported_from": {"embeddings": embeddings.name, "knn_index": knn_index.name},
+        "files": digest.hexdigest(),
+        "chunk": chunk,
+        "preset": {"models": {kind: list(ids) for kind, ids in vars(preset.models).items()}},
+        "weights": dict(models),
+    }
 
 
 def _identities(embeddings: Path, names: list[str], knn_index: Path) -> Iterator[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from freeda.config import Preset
-from freeda.index import CARD, KEYS, PROTOTYPES, REJECTS, Manifest, write_files, write_manifest
+from freeda.index_writer import Origin
+from freeda.index_writer import write_index as write_index_folder
 from freeda.records import Prototype
 
 
@@ -39,22 +39,7 @@ def write_index(
     folder: Path, prototypes: list[Prototype], preset: Preset, fingerprints: dict[str, str]
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    key_dim, vector_dim = len(prototypes[0].key), len(prototypes[0].vector)
-    write_files(folder, prototypes, key_dim, vector_dim)
-    pq.write_table(pa.table({"caption_id": ["x"], "noun": [""], "reason": ["no nouns"]}), folder / REJECTS)
-    (folder / CARD).write_text("# Card\n")
-    manifest = Manifest(
-        preset=preset.as_dict(),
-        fingerprints=fingerprints,
-        key_dim=key_dim,
-        vector_dim=vector_dim,
-        prototypes=len(prototypes),
-        nouns=7,
-        captions=len(prototypes),
-        rejects=1,
-        build={},
-        build_fingerprint="f",
-        seed=0,
-    )
-    write_manifest(folder, manifest, (KEYS, PROTOTYPES, REJECTS, CARD))
+    rejects = pa.table({"caption_id": ["x"], "noun": [""], "reason": ["no nouns"]})
+    origin = Origin(preset=preset.as_dict(), models=fingerprints, build={}, fingerprint="f")
+    write_index_folder(folder, prototypes, rejects, len(prototypes), origin)
     return folder

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
-from freeda.index import (
-    CARD,
-    KEYS,
-    PROTOTYPES,
-    REJECTS,
-    PrototypeIndex,
-)
+from freeda.index import PrototypeIndex
+from freeda.index_format import CARD, KEYS, PROTOTYPES, REJECTS
 from freeda.presets import load_preset
 from freeda.records import Prototype
 from tests.freeda import material

@@ -7,14 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from freeda.errors import CaptionsError
-from freeda.presets import load_preset
 from freeda.records import Caption, Reject
 from index_build.captions import open_captions
-from index_build.config import BuildConfig, caption_seed
+from index_build.config import CaptionColumns, caption_seed
 
 
-def config(**changes: object) -> BuildConfig:
-    return BuildConfig(preset=load_preset("toy"), **changes)  # type: ignore[arg-type]
+def config(**changes: object) -> CaptionColumns:
+    return CaptionColumns(**changes)  # type: ignore[arg-type]
 
 
 def write(path: Path, **columns: list) -> str:

@@ -10,7 +10,8 @@ import pytest
 import index_build.upstream as upstream
 from freeda.config import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
-from freeda.index import REJECTS, PrototypeIndex
+from freeda.index import PrototypeIndex
+from freeda.index_format import REJECTS
 from freeda.methods.freeda import load
 from index_build.upstream import import_upstream
 from tests.conftest import WIDTH

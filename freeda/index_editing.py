@@ -1,0 +1,172 @@
+"""New indexes from finished ones: several merged, a part taken, near-duplicates left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from freeda.duplicates import near_duplicates
+from freeda.errors import IndexMismatchError, OutputError
+from freeda.index import PrototypeIndex
+from freeda.index_format import MANIFEST, REJECTS, Manifest
+from freeda.index_writer import REJECT_SCHEMA, Origin, write_index
+from freeda.records import Prototype
+
+__all__ = ["Edited", "dedupe", "merge", "subset"]
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A new index's manifest, and how many prototypes of the old ones it does not hold."""
+
+    manifest: Manifest
+    dropped: int
+
+
+def merge(indexes: Sequence[PrototypeIndex], out: Path, *, overwrite: bool = False) -> Edited:
+    """All prototypes of several indexes in order; one that is in two of them (the same id, caption and
+    seed) is taken once.
+
+    Raises `IndexMismatchError` unless the same models and kind of key made all, `OutputError`.
+    """
+    first = indexes[0]
+    for other in indexes[1:]:
+        _require_same_models(first, other)
+    rejects = pa.concat_tables([_rejects(index) for index in indexes])
+    return _write(out, _merged(indexes), rejects, indexes, {"merged": _builds(indexes)}, overwrite)
+
+
+def subset(
+    index: PrototypeIndex,
+    out: Path,
+    *,
+    nouns: Collection[str] = (),
+    caption_ids: Collection[str] = (),
+    overwrite: bool = False,
+) -> Edited:
+    """The prototypes, and the rejects, of these nouns or of these captions.
+
+    Raises `IndexMismatchError` where there are none, `OutputError`.
+    """
+    wanted, ids = frozenset(nouns), frozenset(caption_ids)
+    kept = (item for item in index.prototypes() if item.noun in wanted or item.caption_id in ids)
+    table = _rejects(index)
+    chosen = pc.or_(
+        pc.is_in(table.column("noun"), pa.array(sorted(wanted), pa.string())),
+        pc.is_in(table.column("caption_id"), pa.array(sorted(ids), pa.string())),
+    )
+    change = {"subset": {"of": _builds([index]), "nouns": sorted(wanted), "caption_ids": sorted(ids)}}
+    return _write(out, kept, table.filter(chosen), [index], change, overwrite)
+
+
+def dedupe(index: PrototypeIndex, out: Path, *, similarity: float = 0.98, overwrite: bool = False) -> Edited:
+    """Leaves out every prototype whose key and visual vector are both at least so similar (cosine) to
+    those of one kept before it under the same noun.
+
+    Raises `OutputError`.
+    """
+    dropped = np.concatenate([[], *(_repeats(index, rows, similarity) for rows in _rows_by_noun(index))])
+    left_out = frozenset(dropped.astype(np.int64).tolist())
+    kept = (item for row, item in enumerate(index.prototypes()) if row not in left_out)
+    change = {"deduplicated": {"of": _builds([index]), "similarity": similarity}}
+    return _write(out, kept, _rejects(index), [index], change, overwrite)
+
+
+def _require_same_models(first: PrototypeIndex, other: PrototypeIndex) -> None:
+    """Precision may differ; weights, widths and the kind of key may not."""
+    for kind in ("diffusion", "clip", "backbone"):
+        here, there = first.manifest.fingerprints[kind], other.manifest.fingerprints[kind]
+        if here != there:
+            raise IndexMismatchError(
+                f"'{other.folder}' was built with another {kind} model (weights {there}) than "
+                f"'{first.folder}' ({here}); only indexes of the same models can be merged"
+            )
+    here, there = first.preset.localization.key, other.preset.localization.key
+    if here != there:
+        raise IndexMismatchError(
+            f"the keys of '{other.folder}' are of kind '{there}', those of '{first.folder}' of kind "
+            f"'{here}'; only indexes with the same kind of key can be merged"
+        )
+
+
+def _builds(indexes: Sequence[PrototypeIndex]) -> list[dict[str, Any]]:
+    """What each index was built from, with its name, so that a new one tells where it comes from."""
+    return [
+        {"fingerprint": index.manifest.build_fingerprint, "build": dict(index.manifest.build)}
+        for index in indexes
+    ]
+
+
+def _rejects(index: PrototypeIndex) -> pa.Table:
+    return pq.read_table(index.folder / REJECTS).cast(REJECT_SCHEMA)
+
+
+def _merged(indexes: Sequence[PrototypeIndex]) -> Iterator[Prototype]:
+    seen: set[bytes] = set()
+    for index in indexes:
+        for item in index.prototypes():
+            identity = json.dumps([item.id, item.caption, item.seed]).encode()
+            digest = hashlib.blake2b(identity, digest_size=16).digest()
+            if digest not in seen:
+                seen.add(digest)
+                yield item
+
+
+def _repeats(index: PrototypeIndex, rows: np.ndarray, similarity: float) -> np.ndarray:
+    """Those of (n,) rows, in order, that repeat one kept before them."""
+    looks = index.vectors(rows)
+    looks = looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-12)
+    repeats: np.ndarray = rows[near_duplicates(index.keys_of(rows), looks, similarity=similarity)]
+    return repeats
+
+
+def _rows_by_noun(index: PrototypeIndex) -> Iterator[np.ndarray]:
+    nouns = np.array([item["noun"] for item in index.rows(range(len(index)), ["noun"])])
+    order = np.argsort(nouns, kind="stable")
+    borders = np.flatnonzero(nouns[order][1:] != nouns[order][:-1]) + 1
+    yield from np.split(order, borders)
+
+
+def _write(
+    out: Path,
+    prototypes: Iterable[Prototype],
+    rejects: pa.Table,
+    sources: Sequence[PrototypeIndex],
+    change: dict[str, Any],
+    overwrite: bool,
+) -> Edited:
+    folder = Path(out)
+    if any(folder.resolve() == source.folder.resolve() for source in sources):
+        raise OutputError(f"'{out}' is the index that is read; choose another --out")
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise OutputError(
+            f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
+        )
+    first = sources[0].manifest
+    origin = Origin(
+        preset=first.preset,
+        models=first.fingerprints,
+        build=change,
+        fingerprint=hashlib.sha256(json.dumps(change, sort_keys=True).encode()).hexdigest()[:16],
+        seed=first.seed,
+    )
+    captions = sum(source.manifest.captions for source in sources)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = write_index(folder, prototypes, rejects, captions, origin)
+    except ValueError as error:
+        raise IndexMismatchError(
+            f"'{sources[0].folder}' has no such prototype; see `freeda index info`"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"cannot write the index to '{out}': {error.strerror or error}") from error
+    return Edited(manifest, sum(map(len, sources)) - manifest.prototypes)

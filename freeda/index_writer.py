@@ -1,0 +1,172 @@
+"""Writes an index: keys for FAISS, the prototypes' Arrow file, rejects, the card, and last the manifest."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from freeda.index_format import (
+    CARD,
+    KEYS,
+    MANIFEST,
+    PROTOTYPES,
+    REJECTS,
+    ROWS_PER_BATCH,
+    Manifest,
+    prototype_schema,
+    write_manifest,
+)
+from freeda.records import Prototype
+
+__all__ = ["REJECT_SCHEMA", "Origin", "write_index"]
+
+REJECT_SCHEMA = pa.schema([("caption_id", pa.string()), ("noun", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What an index is made from.
+
+    preset: as plain data; models: fingerprints of the weights and the precision; build: all that
+    decides what comes out; fingerprint: the name of that.
+    """
+
+    preset: Mapping[str, Any]
+    models: Mapping[str, str]
+    build: Mapping[str, Any]
+    fingerprint: str
+    seed: int = 0
+
+
+def write_index(
+    folder: Path, prototypes: Iterable[Prototype], rejects: pa.Table, captions: int, origin: Origin
+) -> Manifest:
+    """Writes a whole index into `folder`. An index that is there is given up once the new prototypes are
+    written, and there is none until the end.
+
+    prototypes: at least one, streamed; rejects: of `REJECT_SCHEMA`; captions: how many gave them all.
+    Raises `ValueError` where there is no prototype, `OSError`.
+    """
+    nouns: Counter[str] = Counter()
+    counted = _counted(prototypes, nouns)
+    first = next(counted, None)
+    if first is None:
+        raise ValueError("an index needs at least one prototype")
+    key_dim, vector_dim = len(first.key), len(first.vector)
+    count = _write_prototypes(folder, chain([first], counted), key_dim, vector_dim)
+    pq.write_table(rejects.cast(REJECT_SCHEMA), folder / REJECTS)
+    manifest = Manifest(
+        preset=origin.preset,
+        fingerprints=dict(origin.models),
+        key_dim=key_dim,
+        vector_dim=vector_dim,
+        prototypes=count,
+        nouns=len(nouns),
+        captions=captions,
+        rejects=rejects.num_rows,
+        build=dict(origin.build),
+        build_fingerprint=origin.fingerprint,
+        seed=origin.seed,
+        licenses=dict(origin.preset["licenses"]),
+    )
+    (folder / CARD).write_text(_card(manifest, nouns, rejects), encoding="utf-8")
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _counted(prototypes: Iterable[Prototype], nouns: Counter[str]) -> Iterator[Prototype]:
+    for prototype in prototypes:
+        nouns[prototype.noun] += 1
+        yield prototype
+
+
+def _write_prototypes(folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int) -> int:
+    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were.
+
+    Files of those names are replaced, never written into: another process may have them mapped.
+    """
+    partial = {name: folder / f"{name}.partial" for name in (KEYS, PROTOTYPES)}
+    keys = faiss.IndexFlatIP(key_dim)
+    schema = prototype_schema(vector_dim)
+    with pa.OSFile(str(partial[PROTOTYPES]), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for chunk in _chunks(prototypes, ROWS_PER_BATCH):
+            keys.add(np.stack([prototype.key for prototype in chunk]))
+            writer.write_batch(_to_batch(chunk, schema))
+    try:
+        faiss.write_index(keys, str(partial[KEYS]))
+    except RuntimeError as error:  # so FAISS says that a disk is full
+        raise OSError(f"{partial[KEYS]}: {str(error).splitlines()[-1]}") from error
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name, path in partial.items():
+        os.replace(path, folder / name)
+    return int(keys.ntotal)
+
+
+def _to_batch(chunk: list[Prototype], schema: pa.Schema) -> pa.RecordBatch:
+    flat = np.concatenate([prototype.vector for prototype in chunk]).astype(np.float16)
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("vector").type.list_size)
+        if name == "vector"
+        else pa.array([getattr(prototype, name) for prototype in chunk], schema.field(name).type)
+        for name in schema.names
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _chunks(items: Iterable[Prototype], size: int) -> Iterable[list[Prototype]]:
+    chunk: list[Prototype] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
+    """The index card, for people."""
+    preset = manifest.preset
+    models = "\n".join(
+        f"| {kind} | {', '.join(ids)} | {manifest.fingerprints[kind]} "
+        f"| {manifest.licenses.get(kind, 'unknown')} |"
+        for kind, ids in preset["models"].items()
+    )
+    common = ", ".join(f"{noun} ({count})" for noun, count in nouns.most_common(60))
+    reasons = pc.value_counts(rejects.column("reason")).to_pylist()
+    rejected = "\n".join(
+        f"| {item['values']} | {item['counts']} |"
+        for item in sorted(reasons, key=lambda item: (-item["counts"], item["values"]))
+    )
+    return f"""# Prototype index
+
+{manifest.prototypes:,} textual-visual prototypes of {manifest.nouns:,} nouns, from
+{manifest.captions:,} captions.
+Keys: {manifest.key_dim}-d, L2-normalised. Visual vectors: {manifest.vector_dim}-d, raw, float16.
+Built with preset `{preset["name"]}`, seed {manifest.seed}, build fingerprint `{manifest.build_fingerprint}`.
+
+| model | ids | weights | licence |
+|---|---|---|---|
+{models}
+
+## Nouns, the most frequent
+
+{common}
+
+## Rejects
+
+| reason | count |
+|---|---|
+{rejected}
+"""

@@ -1,0 +1,138 @@
+"""Folders on this machine or anywhere fsspec reaches (s3://, gs://, ...), written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from freeda.errors import ConfigError, OutputError
+
+__all__ = ["Place", "find_parquet"]
+
+
+class Place:
+    """A folder by path or URL. Workers open it anew by that URL, with credentials of their own."""
+
+    def __init__(self, url: str | Path) -> None:
+        self._files, self._root = _file_system(str(url))
+        self.url: str = self._files.unstrip_protocol(self._root) if not self.local else self._root
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(f"{self.url}/{name}")
+
+    @property
+    def local(self) -> Path | None:
+        """The folder on this machine's disk, None elsewhere."""
+        return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+
+    def prepare(self) -> None:
+        """Makes the folder; raises `OutputError` where that, or writing into it, cannot be."""
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot create '{self}': {error.strerror or error}; choose another --out"
+            ) from error
+        if self.local and not os.access(self.local, os.W_OK):
+            raise OutputError(f"cannot write to '{self}'; choose another --out")
+
+    def exists(self, name: str) -> bool:
+        return bool(self._files.exists(self._path(name)))
+
+    def size(self, name: str) -> int | None:
+        """In bytes; None where there is no such file."""
+        with suppress(FileNotFoundError):
+            return int(self._files.size(self._path(name)))
+        return None
+
+    def read(self, name: str) -> bytes:
+        """The whole file; raises `FileNotFoundError`."""
+        return bytes(self._files.cat_file(self._path(name)))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replaces a file at once: a reader, or a run after a power cut, finds the old or the new one.
+
+        Raises `OutputError`.
+        """
+        try:
+            if self.local:
+                _replace(self.local / name, content)
+            else:
+                self._files.pipe_file(self._path(name), content)
+        except OSError as error:
+            raise OutputError(f"cannot write '{self._path(name)}': {error.strerror or error}") from error
+
+    def upload(self, source: Path, name: str) -> None:
+        """Copies a file of this machine here; raises `OutputError`."""
+        try:
+            self._files.put_file(str(source), self._path(name))
+        except OSError as error:
+            raise OutputError(f"cannot write '{self._path(name)}': {error.strerror or error}") from error
+
+    def names(self) -> list[str]:
+        """What lies in the folder, sorted; nothing where there is no folder."""
+        with suppress(FileNotFoundError):
+            found = self._files.ls(self._root, detail=False, refresh=True)
+            return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return []
+
+    def discard(self, name: str) -> None:
+        """Removes a file or a folder with all it holds, if there is one."""
+        with suppress(FileNotFoundError):
+            self._files.rm(self._path(name), recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def find_parquet(source: str) -> tuple[AbstractFileSystem, list[str]]:
+    """The parquet files that a path or URL of a file, a folder or a glob means, in order.
+
+    Of a folder, hidden files and those of an index (they lie beside a manifest) are left out.
+    """
+    files, path = _file_system(source)
+    if files.isdir(path):
+        found = sorted(name for name in files.find(path) if name.endswith(".parquet"))
+        return files, [name for name in found if _is_input(files, name, path)]
+    return files, [path] if files.isfile(path) else sorted(str(name) for name in files.glob(path))
+
+
+def _is_input(files: AbstractFileSystem, name: str, root: str) -> bool:
+    parts: Sequence[str] = name[len(root) :].split("/")
+    hidden = any(part.startswith(".") for part in parts)
+    return not hidden and not files.exists(f"{name.rsplit('/', 1)[0]}/manifest.json")
+
+
+def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
+    """Without a listing's cache, for other processes write there too."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    try:
+        files, path = url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"'{url}' is out of reach: {str(error).splitlines()[0]}; for s3:// install freeda[s3]"
+        ) from error
+    return files, str(path).rstrip("/") or "/"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name on no content
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,261 @@
+"""Real kills, real full disks, a real S3 server: each build ends as one that nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import dask
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+import index_build.prototypes
+from freeda.config import Preset
+from freeda.errors import WorkerError
+from freeda.index import PrototypeIndex
+from freeda.preset_files import to_toml
+from freeda.presets import load_preset
+from index_build import BuildConfig, build_index
+from index_build.schedule import DEADLY
+from tests.conftest import CAPTIONS
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SHARD_SIZE = 2
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def assert_same_rows(index: Path, expected: Path) -> None:
+    """For clusters whose workers have other numbers of threads: sums then differ in their last bits."""
+    one, other = PrototypeIndex.open(index, verify=True), PrototypeIndex.open(expected)
+    columns = ["id", "noun", "caption_id", "caption", "seed"]
+    assert one.rows(range(len(one)), columns) == other.rows(range(len(other)), columns)
+    np.testing.assert_allclose(one.vectors(range(len(one))), other.vectors(range(len(one))), atol=2e-2)
+    np.testing.assert_allclose(one.keys_of(range(len(one))), other.keys_of(range(len(one))), atol=1e-4)
+
+
+def write_captions(path: Path, texts: list[str]) -> Path:
+    pq.write_table(pa.table({"id": [f"c{n}" for n in range(len(texts))], "caption": texts}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> BuildConfig:
+    """Through a file, as the command reads it: all builds of this module have one fingerprint."""
+    path = tmp_path_factory.mktemp("preset") / "tiny.toml"
+    path.write_text(to_toml(tiny_preset))
+    return BuildConfig(preset=load_preset(str(path)), shard_size=SHARD_SIZE)
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_captions(tmp_path_factory.mktemp("captions") / "captions.parquet", CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: BuildConfig, captions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "index"
+    build_index(str(captions), out, config, workers=1, device="cpu")
+    return out
+
+
+@contextmanager
+def cluster(workers: int, allowed_failures: int) -> Iterator[LocalCluster]:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+        ) as started,
+    ):
+        yield started
+
+
+def wait_for(condition, process: subprocess.Popen | Thread, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        running = process.is_alive() if isinstance(process, Thread) else process.poll() is None
+        assert running, "the build ended first"
+        time.sleep(0.02)
+
+
+def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with cluster(2, allowed_failures=3) as started, Client(started) as client:
+        victims = set(client.run(os.getpid).values())
+        options = {"scheduler": started.scheduler_address, "device": "cpu"}
+        build = Thread(target=build_index, args=(str(captions), tmp_path / "index", config), kwargs=options)
+        build.start()
+        wait_for(lambda: len(list(tmp_path.glob("index/.work/*/*.started"))) > 1, build)
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        build.join(300)
+        assert victims.isdisjoint(client.run(os.getpid).values())
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+class Killer(WorkerPlugin):
+    """Makes one caption deadly: the process that builds it kills itself."""
+
+    name = "killer"
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def setup(self, worker: Worker) -> None:
+        build, word = index_build.prototypes.build_prototypes, self.word
+
+        def deadly(captions, models, config):
+            outcome = build(captions, models, config)
+            if any(word in caption.text for caption in captions):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return outcome
+
+        index_build.prototypes.build_prototypes = deadly
+
+
+def test_a_deadly_caption_is_set_aside_and_no_other(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    texts = [*CAPTIONS[:3], "a zeppelin above a beach", *CAPTIONS[3:]]
+    source = tmp_path / "captions.parquet"
+    ids = ["c0", "c1", "c2", "deadly", *(f"c{n}" for n in range(3, len(CAPTIONS)))]
+    pq.write_table(pa.table({"id": ids, "caption": texts}), source)
+    with cluster(1, allowed_failures=1) as started, Client(started) as client:
+        client.register_plugin(Killer("zeppelin"))
+        address = started.scheduler_address
+        summary = build_index(str(source), tmp_path / "index", config, scheduler=address, device="cpu")
+    assert summary.rejects[DEADLY] == 1
+    rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").to_pylist()
+    assert {"caption_id": "deadly", "noun": "", "reason": DEADLY} in rejects
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+@contextmanager
+def dask_processes(folder: Path) -> Iterator[subprocess.Popen]:
+    """A scheduler and a worker as a cluster's user starts them; yields the scheduler."""
+    file = str(folder / "scheduler.json")
+    dask_command = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    scheduler = subprocess.Popen(
+        [*dask_command, "scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard"], **quiet
+    )
+    worker = subprocess.Popen([*dask_command, "worker", "--scheduler-file", file, "--nthreads", "1"], **quiet)
+    try:
+        yield scheduler
+    finally:
+        for process in (scheduler, worker):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_a_killed_scheduler_ends_the_run_but_not_the_build(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    caught: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            file = str(tmp_path / "scheduler.json")
+            build_index(str(captions), tmp_path / "index", config, scheduler=file, device="cpu")
+        except BaseException as error:
+            caught.append(error)
+
+    with dask_processes(tmp_path) as scheduler:
+        while not (tmp_path / "scheduler.json").exists():
+            time.sleep(0.05)
+        thread = Thread(target=build)
+        thread.start()
+        wait_for(lambda: list(tmp_path.glob("index/.work/*/*.done.json")), thread)
+        os.kill(scheduler.pid, signal.SIGKILL)
+        thread.join(120)
+        assert not thread.is_alive()
+    assert isinstance(caught[0], WorkerError)
+    assert "connection to the Dask scheduler is lost" in str(caught[0])
+    summary = build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert summary.resumed_shards >= 1
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+def test_a_full_disk_is_named_and_costs_nothing(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The limit on a file's size stands for the disk's: both fail inside a write."""
+    preset = tmp_path / "tiny.toml"
+    preset.write_text(to_toml(config.preset))
+    command = [sys.executable, "-m", "freeda.cli", "build-index", str(captions), "--out", str(tmp_path / "i")]
+    command += ["--preset", str(preset), "--shard-size", str(SHARD_SIZE), "--device", "cpu", "--json"]
+    smallest = min(path.stat().st_size for path in undisturbed.iterdir() if path.suffix == ".arrow")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (smallest // 3, resource.RLIM_INFINITY))
+
+    failed = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)  # noqa: PLW1509
+    assert failed.returncode == 1
+    assert "cannot write" in failed.stderr.splitlines()[-1]
+    assert "File too large" in failed.stderr.splitlines()[-1]
+    assert not (tmp_path / "i" / "manifest.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["prototypes"] == len(PrototypeIndex.open(undisturbed))
+    assert contents(tmp_path / "i") == contents(undisturbed)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on an S3-compatible server of its own process; workers inherit where it is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            assert server.poll() is None
+            time.sleep(0.1)
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+    yield "s3://bucket"
+    server.kill()
+    server.wait()
+
+
+def test_captions_and_index_may_lie_in_s3(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path, s3: str
+) -> None:
+    files = fsspec.filesystem("s3", skip_instance_cache=True)
+    files.put_file(str(captions), f"{s3}/captions/captions.parquet")
+    build_index(f"{s3}/captions", f"{s3}/index", config, workers=1, device="cpu")
+    assert sorted(name.rsplit("/", 1)[1] for name in files.find(f"{s3}/index")) == sorted(
+        contents(undisturbed)
+    )
+    files.get(f"{s3}/index", str(tmp_path / "index"), recursive=True)
+    assert contents(tmp_path / "index") == contents(undisturbed)
+    again = build_index(f"{s3}/captions", f"{s3}/index", config, workers=1, device="cpu")
+    assert again.already_built
