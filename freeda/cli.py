@@ -392,11 +392,14 @@ def index_append(name: str, captions: str, **options: Any) -> None:
     Run the same command again after an interruption: it goes on where it stopped.
     """
     from index_build.append import append
+    from index_build.config import CaptionColumns
 
-    columns = {key: options.pop(key) for key in ("caption_column", "id_column", "nouns_column")}
+    names = ("caption_column", "id_column", "nouns_column")
+    columns = CaptionColumns(**{key: options.pop(key) for key in names})
     with ProgressBar(" captions") as bar:
-        done = append(name, captions, columns=columns, report=bar.update, **options)
-    click.echo(edited_text(name, done.manifest, f"{done.known:,} of the new ones were in it already"))
+        done = append(name, captions, columns, report=bar.update, **options)
+    new = f"{done.addition.prototypes:,} of them new" if done.addition else "nothing new in these captions"
+    click.echo(edited_text(name, done.manifest, new))
 
 
 @index_group.command("merge")

@@ -14,6 +14,7 @@ __all__ = [
     "IndexMismatchError",
     "IndexNotFoundError",
     "ModelNotFoundError",
+    "NothingBuiltError",
     "OutputError",
     "WorkerError",
 ]
@@ -45,6 +46,10 @@ class IndexMismatchError(FreedaError, ValueError):
 
 class CaptionsError(FreedaError, ValueError):
     """Captions that cannot be read, or from which nothing can be built."""
+
+
+class NothingBuiltError(CaptionsError):
+    """Captions of which none gave a prototype."""
 
 
 class ClassNamesError(FreedaError, ValueError):

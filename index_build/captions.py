@@ -30,7 +30,10 @@ _ROWS_PER_READ = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSource:
-    """Readable captions: files in order and the columns to take."""
+    """Readable captions: files in order and the columns to take.
+
+    known: ids with texts of captions that are passed over, for they are in an index already.
+    """
 
     system: AbstractFileSystem
     files: tuple[str, ...]
@@ -38,6 +41,7 @@ class CaptionSource:
     id_column: str | None
     nouns_column: str | None
     limit: int | None = None
+    known: frozenset[tuple[str, str]] = frozenset()
 
     def __iter__(self) -> Iterator[Caption | Reject]:
         """Every row, in order, as a caption or as a reject with its reason."""
@@ -46,7 +50,9 @@ class CaptionSource:
         for number, row in enumerate(self._rows()):
             if number == self.limit:
                 return
-            yield self._parse(number, row, given, repeats)
+            item = self._parse(number, row, given, repeats)
+            if isinstance(item, Reject) or (item.id, item.text) not in self.known:
+                yield item
 
     def digest(self) -> tuple[str, int]:
         """A digest of all rows in order, and how many there are."""

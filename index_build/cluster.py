@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -166,7 +166,8 @@ def installed_models(
     try:
         yield name, _agreed(client.run(_describe, name))
     finally:
-        client.unregister_worker_plugin(name)
+        with suppress(OSError):  # a scheduler that is gone holds no models
+            client.unregister_worker_plugin(name)
 
 
 def _wait_for_workers(client: Client) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from freeda.errors import CaptionsError, FreedaError, OutputError
+from freeda.errors import FreedaError, NothingBuiltError, OutputError
 from freeda.index_format import Manifest
 from freeda.index_writer import Origin, write_index
 from freeda.records import Reject
@@ -32,7 +32,7 @@ def finalize(
     """
     rejects = pa.concat_tables([reject_table(early_rejects), *read_rejects(work, reports)])
     if not sum(report.prototypes for report in reports):
-        raise CaptionsError(_nothing_built(rejects))
+        raise NothingBuiltError(_nothing_built(rejects))
     captions = sum(report.captions for report in reports) + len(early_rejects)
     try:
         with staged(out) as folder:

@@ -63,7 +63,7 @@ Report = Callable[[Progress], None]
 
 
 def build_index(
-    captions: str,
+    captions: str | CaptionSource,
     out: str | Path,
     config: BuildConfig,
     *,
@@ -75,12 +75,13 @@ def build_index(
 ) -> BuildSummary:
     """Builds an index from a parquet of captions; called again after an interruption, it goes on.
 
-    captions, out: paths or URLs that fsspec reaches. workers: processes on this machine, None for one a
-    GPU; scheduler: instead, the address or the scheduler file of a running Dask cluster.
+    captions, out: paths or URLs that fsspec reaches; captions may be opened already. workers: processes
+    on this machine, None for one a GPU; scheduler: instead, the address or the scheduler file of a
+    running Dask cluster.
     Raises `CaptionsError`, `ModelNotFoundError`, `OutputError`, `WorkerError`.
     """
     started = time.perf_counter()
-    source = open_captions(captions, config)
+    source = open_captions(captions, config) if isinstance(captions, str) else captions
     digest, total = source.digest()
     target = Place(out)
     target.prepare()

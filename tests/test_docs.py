@@ -32,7 +32,7 @@ def test_commands_in_the_readme_exist() -> None:
     assert len(lines) >= 4
     for line in lines:
         words = line.split("#")[0].split()[1:]
-        depth = 2 if words[0] == "index" else 1
+        depth = 2 if words[0] in ("index", "captions") else 1
         used = [word for word in words if word.startswith("--")]
         shown = CliRunner().invoke(main, [*words[:depth], "--help"])
         assert shown.exit_code == 0, line

@@ -23,6 +23,8 @@ from freeda.index import PrototypeIndex
 from freeda.preset_files import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
+from index_build.append import append
+from index_build.config import CaptionColumns
 from tests.conftest import CAPTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -165,3 +167,24 @@ def test_an_unwritable_place_is_named(tiny_preset: Preset, captions_file: Path, 
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot create"):
         build_index(str(captions_file), tmp_path / "file" / "out", BuildConfig(preset=tiny_preset))
+
+
+def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
+    uninterrupted, tmp_path: Path
+) -> None:
+    captions, whole, _ = uninterrupted
+    config = BuildConfig(preset=PrototypeIndex.open(whole).preset, shard_size=1, limit=4)
+    build_index(str(captions), tmp_path / "index", config, device="cpu")
+    # As a process leaves it that dies while the grown index takes the old one's place.
+    (tmp_path / "index").rename(tmp_path / ".index.replaced")
+    done = append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
+    one, grown = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index", verify=True)
+    assert done.addition is not None
+    assert done.addition.images == 2  # those of the first build are not generated again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
+    columns = ["id", "noun", "caption", "seed"]
+    assert grown.rows(range(len(grown)), columns) == one.rows(range(len(one)), columns)
+    np.testing.assert_allclose(grown.vectors(range(len(one))), one.vectors(range(len(one))), atol=2e-2)
+    again = append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
+    assert again.addition is None
+    assert again.manifest == grown.manifest
