@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from freeda.errors import FreedaError
-from freeda.terminal import ProgressBar, edited_text, result_json, result_text, summary_json, summary_text
+from freeda.terminal import (
+    ProgressBar,
+    edited_text,
+    estimate_json,
+    estimate_text,
+    result_json,
+    result_text,
+    summary_json,
+    summary_text,
+)
 
 if TYPE_CHECKING:
     from freeda.segmentation import Segmentation
@@ -77,6 +86,12 @@ def main(debug: bool) -> None:
 @click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")
 @click.option("--device", default="auto")
 @click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
+@click.option("--dry-run", is_flag=True, help="Try a few captions here and say what all would cost.")
+@click.option(
+    "--progress-log",
+    type=click.Path(path_type=Path),
+    help="File for progress as JSON lines; else progress.jsonl in --out, where that is a folder here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def build_index_command(captions: str, out: str, preset: str, **options: Any) -> None:
     """Build a prototype index from CAPTIONS, a parquet file, a folder of them, or a glob; a path or a
@@ -86,6 +101,8 @@ def build_index_command(captions: str, out: str, preset: str, **options: Any) ->
     """
     from freeda.presets import load_preset
     from index_build import BuildConfig, build_index
+    from index_build.estimate import estimate_build
+    from index_build.progress import log_progress
 
     config = BuildConfig(
         preset=load_preset(preset),
@@ -94,12 +111,17 @@ def build_index_command(captions: str, out: str, preset: str, **options: Any) ->
             for name in ("caption_column", "id_column", "nouns_column", "limit", "seed", "shard_size")
         },
     )
+    if options["dry_run"]:
+        estimate = estimate_build(captions, config, device=options["device"])
+        click.echo(estimate_json(estimate) if options["as_json"] else estimate_text(estimate))
+        return
+    log = options["progress_log"] or (None if "://" in out else Path(out) / "progress.jsonl")
     with ProgressBar(" captions") as bar:
         summary = build_index(
             captions,
             out,
             config,
-            report=bar.update,
+            report=log_progress(log, bar.update) if log else bar.update,
             **{name: options[name] for name in ("workers", "scheduler", "device", "overwrite")},
         )
     click.echo(summary_json(summary) if options["as_json"] else summary_text(summary))

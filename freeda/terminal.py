@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from freeda.index_format import Manifest
     from freeda.segmentation import Segmentation
     from index_build import BuildSummary
+    from index_build.estimate import Estimate
 
-__all__ = ["ProgressBar", "edited_text", "result_json", "result_text", "summary_json", "summary_text"]
+__all__ = [
+    "ProgressBar",
+    "edited_text",
+    "estimate_json",
+    "estimate_text",
+    "result_json",
+    "result_text",
+    "summary_json",
+    "summary_text",
+]
 
 
 class ProgressBar:
@@ -47,7 +57,11 @@ class ProgressBar:
             return
         self._bar.total = progress.total
         self._bar.set_description(progress.message or "building", refresh=False)
-        self._bar.set_postfix(prototypes=progress.prototypes, rejects=progress.rejects, refresh=False)
+        busy = sum(state == "busy" for state in progress.workers.values())
+        counts = {"prototypes": progress.prototypes, "rejects": progress.rejects}
+        if progress.workers:
+            counts["workers"] = f"{busy}/{len(progress.workers)} busy"
+        self._bar.set_postfix(counts, refresh=False)
         if progress.resumed > self._bar.initial:  # what an earlier run did is no speed of this one
             self._bar.initial = progress.resumed
         self._bar.update(progress.done - self._bar.n)
@@ -68,6 +82,36 @@ def result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> st
 
 def edited_text(name: str, manifest: Manifest, note: str) -> str:
     return f"{name}: {manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns ({note})"
+
+
+def estimate_json(estimate: Estimate) -> str:
+    from dataclasses import asdict
+
+    return json.dumps(asdict(estimate))
+
+
+def estimate_text(estimate: Estimate) -> str:
+    from index_build.estimate import GPU_COUNTS
+
+    stages = ", ".join(f"{name} {value / 3600:.2f}" for name, value in estimate.seconds_by_stage.items())
+    hours = ", ".join(f"{count}: {estimate.hours(count):,.2f}" for count in GPU_COUNTS)
+    memory = f"{estimate.memory_bytes / 1e9:.1f} GB a process"
+    if estimate.device_memory_bytes:
+        memory += f", {estimate.device_memory_bytes / 1e9:.1f} GB of its GPU"
+    return "\n".join(
+        [
+            f"captions    {estimate.captions:,}, {estimate.rejects:,} of them not usable",
+            f"nouns       about {estimate.nouns:,} (from {estimate.tagged:,} captions tagged)",
+            f"images      about {estimate.images:,}",
+            f"prototypes  about {estimate.prototypes:,} (from {estimate.timed:,} captions built here)",
+            f"hours       {hours} by number of workers like this machine's",
+            f"by stage    {stages} hours of one worker",
+            f"disk        {estimate.index_bytes / 1e9:.2f} GB, and {estimate.shard_bytes / 1e9:.2f} GB until "
+            f"it is finished",
+            f"memory      {memory}",
+            "nothing was written",
+        ]
+    )
 
 
 def summary_json(summary: BuildSummary) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,11 +20,12 @@ from index_build.cluster import connect, installed_models, usable_gpus
 from index_build.config import BuildConfig, fingerprint
 from index_build.finalize import finalize
 from index_build.folders import check_target, open_work, other_builds, refresh_preset, remove_work
+from index_build.progress import Progress, Report
 from index_build.schedule import Shard, ShardSchedule
 from index_build.shards import shard_name
 from index_build.storage import Place
 
-__all__ = ["BuildSummary", "Progress", "build_index"]
+__all__ = ["BuildSummary", "build_index"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +45,6 @@ class BuildSummary:
     resumed_shards: int = 0
     damaged_shards: int = 0
     already_built: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a build is, in captions; `message` names the stage, `note` is worth a line of its own."""
-
-    total: int
-    done: int = 0
-    prototypes: int = 0
-    rejects: int = 0
-    message: str = ""
-    note: str = ""
-    resumed: int = 0
-
-
-Report = Callable[[Progress], None]
 
 
 def build_index(
@@ -98,7 +83,7 @@ def build_index(
             remove_work(target, build)
             refresh_preset(target, there, config.preset)
             return _already_built(target, there, time.perf_counter() - started)
-        for note in other_builds(target, build, content):
+        for note in (f"Dask dashboard: {client.dashboard_link}", *other_builds(target, build, content)):
             report(Progress(total=total, note=note))
         work = open_work(target, build, content)
         run = _Run(source, config, total, report)
@@ -140,10 +125,12 @@ class _Run:
         progress = Progress(
             total=self._total,
             done=len(self.early) + schedule.captions,
+            images=schedule.images,
             prototypes=schedule.prototypes,
             rejects=len(self.early) + schedule.rejects,
             message=message,
             resumed=schedule.resumed_captions,
+            workers=schedule.workers,
         )
         self._report(progress)
 
@@ -175,7 +162,7 @@ def _summarize(
     return BuildSummary(
         out=str(out),
         captions=manifest.captions,
-        images=sum(item.images for item in schedule.reports.values()),
+        images=schedule.images,
         prototypes=manifest.prototypes,
         nouns=manifest.nouns,
         rejects=dict(rejects.most_common()),

@@ -64,9 +64,9 @@ class Shard:
 class ShardSchedule:
     """One run over all shards, with what it has seen so far.
 
-    reports: of finished shards by name, with the sums of their captions, prototypes and rejects;
+    reports: of finished shards by name, with the sums of their captions, images, prototypes and rejects;
     resumed: names of those of an earlier run; damaged: how many of those had to be built again;
-    deadly: rows set aside because their process dies of them.
+    deadly: rows set aside because their process dies of them; workers: "busy" or "idle" by address.
     """
 
     def __init__(
@@ -89,7 +89,8 @@ class ShardSchedule:
         self._deaths_to_suspect = max(1, _LEAST_DEATHS - tolerated_deaths(client))
         self.reports: dict[str, ShardReport] = {}
         self.resumed: set[str] = set()
-        self.captions = self.prototypes = self.rejects = self.resumed_captions = 0
+        self.captions = self.images = self.prototypes = self.rejects = self.resumed_captions = 0
+        self.workers: dict[str, str] = {}
         self.damaged = 0
         self.deadly = 0
 
@@ -110,17 +111,18 @@ class ShardSchedule:
     def _launch(self, pending: Iterator[Shard]) -> None:
         """Fills up to what the cluster's present workers can take; they may come and go."""
         try:
-            workers = len(self._client.nthreads())
+            processing = self._client.processing()
         except OSError as error:
             raise WorkerError(_LOST_SCHEDULER) from error
-        if workers:
+        self.workers = {address: "busy" if keys else "idle" for address, keys in processing.items()}
+        if processing:
             self._manned = time.monotonic()
         elif time.monotonic() - self._manned > _UNMANNED_SECONDS:
             raise WorkerError(
                 f"the cluster has had no worker for {_UNMANNED_SECONDS} s; finished shards are kept: start "
                 f"workers and run the same command again"
             )
-        room = _IN_FLIGHT_PER_WORKER * max(1, workers) - len(self._flying)
+        room = _IN_FLIGHT_PER_WORKER * max(1, len(processing)) - len(self._flying)
         for shard in islice(pending, max(0, room)):
             self._submit(shard)
 
@@ -232,6 +234,7 @@ class ShardSchedule:
     def _keep(self, report: ShardReport) -> None:
         self.reports[report.name] = report
         self.captions += report.captions
+        self.images += report.images
         self.prototypes += report.prototypes
         self.rejects += sum(report.rejects.values())
         self._finished()

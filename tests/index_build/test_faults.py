@@ -27,6 +27,7 @@ import index_build.prototypes
 from freeda.config import Preset
 from freeda.errors import WorkerError
 from freeda.index import PrototypeIndex
+from freeda.index_format import FILES, MANIFEST
 from freeda.preset_files import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
@@ -39,7 +40,7 @@ SHARD_SIZE = 2
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {name: (folder / name).read_bytes() for name in (MANIFEST, *FILES)}
 
 
 def assert_same_rows(index: Path, expected: Path) -> None:

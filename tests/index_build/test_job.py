@@ -20,6 +20,7 @@ from distributed import LocalCluster
 from freeda.config import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
 from freeda.index import PrototypeIndex
+from freeda.index_format import FILES, MANIFEST
 from freeda.preset_files import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {name: (folder / name).read_bytes() for name in (MANIFEST, *FILES)}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,10 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
     again = subprocess.run(command(captions, out, preset_file), capture_output=True, text=True, check=True)
     summary = json.loads(again.stdout)
     assert summary["damaged_shards"] == 1
+    records = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
+    assert (records[-1]["done"], records[-1]["total"], records[-1]["images"]) == (7, 7, 5)
+    assert records[-1]["prototypes"] == summary["prototypes"]
+    assert any("busy" in record["workers"].values() for record in records)
     assert summary["images"] == 5
     assert contents(out) == contents(whole)
 

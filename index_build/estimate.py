@@ -1,0 +1,124 @@
+"""What a build would cost, from a look at all captions and a timed sample of them on this machine."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from freeda.errors import NothingBuiltError
+from freeda.records import Caption, Prototype, Reject
+from index_build.captions import CaptionSource, open_captions
+from index_build.config import BuildConfig
+from index_build.nouns import PatternNouns, noun_spans
+from index_build.prototypes import BuildModels, build_prototypes, load_models
+
+__all__ = ["GPU_COUNTS", "Estimate", "estimate_build"]
+
+GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+_TAGGED_SAMPLE = 2000
+_TIMED_BATCHES = 2
+_VECTOR_BYTES, _KEY_BYTES = 2, 4  # as an index stores them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Of a whole build. Seconds are of one worker like this machine's; bytes are of the finished index
+    and of the shards that lie beside it until it is finished.
+
+    nouns, images: estimated from `tagged` captions; prototypes and the rest from `timed` captions,
+    which were built here after a first batch that is not counted; memory_bytes: the peak of this
+    process, device_memory_bytes: of its GPU.
+    """
+
+    captions: int
+    rejects: int
+    tagged: int
+    timed: int
+    nouns: int
+    images: int
+    prototypes: int
+    seconds: float
+    seconds_by_stage: dict[str, float]
+    index_bytes: int
+    shard_bytes: int
+    memory_bytes: int
+    device_memory_bytes: int
+
+    def hours(self, workers: int) -> float:
+        """Of a build with so many workers, each as fast as this one."""
+        return self.seconds / 3600 / workers
+
+
+def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") -> Estimate:
+    """Counts all captions, tags some, builds a few in this process; nothing is written.
+
+    Raises `CaptionsError`, `ModelNotFoundError`, `NothingBuiltError`.
+    """
+    source = open_captions(captions, config)
+    total, rejects, sample = _count(source)
+    spans = [noun_spans(item, PatternNouns())[0] for item in sample]
+    with_nouns = [item for item, found in zip(sample, spans, strict=True) if found]
+    if not with_nouns:
+        raise NothingBuiltError(
+            f"none of the first {len(sample)} captions has a noun; give captions that name visible things"
+        )
+    models = load_models(config.preset, device)
+    batch = config.preset.synthesis.batch
+    build_prototypes(with_nouns[:batch], models, config)
+    timed = (with_nouns * _TIMED_BATCHES)[: batch * _TIMED_BATCHES]
+    started = time.perf_counter()
+    outcome = build_prototypes(timed, models, config)
+    elapsed = time.perf_counter() - started
+    images = round(total * len(with_nouns) / len(sample))
+    share = images / len(timed)
+    prototypes = round(len(outcome.prototypes) * share)
+    index_bytes, shard_bytes = _bytes_a_prototype(outcome.prototypes, models)
+    return Estimate(
+        captions=total + rejects,
+        rejects=rejects,
+        tagged=len(sample),
+        timed=len(timed),
+        nouns=round(total * sum(map(len, spans)) / len(sample)),
+        images=images,
+        prototypes=prototypes,
+        seconds=elapsed * share,
+        seconds_by_stage={stage: value * share for stage, value in outcome.seconds.items()},
+        index_bytes=prototypes * index_bytes,
+        shard_bytes=prototypes * shard_bytes,
+        memory_bytes=_peak_memory(),
+        device_memory_bytes=_peak_device_memory(),
+    )
+
+
+def _count(source: CaptionSource) -> tuple[int, int, list[Caption]]:
+    """Captions, rows that are none, and captions spread evenly over all."""
+    rejects = sum(isinstance(item, Reject) for item in source)
+    total = sum(not isinstance(item, Reject) for item in source)
+    captions = (item for item in source if not isinstance(item, Reject))
+    return total, rejects, list(islice(captions, 0, None, max(1, total // _TAGGED_SAMPLE)))
+
+
+def _bytes_a_prototype(prototypes: Sequence[Prototype], models: BuildModels) -> tuple[int, int]:
+    """In the index, and in the shards, whose numbers are single precision."""
+    if not prototypes:
+        return 0, 0
+    text = float(np.mean([len(p.caption) + len(p.noun) + len(p.id) + len(p.thumbnail) for p in prototypes]))
+    key, vector = len(prototypes[0].key), models.backbone.width
+    return round(text + key * _KEY_BYTES + vector * _VECTOR_BYTES), round(text + 4 * (key + vector))
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_device_memory() -> int:
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
