@@ -127,7 +127,7 @@ def summary_text(summary: BuildSummary) -> str:
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items()) or "none"
     return "\n".join(
         [
-            f"index       {summary.out}",
+            f"index       {summary.out} (open report.html in it)",
             f"captions    {summary.captions:,}",
             f"images      {summary.images:,}",
             f"prototypes  {summary.prototypes:,} of {summary.nouns:,} nouns",

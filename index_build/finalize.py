@@ -12,7 +12,8 @@ from freeda.index_format import Manifest
 from freeda.index_writer import Origin, write_index
 from freeda.records import Reject
 from index_build.folders import staged
-from index_build.shards import ShardReport, read_prototypes, read_rejects, reject_table
+from index_build.report import SAMPLES, spread, write_report
+from index_build.shards import ShardReport, read_prototypes, read_rejects, read_samples, reject_table
 from index_build.storage import Place
 
 __all__ = ["finalize"]
@@ -25,7 +26,7 @@ def finalize(
     early_rejects: Sequence[Reject],
     origin: Origin,
 ) -> Manifest:
-    """Writes the index into `out`.
+    """Writes the index and its closing report into `out`.
 
     reports: of all shards, in the captions' order; early_rejects: rows that were no captions.
     Raises `CaptionsError`, `OutputError`, `WorkerError`.
@@ -36,7 +37,10 @@ def finalize(
     captions = sum(report.captions for report in reports) + len(early_rejects)
     try:
         with staged(out) as folder:
-            return write_index(folder, read_prototypes(work, reports), rejects, captions, origin)
+            manifest = write_index(folder, read_prototypes(work, reports), rejects, captions, origin)
+            reasons = Counter(rejects.column("reason").to_pylist())
+            write_report(folder, manifest, reasons, read_samples(work, spread(reports, SAMPLES)))
+            return manifest
     except OSError as error:
         if isinstance(error, FreedaError):
             raise

@@ -12,7 +12,7 @@ from typing import Any
 from freeda.config import Preset
 from freeda.errors import IndexCorruptError, OutputError
 from freeda.index import PrototypeIndex
-from freeda.index_format import FILES, MANIFEST, Manifest, manifest_text, parse_manifest
+from freeda.index_format import MANIFEST, Manifest, manifest_text, parse_manifest
 from index_build.config import differences
 from index_build.storage import Place
 
@@ -87,8 +87,8 @@ def staged(out: Place) -> Iterator[Path]:
     with TemporaryDirectory(prefix="freeda-index-") as folder:
         yield Path(folder)
         out.discard(MANIFEST)
-        for name in (*FILES, MANIFEST):
-            out.upload(Path(folder) / name, name)
+        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == MANIFEST):
+            out.upload(path, path.name)
 
 
 def _finished(out: Place) -> Manifest:

@@ -23,6 +23,7 @@ from freeda.text import ClipModel, load_clip, textual_keys
 from freeda.vision import Backbone, load_backbone
 from index_build.config import BuildConfig, caption_seed
 from index_build.nouns import FindNouns, PatternNouns, noun_spans
+from index_build.samples import Sample, draw_sample
 from index_build.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
 
 __all__ = ["BuildModels", "ShardOutcome", "build_prototypes", "load_models"]
@@ -51,12 +52,13 @@ class BuildModels:
 
 @dataclass
 class ShardOutcome:
-    """What a shard of captions gave; `seconds` by stage."""
+    """What a shard of captions gave; `seconds` by stage; `sample`: its first picture with a mask."""
 
     prototypes: list[Prototype] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     images: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    sample: Sample | None = None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -144,6 +146,7 @@ def _add_picture(
         )
     with outcome.timed("localisation"):
         thumbnail = _thumbnail(item.picture.pixels, config.thumbnail)
+        masks: dict[str, np.ndarray] = {}
         for span, key, noun_map in zip(source.spans, keys, item.picture.noun_maps, strict=True):
             if key is None:
                 outcome.rejects.append(_reject(item, span, "noun not within CLIP's token limit"))
@@ -158,6 +161,10 @@ def _add_picture(
                 outcome.rejects.append(_reject(item, span, "feature is not finite"))
                 continue
             outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
+            masks[span.noun] = mask
+        if masks and outcome.sample is None:
+            pixels = item.picture.pixels
+            outcome.sample = draw_sample(source.caption.text, pixels, list(masks), list(masks.values()))
 
 
 def _localize(noun_map: np.ndarray, item: Illustrated, config: BuildConfig) -> tuple[np.ndarray, float]:

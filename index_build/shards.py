@@ -17,6 +17,7 @@ from freeda.errors import WorkerError
 from freeda.index_writer import REJECT_SCHEMA
 from freeda.records import Prototype, Reject
 from index_build.prototypes import ShardOutcome
+from index_build.samples import Sample
 from index_build.storage import Place
 
 __all__ = [
@@ -29,14 +30,15 @@ __all__ = [
     "read_prototypes",
     "read_rejects",
     "read_report",
+    "read_samples",
     "reject_table",
     "shard_name",
     "take_started",
     "write_shard",
 ]
 
-_PROTOTYPES, _REJECTS, _DONE = ".parquet", ".rejects.parquet", ".done.json"
-_STARTED, _SPLIT = ".started", ".split"
+_PROTOTYPES, _REJECTS, _SAMPLE = ".parquet", ".rejects.parquet", ".sample.parquet"
+_DONE, _STARTED, _SPLIT = ".done.json", ".started", ".split"
 _PROTOTYPE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -50,6 +52,9 @@ _PROTOTYPE_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("thumbnail", pa.binary()),
     ]
+)
+_SAMPLE_SCHEMA = pa.schema(
+    [("caption", pa.string()), ("nouns", pa.list_(pa.string())), ("strip", pa.binary())]
 )
 
 
@@ -84,6 +89,7 @@ def write_shard(work: Place, name: str, captions: int, outcome: ShardOutcome) ->
     contents = {
         _PROTOTYPES: _to_parquet(_prototype_table(outcome.prototypes)),
         _REJECTS: _to_parquet(reject_table(outcome.rejects)),
+        _SAMPLE: _to_parquet(_sample_table(outcome.sample)),
     }
     report = ShardReport(
         name=name,
@@ -153,6 +159,12 @@ def read_rejects(work: Place, reports: Sequence[ShardReport]) -> Iterator[pa.Tab
     return (_read_table(work, report, _REJECTS) for report in reports)
 
 
+def read_samples(work: Place, reports: Sequence[ShardReport]) -> list[Sample]:
+    """The samples of some shards; raises as `read_prototypes` does."""
+    rows = [row for report in reports for row in _read_table(work, report, _SAMPLE).to_pylist()]
+    return [Sample(row["caption"], tuple(row["nouns"]), row["strip"]) for row in rows]
+
+
 def _read_table(work: Place, report: ShardReport, suffix: str) -> pa.Table:
     content = work.read(report.name + suffix)
     if hashlib.sha256(content).hexdigest() != report.digests[suffix]:
@@ -165,6 +177,10 @@ def _read_table(work: Place, report: ShardReport, suffix: str) -> pa.Table:
 
 def reject_table(rejects: Sequence[Reject]) -> pa.Table:
     return pa.Table.from_pylist([asdict(reject) for reject in rejects], REJECT_SCHEMA)
+
+
+def _sample_table(sample: Sample | None) -> pa.Table:
+    return pa.Table.from_pylist([asdict(sample)] if sample else [], _SAMPLE_SCHEMA)
 
 
 def _prototype_table(prototypes: Sequence[Prototype]) -> pa.Table:

@@ -70,6 +70,7 @@ def test_the_summary_counts_everything(uninterrupted) -> None:
     assert summary.rejects["no nouns"] == 1
     assert set(summary.seconds) >= {"nouns", "generation", "features", "localisation", "keys"}
     assert not (folder / ".work").exists()
+    assert (folder / "report.html").read_text().count("data:image/webp") == 5
     ids = [row["id"] for row in index.rows(range(len(index)), ["id"])]
     assert ids == sorted(ids, key=lambda name: int(name[1]))
 

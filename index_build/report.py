@@ -1,0 +1,169 @@
+"""The closing report of a build: one HTML file that shows whether the index is any good."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from freeda.index_format import PROTOTYPES, Manifest
+from index_build.samples import Sample
+
+__all__ = ["REPORT", "SAMPLES", "spread", "write_report"]
+
+Item = TypeVar("Item")
+
+REPORT = "report.html"
+SAMPLES = 24
+"""Shown, where there are so many."""
+_NAMED = 40
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+.plots img { max-width: 32rem; width: 100% } figure { margin: 0 0 1.2rem }
+figcaption { color: #555 } .samples img { max-width: 100% }
+"""
+
+
+def write_report(
+    folder: Path, manifest: Manifest, rejects: Mapping[str, int], samples: Sequence[Sample]
+) -> Path:
+    """Writes `report.html` beside an index's files in `folder`; it needs nothing but itself.
+
+    rejects: count by reason; samples: shown in this order.
+    """
+    nouns, areas, peaks = _columns(folder / PROTOTYPES)
+    page = "\n".join(_page(manifest, nouns, areas, peaks, rejects, samples))
+    path = folder / REPORT
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _columns(path: Path) -> tuple[Counter[str], np.ndarray, np.ndarray]:
+    """Nouns counted, (N,) areas and (N,) peaks, read a batch at a time."""
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    nouns: Counter[str] = Counter()
+    areas, peaks = [], []
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        nouns.update(batch.column("noun").to_pylist())
+        areas.append(batch.column("area").to_numpy())
+        peaks.append(batch.column("peak").to_numpy())
+    return nouns, np.concatenate(areas), np.concatenate(peaks)
+
+
+def _page(
+    manifest: Manifest,
+    nouns: Counter[str],
+    areas: np.ndarray,
+    peaks: np.ndarray,
+    rejects: Mapping[str, int],
+    samples: Sequence[Sample],
+) -> Iterator[str]:
+    yield "<!doctype html>"
+    yield f'<html lang="en"><head><meta charset="utf-8"><title>Index report</title><style>{_STYLE}</style>'
+    yield "</head><body><h1>Prototype index</h1>"
+    yield _facts(manifest)
+    yield "<h2>Pictures and masks</h2>"
+    yield "<p>A generated picture, then each of its nouns: what is bright became its prototype.</p>"
+    yield '<div class="samples">'
+    yield from map(_sample, samples)
+    yield '</div><h2>Figures</h2><div class="plots">'
+    yield _plot("Prototypes of a noun, most frequent first", _frequencies(nouns))
+    yield _plot("Share of the picture in a mask", _histogram(areas, "share of the picture"))
+    yield _plot("Attention peak over its mean", _histogram(peaks, "peak / mean"))
+    if rejects:
+        yield _plot("Rejects", _bars(rejects))
+    yield "</div><h2>Nouns, the most and the least frequent</h2>"
+    yield f"<p>{_listed(nouns.most_common(_NAMED))}</p>"
+    yield f"<p>{_listed(nouns.most_common()[: -_NAMED - 1 : -1])}</p>"
+    yield "</body></html>"
+
+
+def _facts(manifest: Manifest) -> str:
+    rejected = manifest.rejects / max(1, manifest.rejects + manifest.prototypes)
+    facts = {
+        "prototypes": f"{manifest.prototypes:,}",
+        "nouns": f"{manifest.nouns:,}",
+        "captions": f"{manifest.captions:,}",
+        "rejects": f"{manifest.rejects:,} ({rejected:.1%} of all nouns)",
+        "preset": manifest.preset["name"],
+        "build": manifest.build_fingerprint,
+    }
+    rows = (
+        f'<tr><th>{name}</th><td class="n">{html.escape(value)}</td></tr>' for name, value in facts.items()
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of them, evenly."""
+    taken = min(count, len(items))
+    return [items[number * len(items) // taken] for number in range(taken)]
+
+
+def _sample(sample: Sample) -> str:
+    nouns = html.escape(", ".join(sample.nouns))
+    return (
+        f'<figure><img src="{_data(sample.strip, "webp")}" alt="">'
+        f"<figcaption>{html.escape(sample.caption)} &mdash; {nouns}</figcaption></figure>"
+    )
+
+
+def _listed(counts: Sequence[tuple[str, int]]) -> str:
+    return html.escape(", ".join(f"{noun} ({count})" for noun, count in counts))
+
+
+def _plot(title: str, figure: Figure) -> str:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    image = f'<img src="{_data(buffer.getvalue(), "png")}" alt="">'
+    return f"<figure>{image}<figcaption>{title}</figcaption></figure>"
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _axes(height: float = 2.6) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(6.4, height), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _frequencies(nouns: Counter[str]) -> Figure:
+    figure, axes = _axes()
+    axes.loglog(range(1, len(nouns) + 1), [count for _, count in nouns.most_common()], marker=".")
+    axes.set_xlabel("rank of the noun")
+    axes.set_ylabel("prototypes")
+    return figure
+
+
+def _histogram(values: np.ndarray, label: str) -> Figure:
+    figure, axes = _axes()
+    axes.hist(values[np.isfinite(values)], bins=40)
+    axes.set_xlabel(label)
+    axes.set_ylabel("prototypes")
+    return figure
+
+
+def _bars(counts: Mapping[str, int]) -> Figure:
+    """Longest on top."""
+    ordered = sorted(counts.items(), key=lambda item: item[1])
+    figure, axes = _axes(1 + 0.3 * len(ordered))
+    bars = axes.barh([name for name, _ in ordered], [count for _, count in ordered])
+    axes.bar_label(bars, padding=3)
+    return figure
