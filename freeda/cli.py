@@ -83,6 +83,7 @@ def main(debug: bool) -> None:
 @click.option("--seed", type=int, default=0)
 @click.option("--shard-size", type=click.IntRange(1), default=32, help="Captions a task.")
 @click.option("--workers", type=click.IntRange(1), help="Processes on this machine; else one a GPU.")
+@click.option("--threads", type=click.IntRange(1), help="Of each process; else a share of the cores.")
 @click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")
 @click.option("--device", default="auto")
 @click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
@@ -122,7 +123,7 @@ def build_index_command(captions: str, out: str, preset: str, **options: Any) ->
             out,
             config,
             report=log_progress(log, bar.update) if log else bar.update,
-            **{name: options[name] for name in ("workers", "scheduler", "device", "overwrite")},
+            **{name: options[name] for name in ("workers", "threads", "scheduler", "device", "overwrite")},
         )
     click.echo(summary_json(summary) if options["as_json"] else summary_text(summary))
 

@@ -75,7 +75,7 @@ class _Loaded:
 class _ModelPlugin(WorkerPlugin):
     """Loads the models when a worker starts, and again when it is replaced."""
 
-    def __init__(self, name: str, preset: Preset, device: str, threads: int) -> None:
+    def __init__(self, name: str, preset: Preset, device: str, threads: int | None) -> None:
         self.name = name
         self._preset, self._device, self._threads = preset, device, threads
 
@@ -151,16 +151,15 @@ def tolerated_deaths(client: Client) -> int:
 
 @contextmanager
 def installed_models(
-    client: Client, preset: Preset, device: str, workers: int
+    client: Client, preset: Preset, device: str, threads: int | None
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Loads the models on every worker and, at the end, lets them go.
 
     Yields the name they are found by, and their description (weight fingerprints and precision).
     Raises `WorkerError` unless that agrees on all workers, and package versions with those here.
-    workers: processes of this machine's own cluster, 0 for another.
+    threads: of each process, None to leave them as the worker was started.
     """
     _wait_for_workers(client)
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers else 0
     name = f"freeda-models-{uuid4().hex[:12]}"
     client.register_plugin(_ModelPlugin(name, preset, device, threads))
     try:

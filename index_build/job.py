@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def build_index(
     config: BuildConfig,
     *,
     workers: int | None = None,
+    threads: int | None = None,
     scheduler: str | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -61,8 +63,8 @@ def build_index(
     """Builds an index from a parquet of captions; called again after an interruption, it goes on.
 
     captions, out: paths or URLs that fsspec reaches; captions may be opened already. workers: processes
-    on this machine, None for one a GPU; scheduler: instead, the address or the scheduler file of a
-    running Dask cluster.
+    on this machine, None for one a GPU; threads: of each, None for an equal share of the cores;
+    scheduler: instead, the address or the scheduler file of a running Dask cluster.
     Raises `CaptionsError`, `ModelNotFoundError`, `OutputError`, `WorkerError`.
     """
     started = time.perf_counter()
@@ -72,10 +74,12 @@ def build_index(
     target.prepare()
     gpus = usable_gpus(device)
     processes = workers or max(1, len(gpus))
+    if scheduler is None:
+        threads = threads or max(1, (os.cpu_count() or 1) // processes)
     report(Progress(total=total, message="loading models"))
     with (
         connect(processes, scheduler, gpus) as client,
-        installed_models(client, config.preset, device, 0 if scheduler else processes) as (name, models),
+        installed_models(client, config.preset, device, threads) as (name, models),
     ):
         content = config.content(digest, models)
         build = fingerprint(content)

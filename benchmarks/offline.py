@@ -1,0 +1,304 @@
+"""The offline job beside plain generation: what capturing, localising, pooling and Dask add.
+
+Run from the checkout's root: `python benchmarks/offline.py [--device auto] [--write]`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention_processor import Attention
+from distributed import Worker, WorkerPlugin
+from measuring import PeakMemory, fastest, machine
+from results import publish
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import index_build.prototypes
+from freeda.config import Synthesis
+from freeda.diffusion import generate
+from freeda.loading import choose_device, prepare
+from freeda.presets import load_preset
+from freeda.records import Caption
+from freeda.toyworld.captions import describe
+from freeda.toyworld.measure import CARD
+from freeda.toyworld.scenes import draw_scene, scene_rng
+from index_build import BuildConfig, build_index
+from index_build.cluster import connect, installed_models
+from index_build.nouns import PatternNouns
+from index_build.progress import Progress
+from index_build.prototypes import ShardOutcome, build_prototypes, load_models
+from index_build.schedule import Shard, ShardSchedule
+from index_build.shards import shard_name
+from index_build.storage import Place
+from index_build.synthesis import tokenize
+
+_HEADER = """## The offline job
+
+`python benchmarks/offline.py --write`. Ratios are of the least times of runs that took turns; memory is the
+peak above what was held before, over that of plain generation.
+"""
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Stable Diffusion of random weights and how it is run."""
+
+    channels: tuple[int, ...]
+    side: int
+    batch: int
+    steps: int
+
+
+FULL = Size((320, 640, 1280, 1280), 512, 4, 10)
+SMALL = Size((64, 128, 256, 256), 512, 2, 4)
+
+
+def captions(count: int) -> list[str]:
+    texts = []
+    for number in range(count):
+        rng = scene_rng("validation", number)
+        texts.append(describe(draw_scene(rng, 32), rng))
+    return texts
+
+
+def make_pipeline(size: Size, device: torch.device) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's blocks; the tokenizer is the toy world's."""
+    torch.manual_seed(0)
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    tokenizer = CLIPTokenizer.from_pretrained(CARD.parent / "weights" / "diffusion" / "tokenizer")
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=tokenizer.model_max_length,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(64, 64, 128, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=size.side // 8, cross_attention_dim=768, block_out_channels=size.channels
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=prepare(vae, device, dtype),
+        text_encoder=prepare(CLIPTextModel(text), device, dtype),
+        tokenizer=tokenizer,
+        unet=prepare(unet, device, dtype),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+class KeepAllMaps:
+    """DAAM's way of capturing (Tang et al. 2023): every map of every head, layer and step is kept."""
+
+    def __init__(self, inner: Any, count: int, kept: list[torch.Tensor]) -> None:
+        self._inner, self._count, self._kept = inner, count, kept
+
+    def __call__(
+        self, attn: Attention, hidden: torch.Tensor, text: Any = None, *args: Any, **more: Any
+    ) -> Any:
+        if text is not None:
+            query = attn.head_to_batch_dim(attn.to_q(hidden[-self._count :]))
+            key = attn.head_to_batch_dim(attn.to_k(text[-self._count :]))
+            self._kept.append(attn.get_attention_scores(query, key))
+        return self._inner(attn, hidden, text, *args, **more)
+
+
+def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
+    """Time and memory of capturing, beside plain generation at the same batch and steps."""
+    pipeline, texts = make_pipeline(size, device), captions(size.batch)
+    config = Synthesis(
+        height=size.side, width=size.side, steps=size.steps, guidance_scale=7.5, batch=size.batch
+    )
+    tagger, positions = PatternNouns(), []
+    for text in texts:
+        item, _ = tokenize(pipeline, Caption(id="", text=text), tagger(text), 0)
+        positions.append(item.positions if item else ())
+    seeds = list(range(size.batch))
+
+    def plain() -> None:
+        pipeline(
+            texts,
+            height=size.side,
+            width=size.side,
+            num_inference_steps=size.steps,
+            guidance_scale=7.5,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="pt",
+        )
+
+    def captured() -> None:
+        generate(pipeline, texts, positions, seeds, config)
+
+    def all_kept() -> None:
+        before = dict(pipeline.unet.attn_processors)
+        kept: list[torch.Tensor] = []
+        pipeline.unet.set_attn_processor(
+            {name: KeepAllMaps(inner, size.batch, kept) for name, inner in before.items()}
+        )
+        plain()
+        pipeline.unet.set_attn_processor(before)
+
+    plain()
+    runs = (plain, captured, all_kept)
+    times = fastest(runs, device, repeats)
+    peaks = [_peak(run, device) for run in runs]
+    yield f"plain generation, {size.batch} images, {size.steps} steps, s", f"{times[0]:.2f}"
+    yield "capture over plain, time", f"{times[1] / times[0]:.3f}"
+    yield "capture over plain, memory", f"{peaks[1] / peaks[0]:.3f}"
+    yield "all maps kept (as DAAM does) over plain, time", f"{times[2] / times[0]:.3f}"
+    yield "all maps kept (as DAAM does) over plain, memory", f"{peaks[2] / peaks[0]:.3f}"
+
+
+def _peak(run: Callable[[], None], device: torch.device) -> float:
+    gc.collect()
+    if device.type != "cuda":
+        with PeakMemory() as peak:
+            run()
+        return peak.megabytes
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def whole_job(device: torch.device, repeats: int) -> Iterator[Row]:
+    """All of a shard, from tagging to features, over its pipeline alone; the toy's three models."""
+    config = BuildConfig(preset=load_preset("toy"))
+    models, synthesis = load_models(config.preset, str(device)), config.preset.synthesis
+    items = [Caption(id=f"{number}", text=text) for number, text in enumerate(captions(synthesis.batch))]
+
+    def plain() -> None:
+        models.pipeline(
+            [item.text for item in items],
+            height=synthesis.height,
+            width=synthesis.width,
+            num_inference_steps=synthesis.steps,
+            guidance_scale=synthesis.guidance_scale,
+            output_type="pt",
+        )
+
+    def job() -> None:
+        build_prototypes(items, models, config)
+
+    plain()
+    plain_seconds, job_seconds = fastest((plain, job), device, repeats)
+    yield "whole job over plain generation, toy models, time", f"{job_seconds / plain_seconds:.3f}"
+
+
+def scaling(count: int, cores: int) -> Iterator[Row]:
+    """Captions a second of `cores` processes of one thread, over those of one."""
+    alone, together = (_rate(count * workers, workers) for workers in (1, cores))
+    yield f"{cores} workers over {cores} x one worker, rate", f"{together / alone / cores:.3f}"
+
+
+def _rate(count: int, workers: int) -> float:
+    """Captions a second between the first finished shard and the last."""
+    seen: list[tuple[float, int]] = []
+
+    def note(progress: Progress) -> None:
+        if progress.done and not progress.message:
+            seen.append((time.perf_counter(), progress.done))
+
+    with TemporaryDirectory() as name:
+        path = Path(name) / "captions.parquet"
+        pq.write_table(pa.table({"caption": captions(count)}), path)
+        config = BuildConfig(preset=load_preset("toy"), shard_size=8)
+        build_index(str(path), Path(name) / "index", config, workers=workers, threads=1, report=note)
+    (start, first), (end, last) = seen[0], seen[-1]
+    return (last - first) / (end - start)
+
+
+class NoModels(WorkerPlugin):
+    """A worker whose models take no time and give nothing: what is left is Dask's own cost."""
+
+    name = "no-models"
+
+    def setup(self, worker: Worker) -> None:
+        index_build.prototypes.load_models = lambda preset, device: _Nothing()  # type: ignore[assignment]
+        index_build.prototypes.build_prototypes = lambda *_: ShardOutcome()
+
+
+class _Nothing:
+    def describe(self) -> dict[str, str]:
+        return {"none": "0"}
+
+
+def scheduling(count: int) -> Iterator[Row]:
+    """What a caption costs where its models cost nothing, and how the client's memory grows."""
+    config = BuildConfig(preset=load_preset("toy"))
+    size = config.shard_size
+    with TemporaryDirectory() as name, connect(1, None) as client:
+        client.register_plugin(NoModels())
+        with installed_models(client, config.preset, "cpu", 1) as (plugin, models):
+            schedule = ShardSchedule(client, Place(name), config, plugin, models, lambda: None)
+            shards = (
+                Shard(shard_name(start), tuple(Caption(id=str(n), text="a cat") for n in range(size)))
+                for start in range(count // size)
+            )
+            with PeakMemory() as peak:
+                started = time.perf_counter()
+                schedule.run(shards)
+                elapsed = time.perf_counter() - started
+    yield (
+        f"scheduling and writing, {count:,} captions of no cost, ms a caption",
+        f"{elapsed / count * 1e3:.3f}",
+    )
+    yield "the client's memory meanwhile, MB", f"{peak.megabytes:.0f}"
+
+
+def table(device: torch.device, repeats: int, count: int) -> Iterator[str]:
+    size = FULL if device.type == "cuda" else SMALL
+    yield f"{machine(device)}; UNet of {size.channels} channels at {size.side} px."
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    for rows in (
+        capture(size, device, repeats),
+        whole_job(device, repeats),
+        scaling(32, os.cpu_count() or 1),
+        scheduling(count),
+    ):
+        for name, value in rows:
+            yield f"| {name} | {value} |"
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--device", default="auto")
+@click.option("--repeats", type=int, default=3)
+@click.option("--count", type=int, default=100_000, help="Captions of no cost to schedule.")
+@click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
+def main(device: str, repeats: int, count: int, write: bool) -> None:
+    """Prints the table."""
+    publish("offline", [_HEADER], table(choose_device(device), repeats, count), write=write)
+
+
+if __name__ == "__main__":
+    main()
