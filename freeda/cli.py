@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _FORMATS = ("labels", "overlay", "npz")
+_FACTORY = "FAISS factory of the keys, such as IVF4096_HNSW32,SQ8; else by their number."
+_RUN_OPTIONS = ("workers", "threads", "scheduler", "device", "factory", "overwrite")
 _CONCEPTS = 'What the background is made of: "sky; wall", a .txt file, usual or none; else the preset\'s'
 
 
@@ -86,6 +88,7 @@ def main(debug: bool) -> None:
 @click.option("--threads", type=click.IntRange(1), help="Of each process; else a share of the cores.")
 @click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")
 @click.option("--device", default="auto")
+@click.option("--factory", help=_FACTORY)
 @click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
 @click.option("--dry-run", is_flag=True, help="Try a few captions here and say what all would cost.")
 @click.option(
@@ -123,7 +126,10 @@ def build_index_command(captions: str, out: str, preset: str, **options: Any) ->
             out,
             config,
             report=log_progress(log, bar.update) if log else bar.update,
-            **{name: options[name] for name in ("workers", "threads", "scheduler", "device", "overwrite")},
+            **{
+                name: options[name]
+                for name in ("workers", "threads", "scheduler", "device", "factory", "overwrite")
+            },
         )
     click.echo(summary_json(summary) if options["as_json"] else summary_text(summary))
 
@@ -387,6 +393,7 @@ def index_info(name: str, as_json: bool) -> None:
     click.echo(
         f"preset {manifest.preset['name']}, keys {manifest.key_dim}-d, vectors {manifest.vector_dim}-d"
     )
+    click.echo(f"searched as {manifest.factory}, recall {manifest.recall:.3f}")
     click.echo("most frequent: " + ", ".join(f"{noun} ({count})" for noun, count in nouns[:20]))
 
 
@@ -429,12 +436,14 @@ def index_append(name: str, captions: str, **options: Any) -> None:
 @click.argument("names", nargs=-1, required=True)
 @_OUT
 @_OVERWRITE
-def index_merge(names: tuple[str, ...], out: Path, overwrite: bool) -> None:
+@click.option("--factory", help=_FACTORY)
+def index_merge(names: tuple[str, ...], out: Path, overwrite: bool, factory: str | None) -> None:
     """Join the indexes NAMES, built with the same models, into one."""
     from freeda.index import PrototypeIndex
     from freeda.index_editing import merge
 
-    done = merge([PrototypeIndex.open(name, verify=True) for name in names], out, overwrite=overwrite)
+    indexes = [PrototypeIndex.open(name, verify=True) for name in names]
+    done = merge(indexes, out, factory=factory, overwrite=overwrite)
     click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} were in more than one index"))
 
 

@@ -30,6 +30,7 @@ from freeda.index_format import (
     prototype_schema,
     read_manifest,
 )
+from freeda.keys import open_keys, prepare_reconstruction
 from freeda.preset_files import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
 
@@ -121,7 +122,7 @@ class PrototypeIndex:
     @cached_property
     def keys(self) -> faiss.Index:
         try:
-            index = faiss.read_index(str(self.folder / KEYS), faiss.IO_FLAG_MMAP_IFC)
+            index = open_keys(self.folder / KEYS)
         except RuntimeError as error:
             raise IndexCorruptError(f"{self.folder / KEYS} cannot be read by faiss: {error}") from error
         if (index.ntotal, index.d) != (len(self), self.manifest.key_dim):
@@ -174,7 +175,8 @@ class PrototypeIndex:
         return taken
 
     def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """(len(rows), K) float32 keys, as FAISS holds them."""
+        """(len(rows), K) float32 keys, as FAISS holds them: a compressed index gives them back nearly."""
+        prepare_reconstruction(self.keys)
         return np.asarray(self.keys.reconstruct_batch(_require_rows(rows)), np.float32)
 
     @cached_property

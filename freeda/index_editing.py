@@ -32,17 +32,20 @@ class Edited:
     dropped: int
 
 
-def merge(indexes: Sequence[PrototypeIndex], out: Path, *, overwrite: bool = False) -> Edited:
+def merge(
+    indexes: Sequence[PrototypeIndex], out: Path, *, factory: str | None = None, overwrite: bool = False
+) -> Edited:
     """All prototypes of several indexes in order; one that is in two of them (the same id, caption and
     seed) is taken once.
 
+    factory: FAISS's name for the kind of index over the keys, None for the one of their number.
     Raises `IndexMismatchError` unless the same models and kind of key made all, `OutputError`.
     """
     first = indexes[0]
     for other in indexes[1:]:
         _require_same_models(first, other)
     rejects = pa.concat_tables([_rejects(index) for index in indexes])
-    return _write(out, _merged(indexes), rejects, indexes, {"merged": _builds(indexes)}, overwrite)
+    return _write(out, _merged(indexes), rejects, indexes, {"merged": _builds(indexes)}, overwrite, factory)
 
 
 def subset(
@@ -143,6 +146,7 @@ def _write(
     sources: Sequence[PrototypeIndex],
     change: dict[str, Any],
     overwrite: bool,
+    factory: str | None = None,
 ) -> Edited:
     folder = Path(out)
     if any(folder.resolve() == source.folder.resolve() for source in sources):
@@ -162,7 +166,7 @@ def _write(
     captions = sum(source.manifest.captions for source in sources)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = write_index(folder, prototypes, rejects, captions, origin)
+        manifest = write_index(folder, prototypes, rejects, captions, origin, factory)
     except ValueError as error:
         raise IndexMismatchError(
             f"'{sources[0].folder}' has no such prototype; see `freeda index info`"

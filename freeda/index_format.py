@@ -46,7 +46,8 @@ class Manifest:
     """What an index is made of and from; written last, so that an index without one is unfinished.
 
     fingerprints: of the weights of "diffusion", "clip" and "backbone", and the "precision" they ran
-    in; files: name to sha256.
+    in; factory: FAISS's name for the kind of `keys.faiss`; recall: the share of the 350 nearest keys that
+    it finds, measured when it was built; files: name to sha256.
     """
 
     preset: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Manifest:
     build_fingerprint: str
     seed: int
     factory: str = "Flat"
+    recall: float = 1.0
     keys_normalized: bool = True
     vectors_normalized: bool = False
     licenses: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +26,7 @@ from freeda.index_format import (
     prototype_schema,
     write_manifest,
 )
+from freeda.keys import RECALL_AT, build_keys, check_factory, choose_factory
 from freeda.records import Prototype
 
 __all__ = ["REJECT_SCHEMA", "Origin", "write_index"]
@@ -50,13 +50,19 @@ class Origin:
 
 
 def write_index(
-    folder: Path, prototypes: Iterable[Prototype], rejects: pa.Table, captions: int, origin: Origin
+    folder: Path,
+    prototypes: Iterable[Prototype],
+    rejects: pa.Table,
+    captions: int,
+    origin: Origin,
+    factory: str | None = None,
 ) -> Manifest:
     """Writes a whole index into `folder`. An index that is there is given up once the new prototypes are
     written, and there is none until the end.
 
-    prototypes: at least one, streamed; rejects: of `REJECT_SCHEMA`; captions: how many gave them all.
-    Raises `ValueError` where there is no prototype, `OSError`.
+    prototypes: at least one, streamed; rejects: of `REJECT_SCHEMA`; captions: how many gave them all;
+    factory: FAISS's name for the kind of index over the keys, None for the one of their number.
+    Raises `ConfigError`, `ValueError` where there is no prototype, `OSError`.
     """
     nouns: Counter[str] = Counter()
     counted = _counted(prototypes, nouns)
@@ -64,7 +70,9 @@ def write_index(
     if first is None:
         raise ValueError("an index needs at least one prototype")
     key_dim, vector_dim = len(first.key), len(first.vector)
-    count = _write_prototypes(folder, chain([first], counted), key_dim, vector_dim)
+    if factory is not None:
+        check_factory(factory, key_dim)
+    count, kind, recall = _write_prototypes(folder, chain([first], counted), key_dim, vector_dim, factory)
     pq.write_table(rejects.cast(REJECT_SCHEMA), folder / REJECTS)
     manifest = Manifest(
         preset=origin.preset,
@@ -78,6 +86,8 @@ def write_index(
         build=dict(origin.build),
         build_fingerprint=origin.fingerprint,
         seed=origin.seed,
+        factory=kind,
+        recall=round(recall, 4),
         licenses=dict(origin.preset["licenses"]),
     )
     (folder / CARD).write_text(_card(manifest, nouns, rejects), encoding="utf-8")
@@ -91,26 +101,36 @@ def _counted(prototypes: Iterable[Prototype], nouns: Counter[str]) -> Iterator[P
         yield prototype
 
 
-def _write_prototypes(folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int) -> int:
-    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were.
+def _write_prototypes(
+    folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int, factory: str | None
+) -> tuple[int, str, float]:
+    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were, the keys'
+    factory and its recall.
 
-    Files of those names are replaced, never written into: another process may have them mapped.
+    Files of those names are replaced, never written into: another process may have them mapped. Keys wait
+    in a file beside them, for their kind of index depends on their number, and its training on a sample.
     """
     partial = {name: folder / f"{name}.partial" for name in (KEYS, PROTOTYPES)}
-    keys = faiss.IndexFlatIP(key_dim)
+    raw = folder / f"{KEYS}.raw"
     schema = prototype_schema(vector_dim)
-    with pa.OSFile(str(partial[PROTOTYPES]), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for chunk in _chunks(prototypes, ROWS_PER_BATCH):
-            keys.add(np.stack([prototype.key for prototype in chunk]))
-            writer.write_batch(_to_batch(chunk, schema))
     try:
-        faiss.write_index(keys, str(partial[KEYS]))
-    except RuntimeError as error:  # so FAISS says that a disk is full
-        raise OSError(f"{partial[KEYS]}: {str(error).splitlines()[-1]}") from error
+        with (
+            raw.open("wb") as keys,
+            pa.OSFile(str(partial[PROTOTYPES]), "wb") as sink,
+            pa.ipc.new_file(sink, schema) as writer,
+        ):
+            for chunk in _chunks(prototypes, ROWS_PER_BATCH):
+                keys.write(np.stack([prototype.key for prototype in chunk]).astype(np.float32).tobytes())
+                writer.write_batch(_to_batch(chunk, schema))
+        stored = np.memmap(raw, np.float32, "r").reshape(-1, key_dim)
+        kind = factory or choose_factory(len(stored), key_dim)
+        recall = build_keys(stored, kind, partial[KEYS])
+    finally:
+        raw.unlink(missing_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     for name, path in partial.items():
         os.replace(path, folder / name)
-    return int(keys.ntotal)
+    return len(stored), kind, recall
 
 
 def _to_batch(chunk: list[Prototype], schema: pa.Schema) -> pa.RecordBatch:
@@ -153,7 +173,8 @@ def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
 
 {manifest.prototypes:,} textual-visual prototypes of {manifest.nouns:,} nouns, from
 {manifest.captions:,} captions.
-Keys: {manifest.key_dim}-d, L2-normalised. Visual vectors: {manifest.vector_dim}-d, raw, float16.
+Keys: {manifest.key_dim}-d, L2-normalised, in FAISS as `{manifest.factory}` (recall@{RECALL_AT}
+{manifest.recall:.3f}). Visual vectors: {manifest.vector_dim}-d, raw, float16.
 Built with preset `{preset["name"]}`, seed {manifest.seed}, build fingerprint `{manifest.build_fingerprint}`.
 
 | model | ids | weights | licence |

@@ -25,10 +25,12 @@ def finalize(
     reports: Sequence[ShardReport],
     early_rejects: Sequence[Reject],
     origin: Origin,
+    factory: str | None = None,
 ) -> Manifest:
     """Writes the index and its closing report into `out`.
 
-    reports: of all shards, in the captions' order; early_rejects: rows that were no captions.
+    reports: of all shards, in the captions' order; early_rejects: rows that were no captions;
+    factory: as `write_index` takes it.
     Raises `CaptionsError`, `OutputError`, `WorkerError`.
     """
     rejects = pa.concat_tables([reject_table(early_rejects), *read_rejects(work, reports)])
@@ -37,7 +39,8 @@ def finalize(
     captions = sum(report.captions for report in reports) + len(early_rejects)
     try:
         with staged(out) as folder:
-            manifest = write_index(folder, read_prototypes(work, reports), rejects, captions, origin)
+            prototypes = read_prototypes(work, reports)
+            manifest = write_index(folder, prototypes, rejects, captions, origin, factory)
             reasons = Counter(rejects.column("reason").to_pylist())
             write_report(folder, manifest, reasons, read_samples(work, spread(reports, SAMPLES)))
             return manifest

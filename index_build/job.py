@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from freeda.errors import OutputError
 from freeda.index_format import REJECTS, Manifest
 from freeda.index_writer import Origin
 from freeda.records import Caption, Reject
@@ -57,6 +58,7 @@ def build_index(
     threads: int | None = None,
     scheduler: str | None = None,
     device: str = "auto",
+    factory: str | None = None,
     overwrite: bool = False,
     report: Report = lambda progress: None,
 ) -> BuildSummary:
@@ -84,6 +86,11 @@ def build_index(
         content = config.content(digest, models)
         build = fingerprint(content)
         if (there := check_target(target, build, content, overwrite)) is not None:
+            if factory not in (None, there.factory):
+                raise OutputError(
+                    f"'{target}' holds this very index with its keys as {there.factory}; `freeda index merge "
+                    f"{target} --factory {factory} --out DIR` writes it with others"
+                )
             remove_work(target, build)
             refresh_preset(target, there, config.preset)
             return _already_built(target, there, time.perf_counter() - started)
@@ -97,7 +104,7 @@ def build_index(
     origin = Origin(
         preset=config.preset.as_dict(), models=models, build=content, fingerprint=build, seed=config.seed
     )
-    manifest = finalize(target, work, reports, run.early, origin)
+    manifest = finalize(target, work, reports, run.early, origin, factory)
     remove_work(target, build)
     return _summarize(target, manifest, run.early, schedule, time.perf_counter() - started)
 

@@ -1,0 +1,142 @@
+"""The keys of an index in FAISS: which kind of index for how many, and how well it answers.
+
+Rule (`choose_factory`): exact (`Flat`) up to two million keys. Above, an inverted file whose cells are
+found by an HNSW graph, with 8 bits a dimension (`SQ8`) while that fits into the memory allowed, else
+rotated and product-quantised (`OPQ`, `PQ`) to a byte for eight dimensions. Flat reads every key for
+every class; an inverted file reads a few cells and is measured for what it misses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from freeda.errors import ConfigError
+
+__all__ = [
+    "EXACT_UP_TO",
+    "RECALL_AT",
+    "build_keys",
+    "check_factory",
+    "choose_factory",
+    "open_keys",
+    "prepare_reconstruction",
+]
+
+EXACT_UP_TO = 2_000_000
+RECALL_AT = 350
+"""Neighbours of which recall is measured: what FreeDA retrieves for a class."""
+_MEMORY = 16 * 2**30
+_LEAST_CELLS = 64
+_TRAINED_A_CELL = 64
+_QUERIES = 256
+_WANTED_RECALL = 0.95
+_BLOCK = 65_536
+
+
+def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
+    """FAISS's factory string for `count` keys of `dim` numbers; memory: bytes that keys may fill."""
+    if count <= EXACT_UP_TO and 4 * dim * count <= memory:
+        return "Flat"
+    cells = _cells(count)
+    if dim * count <= memory:
+        return f"IVF{cells}_HNSW32,SQ8"
+    parts = dim // 8
+    return f"OPQ{parts},IVF{cells}_HNSW32,PQ{parts}"
+
+
+def check_factory(factory: str, dim: int) -> None:
+    """Raises `ConfigError` for a string that is no factory of FAISS's for `dim` numbers."""
+    try:
+        faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].split("Error: ")[-1]
+        raise ConfigError(f"'{factory}' is no FAISS factory for {dim}-d keys: {reason}") from error
+
+
+def build_keys(keys: np.ndarray, factory: str, path: Path) -> float:
+    """Builds an index over (N, K) float32 unit vectors, which may be a memory map, and writes it.
+
+    Trained on a bounded sample, filled block by block; of an inverted file so many cells are searched as
+    recall at `RECALL_AT` wants (95 %), at most a quarter. Returns that recall, measured on keys drawn as
+    queries. Memory: that of the finished index. Raises `OSError`.
+    """
+    index = faiss.index_factory(keys.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    cells = _inverted_file(index)
+    if not index.is_trained:
+        _train(index, keys, cells.nlist if cells is not None else 256)
+    for start in range(0, len(keys), _BLOCK):
+        index.add(np.ascontiguousarray(keys[start : start + _BLOCK]))
+    recall = 1.0 if factory == "Flat" else _tune(index, keys, cells)
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # so FAISS says that a disk is full
+        raise OSError(f"{path}: {str(error).splitlines()[-1]}") from error
+    return recall
+
+
+def open_keys(path: Path) -> faiss.Index:
+    """An index of keys, memory-mapped; raises `RuntimeError` where FAISS cannot read it."""
+    # The first way maps codes that lie in one piece, the second the cells of an inverted file.
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    if _inverted_file(index) is None:
+        return index
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+
+
+def prepare_reconstruction(index: faiss.Index) -> None:
+    """Lets an inverted file say where a row's key lies: 8 bytes a key, done once."""
+    cells = _inverted_file(index)
+    if cells is not None and cells.direct_map.no():
+        cells.make_direct_map()
+
+
+def _cells(count: int) -> int:
+    """About four times the root of the count, a power of two."""
+    return int(max(_LEAST_CELLS, 2 ** round(np.log2(4 * np.sqrt(count)))))
+
+
+def _inverted_file(index: faiss.Index) -> faiss.IndexIVF | None:
+    return faiss.try_extract_index_ivf(index)
+
+
+def _train(index: faiss.Index, keys: np.ndarray, cells: int) -> None:
+    count = min(len(keys), max(cells * _TRAINED_A_CELL, _BLOCK))
+    rows = np.sort(np.random.default_rng(0).choice(len(keys), count, replace=False))
+    inverted = _inverted_file(index)
+    if inverted is not None and faiss.get_num_gpus():
+        flat = faiss.IndexFlatIP(inverted.d)
+        inverted.clustering_index = faiss.index_cpu_to_all_gpus(flat)
+    index.train(np.ascontiguousarray(keys[rows]))
+
+
+def _tune(index: faiss.Index, keys: np.ndarray, cells: faiss.IndexIVF | None) -> float:
+    rows = np.sort(np.random.default_rng(1).choice(len(keys), min(_QUERIES, len(keys)), replace=False))
+    queries = np.ascontiguousarray(keys[rows])
+    near = min(RECALL_AT, len(keys))
+    exact = _exact(keys, queries, near)
+    if cells is None:
+        return _recall(index, queries, exact)
+    cells.nprobe = 1
+    while (recall := _recall(index, queries, exact)) < _WANTED_RECALL and cells.nprobe * 8 <= cells.nlist:
+        cells.nprobe *= 2
+    return recall
+
+
+def _recall(index: faiss.Index, queries: np.ndarray, exact: np.ndarray) -> float:
+    found = index.search(queries, exact.shape[1])[1]
+    hits = [len(np.intersect1d(one, other)) for one, other in zip(found, exact, strict=True)]
+    return float(np.mean(hits) / exact.shape[1])
+
+
+def _exact(keys: np.ndarray, queries: np.ndarray, near: int) -> np.ndarray:
+    """(Q, near) rows, searched block by block."""
+    best = faiss.ResultHeap(len(queries), near, keep_max=True)
+    for start in range(0, len(keys), _BLOCK):
+        block = np.ascontiguousarray(keys[start : start + _BLOCK])
+        similarities, rows = faiss.knn(queries, block, min(near, len(block)), faiss.METRIC_INNER_PRODUCT)
+        best.add_result(similarities, rows + start)
+    best.finalize()
+    return np.asarray(best.I)
