@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers.utils import logging
 
 from freeda.attention import Positions, capture_cross_attention
 from freeda.config import Synthesis
@@ -33,11 +35,23 @@ def load_pipeline(ids: Sequence[str], device: torch.device, dtype: torch.dtype =
 def _load_pipeline(model_id: str, device: torch.device, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype}
     if (Path(model_id) / "model_index.json").exists() or not Path(model_id).exists():
-        pipeline = DiffusionPipeline.from_pretrained(model_id, **options)
+        with _no_loading_bar():
+            pipeline = DiffusionPipeline.from_pretrained(model_id, **options)
     else:
         raise ValueError("folder has no model_index.json")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def pipeline_fingerprint(pipeline: Any) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -129,14 +130,16 @@ def _hub_reachable() -> bool:
 
 @contextmanager
 def _quiet_hub(*, online: bool) -> Iterator[None]:
-    """While it lasts, an unreachable hub is not asked again and again, and loaders log errors only."""
+    """While it lasts, an unreachable hub is not asked again and again, and loaders tell errors only."""
     from huggingface_hub import constants
 
     before, level = constants.HF_HUB_OFFLINE, logging.root.manager.disable
     constants.HF_HUB_OFFLINE = before or not online
     logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the loaders' own arguments
+            yield
     finally:
         constants.HF_HUB_OFFLINE = before
         logging.disable(level)

@@ -91,27 +91,37 @@ def estimate_json(estimate: Estimate) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    from index_build.estimate import GPU_COUNTS
+    from index_build.estimate import WORKER_COUNTS
 
-    stages = ", ".join(f"{name} {value / 3600:.2f}" for name, value in estimate.seconds_by_stage.items())
-    hours = ", ".join(f"{count}: {estimate.hours(count):,.2f}" for count in GPU_COUNTS)
-    memory = f"{estimate.memory_bytes / 1e9:.1f} GB a process"
+    stages = ", ".join(f"{name} {_duration(value)}" for name, value in estimate.seconds_by_stage.items())
+    times = ", ".join(f"{count}: {_duration(estimate.seconds / count)}" for count in WORKER_COUNTS)
+    index, shards = _size(estimate.index_bytes), _size(estimate.shard_bytes)
+    memory = f"{_size(estimate.memory_bytes)} a process"
     if estimate.device_memory_bytes:
-        memory += f", {estimate.device_memory_bytes / 1e9:.1f} GB of its GPU"
+        memory += f", {_size(estimate.device_memory_bytes)} of its GPU"
     return "\n".join(
         [
             f"captions    {estimate.captions:,}, {estimate.rejects:,} of them not usable",
             f"nouns       about {estimate.nouns:,} (from {estimate.tagged:,} captions tagged)",
             f"images      about {estimate.images:,}",
             f"prototypes  about {estimate.prototypes:,} (from {estimate.timed:,} captions built here)",
-            f"hours       {hours} by number of workers like this machine's",
-            f"by stage    {stages} hours of one worker",
-            f"disk        {estimate.index_bytes / 1e9:.2f} GB, and {estimate.shard_bytes / 1e9:.2f} GB until "
-            f"it is finished",
+            f"time        by workers (GPUs) like this machine's: {times}",
+            f"of one      {stages}",
+            f"disk        {index}, and {shards} until it is finished",
             f"memory      {memory}",
             "nothing was written",
         ]
     )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def summary_json(summary: BuildSummary) -> str:

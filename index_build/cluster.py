@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +120,9 @@ def connect(workers: int, scheduler: str | None, gpus: Sequence[str] = ()) -> It
         }
         address = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
         with (
-            SpecCluster(specification, {"cls": Scheduler, "options": address}) as cluster,
+            SpecCluster(
+                specification, {"cls": Scheduler, "options": address}, silence_logs=logging.WARNING
+            ) as cluster,
             Client(cluster) as client,
         ):
             yield client

@@ -18,9 +18,9 @@ from index_build.config import BuildConfig
 from index_build.nouns import PatternNouns, noun_spans
 from index_build.prototypes import BuildModels, build_prototypes, load_models
 
-__all__ = ["GPU_COUNTS", "Estimate", "estimate_build"]
+__all__ = ["WORKER_COUNTS", "Estimate", "estimate_build"]
 
-GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+WORKER_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 _TAGGED_SAMPLE = 2000
 _TIMED_BATCHES = 2
 _VECTOR_BYTES, _KEY_BYTES = 2, 4  # as an index stores them
@@ -49,10 +49,6 @@ class Estimate:
     shard_bytes: int
     memory_bytes: int
     device_memory_bytes: int
-
-    def hours(self, workers: int) -> float:
-        """Of a build with so many workers, each as fast as this one."""
-        return self.seconds / 3600 / workers
 
 
 def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") -> Estimate:

@@ -32,8 +32,8 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 68rem; margin: 2rem aut
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
-.plots img { max-width: 32rem; width: 100% } figure { margin: 0 0 1.2rem }
-figcaption { color: #555 } .samples img { max-width: 100% }
+.samples, .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); gap: 1.2rem }
+figure { margin: 0 } figcaption { color: #555 } img { max-width: 100% }
 """
 
 
@@ -147,6 +147,9 @@ def _axes(height: float = 2.6) -> tuple[Figure, Any]:
 def _frequencies(nouns: Counter[str]) -> Figure:
     figure, axes = _axes()
     axes.loglog(range(1, len(nouns) + 1), [count for _, count in nouns.most_common()], marker=".")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.set_xlabel("rank of the noun")
     axes.set_ylabel("prototypes")
     return figure
