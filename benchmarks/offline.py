@@ -257,8 +257,8 @@ def scheduling(count: int) -> Iterator[Row]:
     size = config.shard_size
     with TemporaryDirectory() as name, connect(1, None) as client:
         client.register_plugin(NoModels())
-        with installed_models(client, config.preset, "cpu", 1) as (plugin, models):
-            schedule = ShardSchedule(client, Place(name), config, plugin, models, lambda: None)
+        with installed_models(client, config.preset, "cpu", 1) as (plugin, expected):
+            schedule = ShardSchedule(client, Place(name), config, plugin, expected, lambda: None)
             shards = (
                 Shard(shard_name(start), tuple(Caption(id=str(n), text="a cat") for n in range(size)))
                 for start in range(count // size)

@@ -283,25 +283,30 @@ def captions_group() -> None:
 _CAPTIONS_OUT = click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Parquet file to write."
 )
+_CAPTIONS_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file in the place of --out.")
 
 
 @captions_group.command("from-coco")
 @click.argument("annotations", type=click.Path(path_type=Path))
 @_CAPTIONS_OUT
-def captions_from_coco_command(annotations: Path, out: Path) -> None:
+@_CAPTIONS_OVERWRITE
+def captions_from_coco_command(annotations: Path, out: Path, overwrite: bool) -> None:
     """Turn COCO's ANNOTATIONS, such as captions_train2017.json, into parquet."""
     from index_build.preparation import captions_from_coco, write_captions
 
-    count = write_captions(captions_from_coco(annotations), out)
+    count = write_captions(captions_from_coco(annotations), out, overwrite=overwrite)
     click.echo(f"{out}: {count:,} captions")
 
 
 @captions_group.command("from-classes", context_settings={"show_default": True})
 @click.argument("classes")
 @_CAPTIONS_OUT
+@_CAPTIONS_OVERWRITE
 @click.option("--per-class", type=click.IntRange(1), default=50, help="Captions about each class.")
 @click.option("--seed", type=int, default=0)
-def captions_from_classes_command(classes: str, out: Path, per_class: int, seed: int) -> None:
+def captions_from_classes_command(
+    classes: str, out: Path, overwrite: bool, per_class: int, seed: int
+) -> None:
     """Compose varied captions about CLASSES: "cat,kitten; dog; grass", or a .txt file with a class a
     line.
     """
@@ -309,13 +314,14 @@ def captions_from_classes_command(classes: str, out: Path, per_class: int, seed:
     from index_build.preparation import compose_captions, write_captions
 
     parsed = parse_classes(classes)
-    count = write_captions(compose_captions(parsed, per_class, seed), out)
+    count = write_captions(compose_captions(parsed, per_class, seed), out, overwrite=overwrite)
     click.echo(f"{out}: {count:,} captions about {len(parsed):,} classes")
 
 
 @captions_group.command("select", context_settings={"show_default": True})
 @click.argument("captions")
 @_CAPTIONS_OUT
+@_CAPTIONS_OVERWRITE
 @click.option("--budget", type=click.IntRange(1), required=True, help="Captions to choose.")
 @click.option("--vocabulary", help="Count only these names: a class list, or a .txt file of one.")
 @click.option("--model", default="all-MiniLM-L6-v2", help="sentence-transformers model, by id or folder.")
@@ -344,6 +350,8 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
 
     columns = {name: options[name] for name in ("caption_column", "id_column", "nouns_column")}
     source = open_captions(captions, CaptionColumns(**columns))
+    if str(out.resolve()) in source.files:
+        raise click.BadParameter("is one of the files that are read", param_hint="--out")
     with ProgressBar(" captions") as bar:
         selection = select_captions(
             source,
@@ -355,11 +363,13 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
             seed=options["seed"],
             progress=bar.count,
         )
-    count = write_captions(chosen_captions(source, selection), out)
+    count = write_captions(chosen_captions(source, selection), out, overwrite=options["overwrite"])
     click.echo(
         f"{out}: {count:,} of {selection.captions:,} captions, {len(selection.nouns):,} nouns "
         f"({selection.repeats:,} repeats and {selection.without_nouns:,} without nouns left out)"
     )
+    if selection.uncovered:
+        click.echo(f"in no caption: {', '.join(selection.uncovered)}")
 
 
 _OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
@@ -428,7 +438,7 @@ def index_append(name: str, captions: str, **options: Any) -> None:
     columns = CaptionColumns(**{key: options.pop(key) for key in names})
     with ProgressBar(" captions") as bar:
         done = append(name, captions, columns, report=bar.update, **options)
-    new = f"{done.addition.prototypes:,} of them new" if done.addition else "nothing new in these captions"
+    new = f"{done.addition.prototypes:,} of them new" if done.addition else f"nothing new: {done.note}"
     click.echo(edited_text(name, done.manifest, new))
 
 

@@ -237,12 +237,16 @@ class PrototypeIndex:
             for row, key, vector in zip(rows, keys, vectors, strict=True):
                 yield Prototype(**row, key=key, vector=vector.astype(np.float32))
 
+    def column(self, name: str) -> Iterator[Any]:
+        """One column of all prototypes, in order, a batch in memory at a time."""
+        for batch in self._batches:
+            yield from batch.column(name).to_pylist()
+
     def noun_counts(self) -> dict[str, int]:
         """How many prototypes each noun has, most first."""
         counts: dict[str, int] = {}
-        for batch in self._batches:
-            for noun in batch.column("noun").to_pylist():
-                counts[noun] = counts.get(noun, 0) + 1
+        for noun in self.column("noun"):
+            counts[noun] = counts.get(noun, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def class_prototypes(self, queries: np.ndarray, k: int) -> ClassPrototypes:

@@ -18,7 +18,7 @@ from freeda.duplicates import near_duplicates
 from freeda.errors import IndexMismatchError, OutputError
 from freeda.index import PrototypeIndex
 from freeda.index_format import MANIFEST, REJECTS, Manifest
-from freeda.index_writer import REJECT_SCHEMA, Origin, write_index
+from freeda.index_writer import REJECT_SCHEMA, NoPrototypesError, Origin, write_index
 from freeda.records import Prototype
 
 __all__ = ["Edited", "dedupe", "merge", "subset"]
@@ -35,8 +35,8 @@ class Edited:
 def merge(
     indexes: Sequence[PrototypeIndex], out: Path, *, factory: str | None = None, overwrite: bool = False
 ) -> Edited:
-    """All prototypes of several indexes in order; one that is in two of them (the same id, caption and
-    seed) is taken once.
+    """All prototypes of several indexes in order; one that is in two of them (the same in name, caption,
+    seed and looks) is taken once, and so are their rejects.
 
     factory: FAISS's name for the kind of index over the keys, None for the one of their number.
     Raises `IndexMismatchError` unless the same models and kind of key made all, `OutputError`.
@@ -44,7 +44,7 @@ def merge(
     first = indexes[0]
     for other in indexes[1:]:
         _require_same_models(first, other)
-    rejects = pa.concat_tables([_rejects(index) for index in indexes])
+    rejects = _unique(pa.concat_tables([_rejects(index) for index in indexes]))
     return _write(out, _merged(indexes), rejects, indexes, {"merged": _builds(indexes)}, overwrite, factory)
 
 
@@ -93,20 +93,33 @@ def _require_same_models(first: PrototypeIndex, other: PrototypeIndex) -> None:
                 f"'{other.folder}' was built with another {kind} model (weights {there}) than "
                 f"'{first.folder}' ({here}); only indexes of the same models can be merged"
             )
-    here, there = first.preset.localization.key, other.preset.localization.key
-    if here != there:
-        raise IndexMismatchError(
-            f"the keys of '{other.folder}' are of kind '{there}', those of '{first.folder}' of kind "
-            f"'{here}'; only indexes with the same kind of key can be merged"
-        )
+    for what, mine, theirs in (
+        ("kind of key", first.preset.localization.key, other.preset.localization.key),
+        ("dense_size", first.preset.segmentation.dense_size, other.preset.segmentation.dense_size),
+        ("templates", first.preset.segmentation.templates, other.preset.segmentation.templates),
+    ):
+        if mine != theirs:
+            raise IndexMismatchError(
+                f"'{other.folder}' was built with {what} {theirs}, '{first.folder}' with {mine}; only "
+                f"indexes of the same can be merged"
+            )
 
 
 def _builds(indexes: Sequence[PrototypeIndex]) -> list[dict[str, Any]]:
-    """What each index was built from, with its name, so that a new one tells where it comes from."""
-    return [
-        {"fingerprint": index.manifest.build_fingerprint, "build": dict(index.manifest.build)}
-        for index in indexes
-    ]
+    """What each index was built from, so that a new one tells where it comes from.
+
+    A merged one stands for what it was merged from: else every merging would nest one deeper. Where keys
+    had to be decoded from a compressed index, its kind is noted.
+    """
+    found: list[dict[str, Any]] = []
+    for index in indexes:
+        manifest = index.manifest
+        parts = manifest.build.get("merged") or [
+            {"fingerprint": manifest.build_fingerprint, "build": dict(manifest.build)}
+        ]
+        decoded = {} if manifest.factory == "Flat" else {"keys_decoded_from": manifest.factory}
+        found += [{**part, **decoded} for part in parts]
+    return found
 
 
 def _rejects(index: PrototypeIndex) -> pa.Table:
@@ -117,8 +130,8 @@ def _merged(indexes: Sequence[PrototypeIndex]) -> Iterator[Prototype]:
     seen: set[bytes] = set()
     for index in indexes:
         for item in index.prototypes():
-            identity = json.dumps([item.id, item.caption, item.seed]).encode()
-            digest = hashlib.blake2b(identity, digest_size=16).digest()
+            identity = json.dumps([item.id, item.noun, item.caption_id, item.caption, item.seed]).encode()
+            digest = hashlib.blake2b(identity + item.vector.tobytes(), digest_size=16).digest()
             if digest not in seen:
                 seen.add(digest)
                 yield item
@@ -126,17 +139,26 @@ def _merged(indexes: Sequence[PrototypeIndex]) -> Iterator[Prototype]:
 
 def _repeats(index: PrototypeIndex, rows: np.ndarray, similarity: float) -> np.ndarray:
     """Those of (n,) rows, in order, that repeat one kept before them."""
-    looks = index.vectors(rows)
-    looks = looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-12)
-    repeats: np.ndarray = rows[near_duplicates(index.keys_of(rows), looks, similarity=similarity)]
+    keys, looks = _unit(index.keys_of(rows)), _unit(index.vectors(rows))
+    repeats: np.ndarray = rows[near_duplicates(keys, looks, similarity=similarity)]
     return repeats
 
 
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Keys of a compressed index come back at nearly unit length only."""
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _unique(rejects: pa.Table) -> pa.Table:
+    return rejects.group_by(REJECT_SCHEMA.names, use_threads=False).aggregate([])
+
+
 def _rows_by_noun(index: PrototypeIndex) -> Iterator[np.ndarray]:
-    nouns = np.array([item["noun"] for item in index.rows(range(len(index)), ["noun"])])
-    order = np.argsort(nouns, kind="stable")
-    borders = np.flatnonzero(nouns[order][1:] != nouns[order][:-1]) + 1
-    yield from np.split(order, borders)
+    rows: dict[str, list[int]] = {}
+    for row, noun in enumerate(index.column("noun")):
+        rows.setdefault(noun, []).append(row)
+    yield from (np.array(numbers) for numbers in rows.values())
 
 
 def _write(
@@ -167,7 +189,7 @@ def _write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = write_index(folder, prototypes, rejects, captions, origin, factory)
-    except ValueError as error:
+    except NoPrototypesError as error:
         raise IndexMismatchError(
             f"'{sources[0].folder}' has no such prototype; see `freeda index info`"
         ) from error

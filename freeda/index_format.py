@@ -21,6 +21,7 @@ __all__ = [
     "KEYS",
     "MANIFEST",
     "PROTOTYPES",
+    "REPORT",
     "REJECTS",
     "ROWS_PER_BATCH",
     "Manifest",
@@ -35,6 +36,8 @@ __all__ = [
 FORMAT = 1
 MANIFEST = "manifest.json"
 KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.parquet", "README.md"
+REPORT = "report.html"
+"""For people; beside the files, not one of them."""
 FILES = (KEYS, PROTOTYPES, REJECTS, CARD)
 """Every file of an index beside its manifest."""
 ROWS_PER_BATCH = 4096
@@ -93,7 +96,11 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest, files: Sequence[str] = FILES) -> None:
-    """Adds the digests and sizes of `files` and writes the manifest atomically, last of all."""
+    """Adds the digests and sizes of `files` and writes the manifest atomically, last of all; on return
+    a power cut takes none of it.
+    """
+    for name in files:
+        _sync(folder / name)
     complete = replace(
         manifest,
         files={name: _sha256(folder / name) for name in files},
@@ -101,7 +108,18 @@ def write_manifest(folder: Path, manifest: Manifest, files: Sequence[str] = FILE
     )
     partial = folder / (MANIFEST + ".partial")
     partial.write_text(manifest_text(complete), encoding="utf-8")
+    _sync(partial)
     os.replace(partial, folder / MANIFEST)
+    if os.name == "posix":
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_manifest(folder: Path) -> Manifest:

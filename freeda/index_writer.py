@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from freeda.index_format import (
     MANIFEST,
     PROTOTYPES,
     REJECTS,
+    REPORT,
     ROWS_PER_BATCH,
     Manifest,
     prototype_schema,
@@ -29,9 +30,13 @@ from freeda.index_format import (
 from freeda.keys import RECALL_AT, build_keys, check_factory, choose_factory
 from freeda.records import Prototype
 
-__all__ = ["REJECT_SCHEMA", "Origin", "write_index"]
+__all__ = ["REJECT_SCHEMA", "NoPrototypesError", "Origin", "write_index"]
 
 REJECT_SCHEMA = pa.schema([("caption_id", pa.string()), ("noun", pa.string()), ("reason", pa.string())])
+
+
+class NoPrototypesError(ValueError):
+    """An index of nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +61,24 @@ def write_index(
     captions: int,
     origin: Origin,
     factory: str | None = None,
+    before_manifest: Callable[[Manifest], object] = lambda manifest: None,
 ) -> Manifest:
     """Writes a whole index into `folder`. An index that is there is given up once the new prototypes are
     written, and there is none until the end.
 
     prototypes: at least one, streamed; rejects: of `REJECT_SCHEMA`; captions: how many gave them all;
-    factory: FAISS's name for the kind of index over the keys, None for the one of their number.
-    Raises `ConfigError`, `ValueError` where there is no prototype, `OSError`.
+    factory: FAISS's name for the kind of index over the keys, None for the one of their number;
+    before_manifest: called when all else is written.
+    Raises `ConfigError`, `NoPrototypesError`, `OSError`.
     """
     nouns: Counter[str] = Counter()
     counted = _counted(prototypes, nouns)
     first = next(counted, None)
     if first is None:
-        raise ValueError("an index needs at least one prototype")
+        raise NoPrototypesError("an index needs at least one prototype")
     key_dim, vector_dim = len(first.key), len(first.vector)
     if factory is not None:
-        check_factory(factory, key_dim)
+        check_factory(factory, (key_dim,))
     count, kind, recall = _write_prototypes(folder, chain([first], counted), key_dim, vector_dim, factory)
     pq.write_table(rejects.cast(REJECT_SCHEMA), folder / REJECTS)
     manifest = Manifest(
@@ -91,6 +98,7 @@ def write_index(
         licenses=dict(origin.preset["licenses"]),
     )
     (folder / CARD).write_text(_card(manifest, nouns, rejects), encoding="utf-8")
+    before_manifest(manifest)
     write_manifest(folder, manifest)
     return manifest
 
@@ -125,11 +133,13 @@ def _write_prototypes(
         stored = np.memmap(raw, np.float32, "r").reshape(-1, key_dim)
         kind = factory or choose_factory(len(stored), key_dim)
         recall = build_keys(stored, kind, partial[KEYS])
+        for name in (MANIFEST, REPORT):
+            (folder / name).unlink(missing_ok=True)
+        for name, path in partial.items():
+            os.replace(path, folder / name)
     finally:
-        raw.unlink(missing_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name, path in partial.items():
-        os.replace(path, folder / name)
+        for path in (raw, *partial.values()):
+            path.unlink(missing_ok=True)
     return len(stored), kind, recall
 
 

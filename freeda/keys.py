@@ -8,6 +8,7 @@ every class; an inverted file reads a few cells and is measured for what it miss
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import faiss
@@ -28,11 +29,15 @@ __all__ = [
 EXACT_UP_TO = 2_000_000
 RECALL_AT = 350
 """Neighbours of which recall is measured: what FreeDA retrieves for a class."""
+_USUAL_DIMS = (512, 768, 1024)
+"""Of CLIP's text embeddings: before the models are loaded, the keys' width is not known."""
 _MEMORY = 16 * 2**30
 _LEAST_CELLS = 64
 _TRAINED_A_CELL = 64
 _QUERIES = 256
 _WANTED_RECALL = 0.95
+_LEAST_GAIN = 0.005
+"""Where codes are coarse, more cells find no more: so little is not worth twice the time."""
 _BLOCK = 65_536
 
 
@@ -43,30 +48,41 @@ def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
     cells = _cells(count)
     if dim * count <= memory:
         return f"IVF{cells}_HNSW32,SQ8"
-    parts = dim // 8
+    parts = next(number for number in range(max(1, dim // 8), 0, -1) if dim % number == 0)
     return f"OPQ{parts},IVF{cells}_HNSW32,PQ{parts}"
 
 
-def check_factory(factory: str, dim: int) -> None:
-    """Raises `ConfigError` for a string that is no factory of FAISS's for `dim` numbers."""
-    try:
-        faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].split("Error: ")[-1]
-        raise ConfigError(f"'{factory}' is no FAISS factory for {dim}-d keys: {reason}") from error
+def check_factory(factory: str, dims: Sequence[int] = _USUAL_DIMS) -> None:
+    """Raises `ConfigError` for a string that is no factory of FAISS's for keys of any of these widths."""
+    reasons = []
+    for dim in dims:
+        try:
+            faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+            return
+        except RuntimeError as error:
+            reasons.append(str(error).splitlines()[0].split("Error: ")[-1])
+    widths = " or ".join(map(str, dims))
+    raise ConfigError(f"'{factory}' is no FAISS factory for {widths}-d keys: {reasons[0]}")
 
 
 def build_keys(keys: np.ndarray, factory: str, path: Path) -> float:
     """Builds an index over (N, K) float32 unit vectors, which may be a memory map, and writes it.
 
     Trained on a bounded sample, filled block by block; of an inverted file so many cells are searched as
-    recall at `RECALL_AT` wants (95 %), at most a quarter. Returns that recall, measured on keys drawn as
-    queries. Memory: that of the finished index. Raises `OSError`.
+    recall at `RECALL_AT` wants (95 %), at most a quarter, and no more where they gain nothing. Returns that
+    recall, measured on keys drawn as queries. Memory: that of the finished index.
+    Raises `ConfigError`, `OSError`.
     """
     index = faiss.index_factory(keys.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     cells = _inverted_file(index)
     if not index.is_trained:
-        _train(index, keys, cells.nlist if cells is not None else 256)
+        try:
+            _train(index, keys, cells.nlist if cells is not None else 256)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0].split("Error: ")[-1]
+            raise ConfigError(
+                f"'{factory}' cannot be trained on {len(keys):,} keys: {reason}; take a smaller kind, or Flat"
+            ) from error
     for start in range(0, len(keys), _BLOCK):
         index.add(np.ascontiguousarray(keys[start : start + _BLOCK]))
     recall = 1.0 if factory == "Flat" else _tune(index, keys, cells)
@@ -119,10 +135,12 @@ def _tune(index: faiss.Index, keys: np.ndarray, cells: faiss.IndexIVF | None) ->
     exact = _exact(keys, queries, near)
     if cells is None:
         return _recall(index, queries, exact)
-    cells.nprobe = 1
-    while (recall := _recall(index, queries, exact)) < _WANTED_RECALL and cells.nprobe * 8 <= cells.nlist:
+    cells.nprobe, recall = 1, 0.0
+    while True:
+        before, recall = recall, _recall(index, queries, exact)
+        if recall >= _WANTED_RECALL or recall - before < _LEAST_GAIN or cells.nprobe * 8 > cells.nlist:
+            return recall
         cells.nprobe *= 2
-    return recall
 
 
 def _recall(index: faiss.Index, queries: np.ndarray, exact: np.ndarray) -> float:

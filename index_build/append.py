@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from freeda.errors import NothingBuiltError, OutputError
-from freeda.index import PrototypeIndex, find_index
+import freeda
+from freeda.errors import IndexMismatchError, NothingBuiltError, OutputError
+from freeda.index import PrototypeIndex, find_index, search_paths
 from freeda.index_editing import merge
-from freeda.index_format import Manifest
+from freeda.index_format import FILES, MANIFEST, REPORT, Manifest
 from freeda.records import Caption
 from index_build.captions import open_captions
 from index_build.config import BuildConfig, CaptionColumns
@@ -22,10 +24,13 @@ __all__ = ["Appended", "append"]
 
 @dataclass(frozen=True)
 class Appended:
-    """The grown index's manifest, and the build of what was new; None where that gave no prototype."""
+    """The grown index's manifest and the build of what was new; that is None, with the reason in `note`,
+    where nothing new gave a prototype.
+    """
 
     manifest: Manifest
     addition: BuildSummary | None
+    note: str = ""
 
 
 def append(index: str | Path, captions: str, columns: CaptionColumns, **options: Any) -> Appended:
@@ -33,38 +38,76 @@ def append(index: str | Path, captions: str, columns: CaptionColumns, **options:
 
     Captions that have a prototype in it already, by id and text, are passed over. Called again after an
     interruption, it goes on; the old index stays valid until the new one takes its place.
-    options: of `build_index`, but for `overwrite`. Raises as `build_index` and `merge` do.
+    options: of `build_index`, but for `overwrite`, `factory` and `weights`. Raises as `build_index` and
+    `merge` do, and `OutputError` for an index that is part of the package.
     """
-    folder = _restored(Path(index)) or find_index(str(index)).resolve()
+    folder = _restored(str(index)) or find_index(str(index)).resolve()
+    _require_own(folder)
     opened = PrototypeIndex.open(folder, verify=True)
-    source = replace(open_captions(captions, columns), known=_known(opened))
+    if opened.manifest.fingerprints["diffusion"].startswith("unknown"):
+        raise IndexMismatchError(
+            f"'{index}' was imported: what made its pictures is not known to be repeated"
+        )
+    _clear(folder, opened.manifest)
+    rows = open_captions(captions, columns)
+    source = replace(rows, known=_known(opened))
     if not any(isinstance(item, Caption) for item in source):
-        return Appended(opened.manifest, None)
+        return Appended(opened.manifest, None, "all captions were in it already")
     config = BuildConfig(preset=opened.preset, seed=opened.manifest.seed, **vars(columns))
-    addition, grown = _beside(folder, "addition"), _beside(folder, "grown")
+    # Of these captions and this state of the index: an interrupted one is found again, no other is.
+    state = opened.manifest.build_fingerprint[:8]
+    addition = _beside(folder, f"addition-{rows.digest()[0][:8]}-{state}")
     try:
-        summary = build_index(source, addition, config, **options)
-    except NothingBuiltError:
+        summary = build_index(source, addition, config, weights=opened.manifest.fingerprints, **options)
+    except NothingBuiltError as error:
         shutil.rmtree(addition)
-        return Appended(opened.manifest, None)
-    merged = merge([opened, PrototypeIndex.open(addition)], grown, overwrite=True)
+        return Appended(opened.manifest, None, str(error))
+    grown = _beside(folder, "grown")
+    kind = None if opened.manifest.factory == "Flat" else opened.manifest.factory
+    merged = merge([opened, PrototypeIndex.open(addition)], grown, factory=kind, overwrite=True)
     _swap(grown, folder)
     shutil.rmtree(addition)
     return Appended(merged.manifest, summary)
 
 
 def _known(index: PrototypeIndex) -> frozenset[tuple[str, str]]:
-    rows = index.rows(range(len(index)), ["caption_id", "caption"])
-    return frozenset((row["caption_id"], row["caption"]) for row in rows)
+    return frozenset(zip(index.column("caption_id"), index.column("caption"), strict=True))
+
+
+def _require_own(folder: Path) -> None:
+    package = Path(freeda.__file__).resolve().parent
+    if package in folder.parents or folder.parent == package.parent / "indexes":
+        raise OutputError(
+            f"'{folder.name}' comes with freeda; copy it first: `freeda index merge {folder.name} --out DIR`"
+        )
 
 
 def _beside(folder: Path, what: str) -> Path:
     return folder.with_name(f".{folder.name}.{what}")
 
 
+def _clear(folder: Path, manifest: Manifest) -> None:
+    """Removes what an append left that died after the grown index had taken its place."""
+    shutil.rmtree(_beside(folder, "replaced"), ignore_errors=True)
+    merged = {part["fingerprint"] for part in manifest.build.get("merged", ())}
+    for addition in folder.parent.glob(f".{folder.name}.addition-*"):
+        if (addition / MANIFEST).exists() and _fingerprint(addition) in merged:
+            shutil.rmtree(addition)
+
+
+def _fingerprint(folder: Path) -> str:
+    return PrototypeIndex.open(folder).manifest.build_fingerprint
+
+
 def _swap(new: Path, folder: Path) -> None:
+    """Puts `new` in the place of `folder`, whose other files it takes along."""
     replaced = _beside(folder, "replaced")
     try:
+        for path in _other_files(folder):
+            if path.is_dir():
+                shutil.copytree(path, new / path.name, dirs_exist_ok=True)
+            else:
+                shutil.copy2(path, new / path.name)
         os.rename(folder, replaced)
         os.rename(new, folder)
         shutil.rmtree(replaced)
@@ -74,11 +117,16 @@ def _swap(new: Path, folder: Path) -> None:
         ) from error
 
 
-def _restored(folder: Path) -> Path | None:
+def _other_files(folder: Path) -> Iterator[Path]:
+    """All but the index and its report, which tells of fewer prototypes."""
+    return (path for path in folder.iterdir() if path.name not in (MANIFEST, REPORT, *FILES))
+
+
+def _restored(name: str) -> Path | None:
     """An index that was being replaced when its process died goes back to its place."""
-    folder = folder.resolve()
-    replaced = _beside(folder, "replaced")
-    if folder.exists() or not replaced.exists():
-        return None
-    os.rename(replaced, folder)
-    return folder
+    for folder in (place.resolve() for place in search_paths(name)):
+        replaced = _beside(folder, "replaced")
+        if replaced.exists() and not folder.exists():
+            os.rename(replaced, folder)
+            return folder
+    return None

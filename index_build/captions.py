@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,15 +159,15 @@ def _next_batch(path: str, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch 
 
 @contextmanager
 def _opened(system: AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile]:
-    with system.open(path, "rb") as handle:
+    with ExitStack() as held:
         try:
-            file = pq.ParquetFile(handle)
+            handle = held.enter_context(system.open(path, "rb"))
+            file = held.enter_context(pq.ParquetFile(handle))
         except (pa.ArrowInvalid, OSError) as error:
             raise CaptionsError(
                 f"'{path}' is no readable parquet file: {str(error).splitlines()[0]}"
             ) from error
-        with file:
-            yield file
+        yield file
 
 
 def _choose_column(

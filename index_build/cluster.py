@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import dask
 from distributed import (
@@ -37,7 +37,7 @@ from index_build.storage import Place
 if TYPE_CHECKING:
     from index_build.prototypes import BuildModels
 
-__all__ = ["connect", "installed_models", "run_shard", "tolerated_deaths", "usable_gpus"]
+__all__ = ["WorkerDescription", "connect", "installed_models", "run_shard", "tolerated_deaths", "usable_gpus"]
 
 _START_SECONDS = 300
 _SETTINGS = {
@@ -49,8 +49,10 @@ _SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
 }
 _COMPARED_PACKAGES = ("freeda", "torch", "diffusers", "transformers", "open_clip_torch", "timm", "textblob")
+_PLUGIN = "freeda-models-"
+"""With the client's id, the name of its plugin."""
 _ATTRIBUTE = "freeda_models"
-"""Where a worker keeps what it has loaded: a dict by plugin name."""
+"""Where a worker keeps what it loads: a dict from plugin name to the future of a `_Loaded`."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,13 @@ class _ModelPlugin(WorkerPlugin):
         self.name = name
         self._preset, self._device, self._threads = preset, device, threads
 
-    async def setup(self, worker: Worker) -> None:
-        """In a thread, so that the worker answers its scheduler while weights are downloaded."""
+    def setup(self, worker: Worker) -> None:
+        """Only begins with it: a worker that takes minutes to start is given up by its scheduler."""
         if not hasattr(worker, _ATTRIBUTE):
             setattr(worker, _ATTRIBUTE, {})
-        getattr(worker, _ATTRIBUTE)[self.name] = await asyncio.to_thread(self._load)
+        thread = ThreadPoolExecutor(1, "freeda-models")
+        getattr(worker, _ATTRIBUTE)[self.name] = thread.submit(self._load)
+        thread.shutdown(wait=False)
 
     def teardown(self, worker: Worker) -> None:
         getattr(worker, _ATTRIBUTE, {}).pop(self.name, None)
@@ -155,21 +159,34 @@ def tolerated_deaths(client: Client) -> int:
 @contextmanager
 def installed_models(
     client: Client, preset: Preset, device: str, threads: int | None
-) -> Iterator[tuple[str, dict[str, str]]]:
+) -> Iterator[tuple[str, WorkerDescription]]:
     """Loads the models on every worker and, at the end, lets them go.
 
-    Yields the name they are found by, and their description (weight fingerprints and precision).
+    Yields the name they are found by, and their description.
     Raises `WorkerError` unless that agrees on all workers, and package versions with those here.
     threads: of each process, None to leave them as the worker was started.
     """
     _wait_for_workers(client)
-    name = f"freeda-models-{uuid4().hex[:12]}"
-    client.register_plugin(_ModelPlugin(name, preset, device, threads))
+    _release_stale(client)
+    name = _PLUGIN + client.id
     try:
-        yield name, _agreed(client.run(_describe, name))
+        client.register_plugin(_ModelPlugin(name, preset, device, threads))
+        yield name, WorkerDescription(_agreed(client.run(_describe, name)), _versions())
     finally:
         with suppress(OSError):  # a scheduler that is gone holds no models
             client.unregister_worker_plugin(name)
+
+
+def _release_stale(client: Client) -> None:
+    """Lets go the models of clients that were killed: else each would leave a set on every GPU."""
+
+    def stale(dask_scheduler: Scheduler) -> list[str]:
+        known = {_PLUGIN + name for name in dask_scheduler.clients}
+        names = list(dask_scheduler.worker_plugins)
+        return [name for name in names if name.startswith(_PLUGIN) and name not in known]
+
+    for name in client.run_on_scheduler(stale):
+        client.unregister_worker_plugin(name)
 
 
 def _wait_for_workers(client: Client) -> None:
@@ -188,7 +205,8 @@ def run_shard(
     captions: Sequence[Caption],
     config: BuildConfig,
     models_name: str,
-    description: Mapping[str, str],
+    expected: WorkerDescription,
+    run: str,
 ) -> None:
     """The task: builds one shard on a worker that has the models. Its report lies with the shard.
 
@@ -198,33 +216,33 @@ def run_shard(
     from index_build.prototypes import build_prototypes
 
     loaded = _loaded(get_worker(), models_name)
-    if loaded.models is None or loaded.description.models != description:
+    if loaded.models is None or loaded.description != expected:
         raise WorkerError(
-            f"worker {get_worker().address} loaded other models ({loaded.description.models}) than the "
-            f"build began with ({dict(description)}); give all workers the same model files and devices"
+            f"worker {get_worker().address} has {loaded.description}, the build began with {expected}; give "
+            f"all workers the same package versions, model files and devices"
         )
     place = Place(work)
     if read_report(place, name) is not None:
         return
     with loaded.turn:
-        mark_started(place, name)
+        mark_started(place, name, run)
         outcome = build_prototypes(captions, loaded.models, config)
     write_shard(place, name, len(captions), outcome)
 
 
 def _loaded(worker: Worker, name: str) -> _Loaded:
-    loaded: _Loaded = getattr(worker, _ATTRIBUTE)[name]
+    loaded: _Loaded = getattr(worker, _ATTRIBUTE)[name].result()
     if loaded.error is not None:
         raise loaded.error
     return loaded
 
 
-def _describe(name: str, dask_worker: Worker) -> WorkerDescription | FreedaError:
+async def _describe(name: str, dask_worker: Worker) -> WorkerDescription | FreedaError:
     """Runs outside a task, where Dask hands the worker over by this parameter's name.
 
     An error is returned: Dask would print the traceback of one that is raised.
     """
-    loaded: _Loaded = getattr(dask_worker, _ATTRIBUTE)[name]
+    loaded: _Loaded = await asyncio.wrap_future(getattr(dask_worker, _ATTRIBUTE)[name])
     return loaded.error or loaded.description
 
 

@@ -39,11 +39,17 @@ def finalize(
     captions = sum(report.captions for report in reports) + len(early_rejects)
     try:
         with staged(out) as folder:
-            prototypes = read_prototypes(work, reports)
-            manifest = write_index(folder, prototypes, rejects, captions, origin, factory)
             reasons = Counter(rejects.column("reason").to_pylist())
-            write_report(folder, manifest, reasons, read_samples(work, spread(reports, SAMPLES)))
-            return manifest
+            samples = read_samples(work, spread(reports, SAMPLES))
+            return write_index(
+                folder,
+                read_prototypes(work, reports),
+                rejects,
+                captions,
+                origin,
+                factory,
+                lambda manifest: write_report(folder, manifest, reasons, samples),
+            )
     except OSError as error:
         if isinstance(error, FreedaError):
             raise

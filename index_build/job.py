@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from freeda.errors import OutputError
+from freeda.errors import IndexMismatchError, OutputError
 from freeda.index_format import REJECTS, Manifest
 from freeda.index_writer import Origin
+from freeda.keys import check_factory
 from freeda.records import Caption, Reject
 from index_build.captions import CaptionSource, open_captions
 from index_build.cluster import connect, installed_models, usable_gpus
@@ -60,6 +61,7 @@ def build_index(
     device: str = "auto",
     factory: str | None = None,
     overwrite: bool = False,
+    weights: Mapping[str, str] | None = None,
     report: Report = lambda progress: None,
 ) -> BuildSummary:
     """Builds an index from a parquet of captions; called again after an interruption, it goes on.
@@ -67,9 +69,14 @@ def build_index(
     captions, out: paths or URLs that fsspec reaches; captions may be opened already. workers: processes
     on this machine, None for one a GPU; threads: of each, None for an equal share of the cores;
     scheduler: instead, the address or the scheduler file of a running Dask cluster.
-    Raises `CaptionsError`, `ModelNotFoundError`, `OutputError`, `WorkerError`.
+    factory: FAISS's name for the kind of index over the keys, None for the one of their number; weights:
+    the fingerprints and precision that the models must have, None for any.
+    Raises `CaptionsError`, `ConfigError`, `IndexMismatchError`, `ModelNotFoundError`, `OutputError`,
+    `WorkerError`.
     """
     started = time.perf_counter()
+    if factory is not None:
+        check_factory(factory)
     source = open_captions(captions, config) if isinstance(captions, str) else captions
     digest, total = source.digest()
     target = Place(out)
@@ -81,8 +88,14 @@ def build_index(
     report(Progress(total=total, message="loading models"))
     with (
         connect(processes, scheduler, gpus) as client,
-        installed_models(client, config.preset, device, threads) as (name, models),
+        installed_models(client, config.preset, device, threads) as (name, expected),
     ):
+        models = expected.models
+        if weights is not None and models != dict(weights):
+            raise IndexMismatchError(
+                f"the models loaded ({models}) are not those that the index was built with "
+                f"({dict(weights)}); give the same model files and precision"
+            )
         content = config.content(digest, models)
         build = fingerprint(content)
         if (there := check_target(target, build, content, overwrite)) is not None:
@@ -98,7 +111,7 @@ def build_index(
             report(Progress(total=total, note=note))
         work = open_work(target, build, content)
         run = _Run(source, config, total, report)
-        schedule = ShardSchedule(client, work, config, name, models, lambda: run.tell(schedule))
+        schedule = ShardSchedule(client, work, config, name, expected, lambda: run.tell(schedule))
         reports = schedule.run(run.shards())
     run.tell(schedule, "writing the index")
     origin = Origin(

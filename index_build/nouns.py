@@ -11,7 +11,7 @@ from textblob.taggers import PatternTagger
 
 from freeda.records import Caption, NounSpan, Reject
 
-__all__ = ["FindNouns", "PatternNouns", "noun_spans"]
+__all__ = ["FindNouns", "PatternNouns", "noun_spans", "singular"]
 
 FindNouns = Callable[[str], list[NounSpan]]
 """A noun tagger: text to spans, in order, without repeats."""
@@ -131,9 +131,12 @@ def _end(word: _Word) -> int:
 
 def _singular(word: _Word) -> str:
     """The dictionary form of a plural; words not tagged as plural stay ("bus", "glass")."""
-    if word[1] not in ("NNS", "NNPS"):
-        return word[0]
-    return _inflections().singular_noun(word[0]) or word[0]
+    return singular(word[0]) if word[1] in ("NNS", "NNPS") else word[0]
+
+
+def singular(name: str) -> str:
+    """The singular of a name taken for a plural; the name where it has none."""
+    return _inflections().singular_noun(name) or name
 
 
 @lru_cache(maxsize=1)

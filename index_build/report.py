@@ -15,14 +15,13 @@ import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from freeda.index_format import PROTOTYPES, Manifest
+from freeda.index_format import PROTOTYPES, REPORT, Manifest
 from index_build.samples import Sample
 
-__all__ = ["REPORT", "SAMPLES", "spread", "write_report"]
+__all__ = ["SAMPLES", "spread", "write_report"]
 
 Item = TypeVar("Item")
 
-REPORT = "report.html"
 SAMPLES = 24
 """Shown, where there are so many."""
 _NAMED = 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import islice
@@ -15,11 +15,12 @@ from distributed.scheduler import KilledWorker
 
 from freeda.errors import FreedaError, WorkerError
 from freeda.records import Caption, Reject
-from index_build.cluster import run_shard, tolerated_deaths
+from index_build.cluster import WorkerDescription, run_shard, tolerated_deaths
 from index_build.config import BuildConfig
 from index_build.prototypes import ShardOutcome
 from index_build.shards import (
     ShardReport,
+    forget_report,
     half_names,
     is_damaged,
     is_split,
@@ -43,6 +44,7 @@ _DEADLY_ALLOWED, _DEADLY_SHARE = 10, 0.01
 _NEVER_STARTED = 20
 _LOOK_AROUND_SECONDS = 5
 _UNMANNED_SECONDS = 300
+_SLOW_FILES_SECONDS = 90
 _LOST_SCHEDULER = (
     "the connection to the Dask scheduler is lost; finished shards are kept: run the same command again"
 )
@@ -66,7 +68,8 @@ class ShardSchedule:
 
     reports: of finished shards by name, with the sums of their captions, images, prototypes and rejects;
     resumed: names of those of an earlier run; damaged: how many of those had to be built again;
-    deadly: rows set aside because their process dies of them; workers: "busy" or "idle" by address.
+    deadly: names of shards of one row, set aside because its process dies of it; workers: "busy" or
+    "idle" by address.
     """
 
     def __init__(
@@ -75,11 +78,11 @@ class ShardSchedule:
         work: Place,
         config: BuildConfig,
         models_name: str,
-        models: Mapping[str, str],
+        expected: WorkerDescription,
         finished: Callable[[], None],
     ) -> None:
         self._client, self._work, self._config = client, work, config
-        self._models_name, self._models = models_name, models
+        self._models_name, self._expected = models_name, expected
         self._finished = finished
         self._run_id = uuid4().hex[:12]
         self._flying: dict[Future, Shard] = {}
@@ -92,7 +95,7 @@ class ShardSchedule:
         self.captions = self.images = self.prototypes = self.rejects = self.resumed_captions = 0
         self.workers: dict[str, str] = {}
         self.damaged = 0
-        self.deadly = 0
+        self.deadly: list[str] = []
 
     def run(self, shards: Iterable[Shard]) -> list[ShardReport]:
         """Builds what is missing; returns the reports of all shards, in the captions' order.
@@ -148,6 +151,7 @@ class ShardSchedule:
         else:
             self.resumed.add(shard.name)
             self.resumed_captions += report.captions
+            self.deadly += [shard.name] if DEADLY in report.rejects else []
             self._keep(report)
 
     def _submit(self, shard: Shard) -> None:
@@ -159,7 +163,8 @@ class ShardSchedule:
             shard.captions,
             self._config,
             self._models_name,
-            self._models,
+            self._expected,
+            self._run_id,
             key=f"{shard.name}/{attempt}/{self._run_id}",
             retries=_RETRIES,
             pure=False,
@@ -189,7 +194,9 @@ class ShardSchedule:
         ) from error
 
     def _report_of(self, shard: Shard) -> ShardReport:
-        report = read_report(self._work, shard.name)
+        deadline = time.monotonic() + _SLOW_FILES_SECONDS
+        while (report := read_report(self._work, shard.name)) is None and time.monotonic() < deadline:
+            time.sleep(1)  # a network file system may show another machine's files late
         if report is None:
             raise WorkerError(
                 f"{shard.name} is not in '{self._work}', though a worker wrote it; workers on other machines "
@@ -199,7 +206,7 @@ class ShardSchedule:
 
     def _after_death(self, shard: Shard) -> tuple[Shard, ...]:
         """A shard that takes its worker with it is halved until the row that does it is alone."""
-        if not take_started(self._work, shard.name):
+        if not take_started(self._work, shard.name, self._run_id):
             return (self._wait_again(shard),)
         self._deaths[shard.name] += 1
         if self._deaths[shard.name] < self._deaths_to_suspect:
@@ -221,11 +228,13 @@ class ShardSchedule:
         return shard
 
     def _set_aside(self, shard: Shard) -> None:
-        self.deadly += 1
-        if self.deadly > _DEADLY_ALLOWED + _DEADLY_SHARE * self.captions:
+        self.deadly.append(shard.name)
+        if len(self.deadly) > _DEADLY_ALLOWED + _DEADLY_SHARE * self.captions:
+            for name in self.deadly:  # so many are not to blame themselves: the next run tries them again
+                forget_report(self._work, name)
             raise WorkerError(
-                f"{self.deadly} captions killed their workers (out of memory?); finished shards are kept: "
-                f"run the same command again, with a smaller batch in the preset if memory was short"
+                f"{len(self.deadly)} captions killed their workers (out of memory?); finished shards are "
+                f"kept: run the same command again, with a smaller batch in the preset if memory was short"
             )
         caption = shard.captions[0]
         outcome = ShardOutcome(rejects=[Reject(caption_id=caption.id, noun="", reason=DEADLY)])

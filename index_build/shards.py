@@ -22,6 +22,7 @@ from index_build.storage import Place
 
 __all__ = [
     "ShardReport",
+    "forget_report",
     "half_names",
     "is_damaged",
     "is_split",
@@ -122,16 +123,21 @@ def is_damaged(work: Place, name: str) -> bool:
     return work.exists(name + _DONE) and read_report(work, name) is None
 
 
-def mark_started(work: Place, name: str) -> None:
-    """Notes that a worker has begun with a shard."""
-    work.write(name + _STARTED, b"")
+def mark_started(work: Place, name: str, run: str) -> None:
+    """Notes that a worker has begun with a shard in a run."""
+    work.write(f"{name}.{run}{_STARTED}", b"")
 
 
-def take_started(work: Place, name: str) -> bool:
-    """Whether a worker has begun with a shard since this was last asked."""
-    begun = work.exists(name + _STARTED)
-    work.discard(name + _STARTED)
+def take_started(work: Place, name: str, run: str) -> bool:
+    """Whether a worker has begun with a shard in this run since this was last asked."""
+    begun = work.exists(f"{name}.{run}{_STARTED}")
+    work.discard(f"{name}.{run}{_STARTED}")
     return begun
+
+
+def forget_report(work: Place, name: str) -> None:
+    """Makes a finished shard one that must be built."""
+    work.discard(name + _DONE)
 
 
 def mark_split(work: Place, name: str) -> None:
@@ -168,7 +174,7 @@ def read_samples(work: Place, reports: Sequence[ShardReport]) -> list[Sample]:
 def _read_table(work: Place, report: ShardReport, suffix: str) -> pa.Table:
     content = work.read(report.name + suffix)
     if hashlib.sha256(content).hexdigest() != report.digests[suffix]:
-        work.discard(report.name + _DONE)
+        forget_report(work, report.name)
         raise WorkerError(
             f"{report.name} in '{work}' is not as it was written; run the same command again to build it anew"
         )

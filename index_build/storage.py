@@ -1,10 +1,13 @@
-"""Folders on this machine or anywhere fsspec reaches (s3://, gs://, ...), written whole or not at all."""
+"""Folders on this machine or in an object store that fsspec reaches (s3://, gs://, ...): files appear whole
+or not at all.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,9 +16,12 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from freeda.errors import ConfigError, OutputError
+from freeda.errors import CaptionsError, ConfigError, OutputError
+from freeda.index_format import KEYS, MANIFEST
 
 __all__ = ["Place", "find_parquet"]
+
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
 
 
 class Place:
@@ -38,27 +44,35 @@ class Place:
 
     def prepare(self) -> None:
         """Makes the folder; raises `OutputError` where that, or writing into it, cannot be."""
+        if _protocols(self._files) & _OBJECT_STORES:
+            return  # they have no folders, and s3fs would make a bucket of a misspelt name
         try:
             self._files.makedirs(self._root, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot create '{self}': {error.strerror or error}; choose another --out"
-            ) from error
+        except _errors() as error:
+            raise OutputError(f"cannot create '{self}': {_reason(error)}; choose another --out") from error
         if self.local and not os.access(self.local, os.W_OK):
             raise OutputError(f"cannot write to '{self}'; choose another --out")
 
     def exists(self, name: str) -> bool:
-        return bool(self._files.exists(self._path(name)))
+        return self.size(name) is not None
 
     def size(self, name: str) -> int | None:
-        """In bytes; None where there is no such file."""
-        with suppress(FileNotFoundError):
-            return int(self._files.size(self._path(name)))
-        return None
+        """In bytes; None where there is no such file. Raises `OutputError` where nobody can tell."""
+        try:
+            return int(self._files.info(self._path(name))["size"] or 0)
+        except FileNotFoundError:
+            return None
+        except _errors() as error:
+            raise OutputError(f"cannot look for '{self._path(name)}': {_reason(error)}") from error
 
     def read(self, name: str) -> bytes:
-        """The whole file; raises `FileNotFoundError`."""
-        return bytes(self._files.cat_file(self._path(name)))
+        """The whole file; raises `FileNotFoundError`, `OutputError`."""
+        try:
+            return bytes(self._files.cat_file(self._path(name)))
+        except FileNotFoundError:
+            raise
+        except _errors() as error:
+            raise OutputError(f"cannot read '{self._path(name)}': {_reason(error)}") from error
 
     def write(self, name: str, content: bytes) -> None:
         """Replaces a file at once: a reader, or a run after a power cut, finds the old or the new one.
@@ -70,20 +84,20 @@ class Place:
                 _replace(self.local / name, content)
             else:
                 self._files.pipe_file(self._path(name), content)
-        except OSError as error:
-            raise OutputError(f"cannot write '{self._path(name)}': {error.strerror or error}") from error
+        except _errors() as error:
+            raise OutputError(f"cannot write '{self._path(name)}': {_reason(error)}") from error
 
     def upload(self, source: Path, name: str) -> None:
         """Copies a file of this machine here; raises `OutputError`."""
         try:
             self._files.put_file(str(source), self._path(name))
-        except OSError as error:
-            raise OutputError(f"cannot write '{self._path(name)}': {error.strerror or error}") from error
+        except _errors() as error:
+            raise OutputError(f"cannot write '{self._path(name)}': {_reason(error)}") from error
 
     def names(self) -> list[str]:
         """What lies in the folder, sorted; nothing where there is no folder."""
         with suppress(FileNotFoundError):
-            found = self._files.ls(self._root, detail=False, refresh=True)
+            found = self._files.ls(self._root, detail=False)
             return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
         return []
 
@@ -99,19 +113,28 @@ class Place:
 def find_parquet(source: str) -> tuple[AbstractFileSystem, list[str]]:
     """The parquet files that a path or URL of a file, a folder or a glob means, in order.
 
-    Of a folder, hidden files and those of an index (they lie beside a manifest) are left out.
+    Of a folder, hidden files and those of an index (they lie beside a manifest and keys) are left out.
+    Raises `CaptionsError`.
     """
     files, path = _file_system(source)
+    try:
+        return files, _find(files, path)
+    except _errors() as error:
+        raise CaptionsError(f"'{source}' cannot be read: {_reason(error)}") from error
+
+
+def _find(files: AbstractFileSystem, path: str) -> list[str]:
     if files.isdir(path):
         found = sorted(name for name in files.find(path) if name.endswith(".parquet"))
-        return files, [name for name in found if _is_input(files, name, path)]
-    return files, [path] if files.isfile(path) else sorted(str(name) for name in files.glob(path))
+        return [name for name in found if _is_input(files, name, path)]
+    return [path] if files.isfile(path) else sorted(str(name) for name in files.glob(path))
 
 
 def _is_input(files: AbstractFileSystem, name: str, root: str) -> bool:
     parts: Sequence[str] = name[len(root) :].split("/")
     hidden = any(part.startswith(".") for part in parts)
-    return not hidden and not files.exists(f"{name.rsplit('/', 1)[0]}/manifest.json")
+    folder = name.rsplit("/", 1)[0]
+    return not hidden and not all(files.exists(f"{folder}/{part}") for part in (MANIFEST, KEYS))
 
 
 def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
@@ -124,6 +147,24 @@ def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
             f"'{url}' is out of reach: {str(error).splitlines()[0]}; for s3:// install freeda[s3]"
         ) from error
     return files, str(path).rstrip("/") or "/"
+
+
+@lru_cache(maxsize=1)
+def _errors() -> tuple[type[Exception], ...]:
+    """What storage raises; botocore's own errors are no `OSError`."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return (OSError,)
+    return (OSError, BotoCoreError, ClientError)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def _protocols(files: AbstractFileSystem) -> set[str]:
+    return {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -19,7 +19,7 @@ from freeda.errors import CaptionsError
 from freeda.loading import choose_device, load_first
 from freeda.records import Caption, ClassName, Reject
 from index_build.captions import CaptionSource
-from index_build.nouns import FindNouns, noun_spans
+from index_build.nouns import FindNouns, noun_spans, singular
 
 __all__ = ["Selection", "chosen_captions", "load_sentence_model", "select_captions"]
 
@@ -38,7 +38,7 @@ class Selection:
 
     numbers: rows of the captions, ascending; captions: how many were readable; repeats: left out for
     their likeness to one kept; without_nouns: with none, or none of the vocabulary; nouns: how often
-    each noun is in the chosen captions, most first.
+    each noun is in the chosen captions, most first; uncovered: classes of the vocabulary that are in none.
     """
 
     numbers: tuple[int, ...]
@@ -46,6 +46,7 @@ class Selection:
     repeats: int
     without_nouns: int
     nouns: dict[str, int]
+    uncovered: tuple[str, ...] = ()
 
 
 def load_sentence_model(name: str, device: str = "auto") -> Embed:
@@ -80,7 +81,7 @@ def select_captions(
     coverage. vocabulary: only these names count as nouns. Captions are streamed; their embeddings lie in
     a temporary file. Raises `CaptionsError`.
     """
-    wanted = {name.lower(): item.name for item in vocabulary for name in item.names}
+    wanted = _forms(vocabulary)
     with TemporaryDirectory(prefix="freeda-select-") as folder:
         path = Path(folder) / "embeddings.f32"
         numbers, nouns = _survey(source, embed, find_nouns, wanted, path, progress)
@@ -100,6 +101,7 @@ def select_captions(
         repeats=int(repeats.sum()),
         without_nouns=sum(not found for found in nouns),
         nouns=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        uncovered=tuple(item.name for item in vocabulary if item.name not in counts),
     )
 
 
@@ -109,6 +111,15 @@ def chosen_captions(source: CaptionSource, selection: Selection) -> Iterator[Cap
     for number, item in enumerate(source):
         if number in wanted and isinstance(item, Caption):
             yield item
+
+
+def _forms(vocabulary: Sequence[ClassName]) -> dict[str, str]:
+    """Every name as it stands and in the singular, as captions' nouns are given; and its class."""
+    forms: dict[str, str] = {}
+    for item in vocabulary:
+        for name in (name.lower() for name in item.names):
+            forms[name] = forms[singular(name)] = item.name
+    return forms
 
 
 def _survey(

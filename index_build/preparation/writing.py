@@ -20,11 +20,13 @@ _ROWS_PER_GROUP = 10_000
 _SCHEMA = pa.schema([("id", pa.string()), ("caption", pa.string()), ("nouns", pa.list_(pa.string()))])
 
 
-def write_captions(captions: Iterable[Caption], path: Path) -> int:
+def write_captions(captions: Iterable[Caption], path: Path, *, overwrite: bool = False) -> int:
     """Streams captions into a parquet file, written aside and renamed; returns how many there were.
 
-    Raises `OutputError`.
+    Raises `OutputError`, also for a file that is there already, unless `overwrite`.
     """
+    if path.exists() and not overwrite:
+        raise OutputError(f"'{path}' is there already; replace it with --overwrite, or choose another --out")
     partial = path.with_name(f".{path.name}.partial")
     written = 0
     try:

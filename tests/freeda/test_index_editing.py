@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from freeda.errors import IndexMismatchError, OutputError
+from freeda.errors import ConfigError, IndexMismatchError, OutputError
 from freeda.index import PrototypeIndex
 from freeda.index_editing import dedupe, merge, subset
 from freeda.presets import load_preset
@@ -43,7 +43,7 @@ def test_merged_indexes_hold_every_prototype_once(tmp_path: Path) -> None:
     one, two = make(tmp_path / "a", items[:40]), make(tmp_path / "b", [*items[30:], other])
     done = merge([one, two], tmp_path / "out")
     assert done.dropped == 10
-    assert done.manifest.rejects == 2
+    assert done.manifest.rejects == 1  # the same row in both
     assert_holds(PrototypeIndex.open(tmp_path / "out", verify=True), [*items, other])
 
 
@@ -122,3 +122,26 @@ def test_near_duplicates_are_left_out_as_the_definition_says(
     done = dedupe(make(tmp_path / "a", items), tmp_path / "out", similarity=0.9)
     assert done.dropped == 150 - len(expected)
     assert_holds(PrototypeIndex.open(tmp_path / "out", verify=True), expected)
+
+
+def test_imported_prototypes_that_share_their_row_numbers_are_all_kept(tmp_path: Path) -> None:
+    """They have no captions and no seeds: only names and looks tell them apart."""
+    one = [replace(item, caption="", seed=-1) for item in random_prototypes(20, KEY_DIM, VECTOR_DIM)]
+    two = [replace(item, noun=f"{item.noun}b", vector=-item.vector) for item in one]
+    done = merge([make(tmp_path / "a", one), make(tmp_path / "b", two)], tmp_path / "out")
+    assert done.dropped == 0
+    assert_holds(PrototypeIndex.open(tmp_path / "out"), [*one, *two])
+
+
+def test_a_misspelt_factory_is_named_and_an_older_report_goes(tmp_path: Path) -> None:
+    items = random_prototypes(20, KEY_DIM, VECTOR_DIM)
+    index = make(tmp_path / "a", items)
+    with pytest.raises(ConfigError, match="'Flatt' is no FAISS factory for 8-d keys"):
+        merge([index], tmp_path / "out", factory="Flatt")
+    with pytest.raises(ConfigError, match="'IVF64,Flat' cannot be trained on 20 keys"):
+        merge([index], tmp_path / "out", factory="IVF64,Flat")
+    assert not list((tmp_path / "out").iterdir())
+    make(tmp_path / "out", items)
+    (tmp_path / "out" / "report.html").write_text("of another index")
+    merge([index], tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "report.html").exists()

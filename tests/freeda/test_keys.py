@@ -60,9 +60,9 @@ def test_the_recall_told_is_that_of_a_numpy_search(factory: str, tmp_path: Path)
 
 
 def test_a_factory_that_is_none_is_named() -> None:
-    check_factory("IVF64,PQ8", DIM)
+    check_factory("IVF64,PQ8", (DIM,))
     with pytest.raises(ConfigError, match="'Flatt' is no FAISS factory for 32-d keys"):
-        check_factory("Flatt", DIM)
+        check_factory("Flatt", (DIM,))
 
 
 def test_an_index_of_another_kind_answers_and_says_what_it_is(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def test_a_folder_s_own_index_is_no_input(tmp_path: Path) -> None:
     for folder in (tmp_path / "index", tmp_path / "other" / ".work"):
         folder.mkdir(parents=True)
         write(folder / "rejects.parquet", reason=["y"])
-    (tmp_path / "index" / "manifest.json").write_text("{}")
+    for part in ("manifest.json", "keys.faiss"):
+        (tmp_path / "index" / part).write_text("")
     assert [row.text for row in open_captions(str(tmp_path), config())] == ["x"]
 
 

@@ -133,6 +133,19 @@ def test_the_commands_write_what_a_build_reads(tmp_path: Path) -> None:
     arguments = ["captions", "select", str(composed), "--out", str(chosen), "--budget", "12"]
     result = run(main, [*arguments, "--model", MODEL, "--device", "cpu"], catch_exceptions=False)
     assert "12 of 60 captions" in result.output
+    again = run(main, [*arguments, "--model", MODEL, "--device", "cpu"])
+    assert "is there already; replace it with --overwrite" in again.output
+    onto_itself = [
+        "captions",
+        "select",
+        str(composed),
+        "--out",
+        str(composed),
+        "--budget",
+        "1",
+        "--overwrite",
+    ]
+    assert "is one of the files that are read" in run(main, onto_itself).output
     taken = list(open_captions(str(chosen), CaptionColumns()))
     original = {item.id: item for item in open_captions(str(composed), CaptionColumns())}
     assert len(taken) == 12
