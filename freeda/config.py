@@ -33,7 +33,7 @@ TEMPLATES = (
 """The seven prompts of CLIP's authors that FreeDA averages over."""
 
 KeyMode = Literal["context", "template", "blend"]
-Pooling = Literal["area", "bilinear"]
+Pooling = Literal["area", "smooth", "bilinear"]
 Retrieval = Literal["class", "region"]
 
 
@@ -142,11 +142,11 @@ class Segmentation:
     short_side, window, stride: pixels; dense_size: side the window is resized to for the backbone;
     neighbors: k of retrieval; local_weight: share of the local score, the rest is global;
     background: the constant score of the background channel; background_concepts: what else competes
-    as background, retrieved and scored as classes are; pooling: how masks meet the token
-    grid, "area" by shares of pixels or "bilinear" as in the released code; pamr: iterations of
-    pixel-adaptive mask refinement, 0 for none; retrieval: what asks the index, each "class" once by its
-    text (FreeDA), or every "region" by its looks, scored by the mean key of its `region_neighbors`
-    nearest prototypes (after CorrCLIP's retrieval).
+    as background, retrieved and scored as classes are; pooling: how masks meet the token grid, "area" by
+    shares of pixels, "smooth" with each pixel shared among the tokens around it, "bilinear" as in the
+    released code; pamr: iterations of pixel-adaptive mask refinement, 0 for none; retrieval: what asks
+    the index, each "class" once by its text (FreeDA), or every "region" by its looks, scored by the mean
+    key of its `region_neighbors` nearest prototypes (after CorrCLIP's retrieval).
     """
 
     short_side: int
@@ -175,7 +175,10 @@ class Segmentation:
             f"at most the window, {self.window}",
         )
         _require(
-            self.pooling in ("area", "bilinear"), "segmentation.pooling", self.pooling, "area or bilinear"
+            self.pooling in ("area", "smooth", "bilinear"),
+            "segmentation.pooling",
+            self.pooling,
+            "area, smooth or bilinear",
         )
         _require(
             isinstance(self.background, int | float), "segmentation.background", self.background, "a number"

@@ -64,13 +64,13 @@ def toy() -> Preset:
             backbone=("package:toyworld/weights/dense",),
         ),
         synthesis=Synthesis(height=128, width=128, steps=12, guidance_scale=3.0, batch=16),
-        localization=Localization(threshold=0.4, key="template"),
+        localization=Localization(threshold=0.5, key="template"),
         segmentation=Segmentation(
             short_side=128,
             window=128,
             stride=64,
             dense_size=192,
-            neighbors=30,
+            neighbors=20,
             local_weight=0.7,
             background_concepts=(
                 "grass",
@@ -84,8 +84,9 @@ def toy() -> Preset:
                 "tiles",
                 "carpet",
             ),
+            pooling="smooth",
             pamr=10,
-            superpixels=Superpixels(scale=50.0, sigma=0.8, min_size=40),
+            superpixels=Superpixels(scale=20.0, sigma=0.8, min_size=20),
         ),
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )

@@ -14,7 +14,15 @@ from skimage.segmentation import felzenszwalb
 from freeda.config import Pooling, Superpixels
 from freeda.records import Regions
 
-__all__ = ["area_weights", "bilinear_weights", "pool_mask", "pool_regions", "region_weights", "superpixels"]
+__all__ = [
+    "area_weights",
+    "bilinear_weights",
+    "pool_mask",
+    "pool_regions",
+    "region_weights",
+    "smooth_weights",
+    "superpixels",
+]
 
 
 def superpixels(image: np.ndarray, config: Superpixels) -> Regions:
@@ -73,7 +81,32 @@ def _corner_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(lower, 1 - share), (np.minimum(lower + 1, side - 1), share)]
 
 
-_WEIGHTS = {"area": area_weights, "bilinear": bilinear_weights}
+def smooth_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+    """(R, h * w) float32: the weights by which a region's mean over bilinearly upsampled features is one
+    of the tokens: each pixel is shared among the four token centres around it. Rows sum to 1.
+    """
+    count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
+    weights = np.zeros(count * tokens)
+    rows, columns = (_centre_pairs(side, cells) for side, cells in zip(labels.shape, grid, strict=True))
+    owners = labels.astype(np.int64) * tokens
+    for row, down in rows:
+        for column, across in columns:
+            flat = owners + row[:, None] * grid[1] + column
+            shares = down[:, None] * across
+            weights += np.bincount(flat.ravel(), shares.ravel(), minlength=count * tokens)
+    stacked = weights.reshape(count, tokens)
+    return torch.from_numpy((stacked / stacked.sum(1, keepdims=True)).astype(np.float32))
+
+
+def _centre_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two cells whose centres each pixel lies between along one axis, each with its share."""
+    place = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
+    lower = place.astype(np.int64)
+    share = place - lower
+    return [(lower, 1 - share), (np.minimum(lower + 1, cells - 1), share)]
+
+
+_WEIGHTS = {"area": area_weights, "smooth": smooth_weights, "bilinear": bilinear_weights}
 
 
 def region_weights(labels: np.ndarray, grid: tuple[int, int], pooling: Pooling = "area") -> torch.Tensor:

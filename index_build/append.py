@@ -46,7 +46,7 @@ def append(index: str | Path, captions: str, columns: CaptionColumns, **options:
     opened = PrototypeIndex.open(folder, verify=True)
     if opened.manifest.fingerprints["diffusion"].startswith("unknown"):
         raise IndexMismatchError(
-            f"'{index}' was imported: what made its pictures is not known to be repeated"
+            f"'{index}' was imported, and what made its pictures is not known; build an index beside it"
         )
     _clear(folder, opened.manifest)
     rows = open_captions(captions, columns)

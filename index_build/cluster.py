@@ -148,7 +148,7 @@ def _worker_options(number: int, gpus: Sequence[str]) -> dict[str, Any]:
     for that would wait for ever.
     """
     environment = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
-    return {"nthreads": 1, "memory_limit": 0, "env": environment}
+    return {"nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": logging.WARNING}
 
 
 def tolerated_deaths(client: Client) -> int:

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from freeda.config import Superpixels
-from freeda.regions import area_weights, bilinear_weights, pool_mask, pool_regions, superpixels
+from freeda.regions import (
+    area_weights,
+    bilinear_weights,
+    pool_mask,
+    pool_regions,
+    smooth_weights,
+    superpixels,
+)
 
 
 def oracle(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -91,3 +98,16 @@ def test_superpixels_of_a_few_pixels(algorithm: str, size: tuple[int, int]) -> N
     regions = superpixels(np.ones((*size, 3), np.float32), Superpixels(algorithm=algorithm))
     assert regions.labels.shape == size
     assert len(regions) == 1
+
+
+def test_smooth_weights_pool_bilinearly_upsampled_features() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, (30, 44)).astype(np.int32)
+    features = torch.from_numpy(rng.normal(size=(3, 4, 7)).astype(np.float32))
+    upsampled = torch.nn.functional.interpolate(
+        features[None], labels.shape, mode="bilinear", align_corners=False
+    )[0].numpy()
+    expected = np.stack([upsampled[:, labels == region].mean(1) for region in range(5)])
+    found = smooth_weights(labels, (4, 7)) @ features.flatten(1).T
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(smooth_weights(labels, (4, 7)).sum(1), 1, atol=1e-6)

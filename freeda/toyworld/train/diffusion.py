@@ -23,7 +23,7 @@ from freeda.toyworld.train.loop import Plan
 
 __all__ = ["PLAN", "DiffusionTask", "assemble_pipeline"]
 
-PLAN = Plan(steps=10_800, minutes=420, batch=32, learning_rate=1.2e-3, warmup=200, ema_decay=0.9985)
+PLAN = Plan(steps=10_800, minutes=300, batch=32, learning_rate=1.2e-3, warmup=200, ema_decay=0.9985)
 _SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
