@@ -26,8 +26,12 @@ from freeda.toyworld.vocabulary import THINGS
 _SIDE = 512
 
 
-def make_pipeline(device: torch.device) -> StableDiffusionPipeline:
-    """Networks of Stable Diffusion 1.5's shapes; the tokenizer is the toy world's."""
+def make_pipeline(
+    device: torch.device,
+    channels: tuple[int, ...] = (320, 640, 1280, 1280),
+    vae_channels: tuple[int, ...] = (128, 256, 512, 512),
+) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's blocks, and by default its widths; the tokenizer is the toy world's."""
     torch.manual_seed(0)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     tokenizer = CLIPTokenizer.from_pretrained(CARD.parent / "weights" / "diffusion" / "tokenizer")
@@ -41,9 +45,9 @@ def make_pipeline(device: torch.device) -> StableDiffusionPipeline:
             max_position_embeddings=tokenizer.model_max_length,
         )
     )
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, block_out_channels=channels)
     vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
+        block_out_channels=vae_channels,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,

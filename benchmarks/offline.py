@@ -18,26 +18,19 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffsegmenter import make_pipeline
 from diffusers.models.attention_processor import Attention
 from distributed import Worker, WorkerPlugin
 from measuring import PeakMemory, fastest, machine
 from results import publish
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import index_build.prototypes
 from freeda.config import Synthesis
 from freeda.diffusion import generate
-from freeda.loading import choose_device, prepare
+from freeda.loading import choose_device
 from freeda.presets import load_preset
 from freeda.records import Caption
 from freeda.toyworld.captions import describe
-from freeda.toyworld.measure import CARD
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from index_build import BuildConfig, build_index
 from index_build.cluster import connect, installed_models
@@ -62,13 +55,14 @@ class Size:
     """A Stable Diffusion of random weights and how it is run."""
 
     channels: tuple[int, ...]
+    vae_channels: tuple[int, ...]
     side: int
     batch: int
     steps: int
 
 
-FULL = Size((320, 640, 1280, 1280), 512, 4, 10)
-SMALL = Size((64, 128, 256, 256), 512, 2, 4)
+FULL = Size((320, 640, 1280, 1280), (128, 256, 512, 512), 512, 4, 10)
+SMALL = Size((64, 128, 256, 256), (64, 64, 128, 128), 512, 2, 4)
 
 
 def captions(count: int) -> list[str]:
@@ -77,42 +71,6 @@ def captions(count: int) -> list[str]:
         rng = scene_rng("validation", number)
         texts.append(describe(draw_scene(rng, 32), rng))
     return texts
-
-
-def make_pipeline(size: Size, device: torch.device) -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5's blocks; the tokenizer is the toy world's."""
-    torch.manual_seed(0)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    tokenizer = CLIPTokenizer.from_pretrained(CARD.parent / "weights" / "diffusion" / "tokenizer")
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        max_position_embeddings=tokenizer.model_max_length,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(64, 64, 128, 128),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=size.side // 8, cross_attention_dim=768, block_out_channels=size.channels
-    )
-    pipeline = StableDiffusionPipeline(
-        vae=prepare(vae, device, dtype),
-        text_encoder=prepare(CLIPTextModel(text), device, dtype),
-        tokenizer=tokenizer,
-        unet=prepare(unet, device, dtype),
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 class KeepAllMaps:
@@ -133,7 +91,8 @@ class KeepAllMaps:
 
 def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
     """Time and memory of capturing, beside plain generation at the same batch and steps."""
-    pipeline, texts = make_pipeline(size, device), captions(size.batch)
+    pipeline, texts = make_pipeline(device, size.channels, size.vae_channels), captions(size.batch)
+    pipeline.set_progress_bar_config(disable=True)
     config = Synthesis(
         height=size.side, width=size.side, steps=size.steps, guidance_scale=7.5, batch=size.batch
     )

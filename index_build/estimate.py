@@ -62,7 +62,7 @@ def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") 
     with_nouns = [item for item, found in zip(sample, spans, strict=True) if found]
     if not with_nouns:
         raise NothingBuiltError(
-            f"none of the first {len(sample)} captions has a noun; give captions that name visible things"
+            f"none of {len(sample)} captions looked at has a noun; give captions that name visible things"
         )
     models = load_models(config.preset, device)
     batch = config.preset.synthesis.batch

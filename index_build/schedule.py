@@ -22,11 +22,11 @@ from index_build.shards import (
     ShardReport,
     forget_report,
     half_names,
-    is_damaged,
     is_split,
     mark_split,
     read_report,
     take_started,
+    was_finished,
     write_shard,
 )
 from index_build.storage import Place
@@ -146,7 +146,7 @@ class ShardSchedule:
             return
         report = read_report(self._work, shard.name)
         if report is None:
-            self.damaged += is_damaged(self._work, shard.name)
+            self.damaged += was_finished(self._work, shard.name)
             yield shard
         else:
             self.resumed.add(shard.name)

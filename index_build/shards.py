@@ -24,7 +24,6 @@ __all__ = [
     "ShardReport",
     "forget_report",
     "half_names",
-    "is_damaged",
     "is_split",
     "mark_split",
     "mark_started",
@@ -35,6 +34,7 @@ __all__ = [
     "reject_table",
     "shard_name",
     "take_started",
+    "was_finished",
     "write_shard",
 ]
 
@@ -118,9 +118,9 @@ def read_report(work: Place, name: str) -> ShardReport | None:
     return report if whole else None
 
 
-def is_damaged(work: Place, name: str) -> bool:
-    """Whether a shard was finished once, but its marker or files are not as they were written."""
-    return work.exists(name + _DONE) and read_report(work, name) is None
+def was_finished(work: Place, name: str) -> bool:
+    """Whether a shard has a marker; one without a report then is damaged."""
+    return work.exists(name + _DONE)
 
 
 def mark_started(work: Place, name: str, run: str) -> None:
