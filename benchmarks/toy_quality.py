@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -66,26 +67,26 @@ class Bench:
 
         return run
 
-    def without_regions(self, scene: Scene) -> np.ndarray:
-        """Every patch scored by itself, the scores upsampled bilinearly and refined."""
+    def without_regions(self, scene: Scene, pamr_iterations: int) -> np.ndarray:
+        """Every patch scored by itself, the scores upsampled bilinearly, and refined where asked."""
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
         features = self.backbone.dense_features(image, self.config.dense_size)[0]
         local = local_scores(features.flatten(1).T, self.vocabulary.prototypes)
         similarity = self.vocabulary.texts @ embed_images(self.clip, image)[0]
         scores = fuse_scores(local, similarity, self.config.local_weight)
-        return self._refined_labels(scores.T.reshape(-1, *features.shape[-2:]), image)
+        return self._refined_labels(scores.T.reshape(-1, *features.shape[-2:]), image, pamr_iterations)
 
     def without_prototypes(self, scene: Scene) -> np.ndarray:
         """CLIP's own patch features against the class texts."""
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
         similarity = torch.einsum("ck,khw->chw", self.vocabulary.texts, embed_patches(self.clip, image)[0])
-        return self._refined_labels(similarity, image)
+        return self._refined_labels(similarity, image, self.config.pamr)
 
-    def _refined_labels(self, scores: torch.Tensor, image: torch.Tensor) -> np.ndarray:
+    def _refined_labels(self, scores: torch.Tensor, image: torch.Tensor, iterations: int) -> np.ndarray:
         """(H, W) labels of (C, h, w) scores, upsampled bilinearly and refined as the method's are."""
         size = (image.shape[-2], image.shape[-1])
         upsampled = functional.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-        return label_map(pamr(upsampled, image[0], self.config.pamr), size, 255)[0]
+        return label_map(pamr(upsampled, image[0], iterations), size, 255)[0]
 
 
 def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
@@ -94,7 +95,11 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     local_only = replace(bench.config, local_weight=1.0)
     yield "FreeDA complete", bench.predict(full, vocabulary)
     yield "without global similarity", bench.predict(bench.segmenter(config=local_only), vocabulary)
-    yield "without regions (per patch, refined)", bench.without_regions
+    refined = bench.config.pamr
+    yield "without regions (per patch, refined)", partial(bench.without_regions, pamr_iterations=refined)
+    yield "without regions, without refinement", partial(bench.without_regions, pamr_iterations=0)
+    unmerged = replace(bench.config, merge_above=1.0)
+    yield "without merging of superpixels", bench.predict(bench.segmenter(config=unmerged), vocabulary)
     yield "without prototypes (CLIP patches, refined)", bench.without_prototypes
     unrefined = replace(bench.config, pamr=0)
     yield "without refinement (PAMR)", bench.predict(bench.segmenter(config=unrefined), vocabulary)
@@ -114,7 +119,8 @@ def _with_true_regions(bench: Bench, vocabulary: Vocabulary) -> Predict:
     def run(scene: Scene) -> np.ndarray:
         _, compact = np.unique(scene.instances, return_inverse=True)
         regions = Regions(compact.reshape(scene.instances.shape).astype(np.int32))
-        segmenter = bench.segmenter(find_regions=lambda image, config: regions)
+        config = replace(bench.config, merge_above=1.0)
+        segmenter = bench.segmenter(config=config, find_regions=lambda image, config: regions)
         return bench.predict(segmenter, vocabulary)(scene)
 
     return run

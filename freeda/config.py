@@ -144,7 +144,8 @@ class Segmentation:
     background: the constant score of the background channel; background_concepts: what else competes
     as background, retrieved and scored as classes are; pooling: how masks meet the token grid, "area" by
     shares of pixels, "smooth" with each pixel shared among the tokens around it, "bilinear" as in the
-    released code; pamr: iterations of pixel-adaptive mask refinement, 0 for none; retrieval: what asks
+    released code; merge_above: neighbouring superpixels merge whose features' cosine is higher, 1 for
+    none; pamr: iterations of pixel-adaptive mask refinement, 0 for none; retrieval: what asks
     the index, each "class" once by its text (FreeDA), or every "region" by its looks, scored by the mean
     key of its `region_neighbors` nearest prototypes (after CorrCLIP's retrieval).
     """
@@ -158,6 +159,7 @@ class Segmentation:
     background: float = 0.4
     background_concepts: tuple[str, ...] = ()
     pooling: Pooling = "area"
+    merge_above: float = 1.0
     pamr: int = 0
     retrieval: Retrieval = "class"
     region_neighbors: int = 20
@@ -192,6 +194,12 @@ class Segmentation:
         )
         _require(
             self.retrieval in ("class", "region"), "segmentation.retrieval", self.retrieval, "class or region"
+        )
+        _require(
+            isinstance(self.merge_above, int | float) and 0 < self.merge_above <= 1,
+            "segmentation.merge_above",
+            self.merge_above,
+            "above 0, at most 1",
         )
         _require(isinstance(self.pamr, int) and self.pamr >= 0, "segmentation.pamr", self.pamr, "0 or more")
         _require(

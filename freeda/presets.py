@@ -85,8 +85,9 @@ def toy() -> Preset:
                 "carpet",
             ),
             pooling="smooth",
+            merge_above=0.7,
             pamr=10,
-            superpixels=Superpixels(scale=20.0, sigma=0.8, min_size=20),
+            superpixels=Superpixels(scale=10.0, sigma=0.8, min_size=10),
         ),
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )
@@ -183,6 +184,7 @@ def paper_recipe(preset: Preset) -> Segmentation:
         background=0.4,
         background_concepts=(),
         pooling="bilinear",
+        merge_above=1.0,
         pamr=0,
         retrieval="class",
         templates=TEMPLATES,

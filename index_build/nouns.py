@@ -50,18 +50,28 @@ _NOT_THINGS = frozenset(
 """Nouns that speak of the picture or its layout; a picture does not show them as things."""
 
 
+_NEVER_HEADS = frozenset(
+    """
+    red yellow green blue purple pink brown black white gray grey dark wild open public few
+    several many other same whole young old own next
+    """.split()  # noqa: SIM905
+)
+"""Adjectives that stand alone behind an article: "in the open", "the other"."""
+
+
 class PatternNouns:
     """textblob's `PatternTagger` with its lexicon from the wheel: nothing is downloaded.
 
-    Neighbouring nouns are one ("fire truck"), known compounds too ("hot dog"); plurals are given
-    in the singular.
+    Its tags know nothing of their neighbours ("key" is an adjective, "sink" a verb), so a phrase that an
+    article opens and that has no noun gets its last word as one. Neighbouring nouns are one ("fire
+    truck"), known compounds too ("hot dog"); plurals are given in the singular.
     """
 
     def __init__(self) -> None:
         self._tagger = PatternTagger()
 
     def __call__(self, text: str) -> list[NounSpan]:
-        words = list(_located(text, self._tagger.tag(text)))
+        words = _with_heads(list(_located(text, self._tagger.tag(text))))
         spans: dict[str, NounSpan] = {}
         for group in _noun_groups(text, words):
             span = _to_span(group)
@@ -70,6 +80,7 @@ class PatternNouns:
         return list(spans.values())
 
 
+_ARTICLES = ("DT", "PRP$")
 _Word = tuple[str, str, int]
 """A word, its part-of-speech tag, and where it starts."""
 
@@ -100,6 +111,39 @@ def _located(text: str, tagged: Sequence[tuple[str, str]]) -> Iterator[_Word]:
         if start >= 0:
             yield word, tag, start
             position = start + len(word)
+
+
+def _with_heads(words: Sequence[_Word]) -> list[_Word]:
+    """The words, heads of noun phrases without a noun now tagged as one: "a yellow key on", "a sink"."""
+    return [
+        (word, "NN", start) if _is_head(words, number) else (word, tag, start)
+        for number, (word, tag, start) in enumerate(words)
+    ]
+
+
+def _is_head(words: Sequence[_Word], number: int) -> bool:
+    word, tag, _ = words[number]
+    if tag not in ("JJ", "VB", "VBD", "VBP") or word.lower() in _NEVER_HEADS:
+        return False
+    opening = number - 1
+    while opening >= 0 and words[opening][1] in ("JJ", "VBN", "VBG", "RB"):
+        opening -= 1
+    return opening >= 0 and words[opening][1] in _ARTICLES and _phrase_ends(words[number + 1 : number + 3])
+
+
+def _phrase_ends(following: Sequence[_Word]) -> bool:
+    """Whether the next two words show that a noun phrase ended before them."""
+    if not following:
+        return True
+    word, tag = following[0][0].lower(), following[0][1]
+    after = following[1][1] if len(following) > 1 else "."
+    if tag in (",", "CC"):
+        return after in (*_ARTICLES, "CD", ".")
+    if tag == "VBG":
+        return after in (*_ARTICLES, "IN", ".")
+    if word == "next":
+        return after == "TO"
+    return tag in (".", ":", "VBZ") or (tag == "IN" and word not in ("of", "up", "out", "off"))
 
 
 def _noun_groups(text: str, words: Sequence[_Word]) -> Iterator[list[_Word]]:

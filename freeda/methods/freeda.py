@@ -24,6 +24,7 @@ from freeda.evidence import Candidate, Evidence, Vote
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
+from freeda.merging import merge_alike
 from freeda.presets import BACKGROUND_CONCEPTS, load_preset, load_recipe
 from freeda.records import ClassName, ClassPrototypes, Regions
 from freeda.refinement import pamr
@@ -192,11 +193,12 @@ class FreedaSegmenter:
         windows = torch.stack([item.window(number) for number in holding])
         features = self._backbone.dense_features(windows, self.config.dense_size)
         similarity = (embed_images(self._clip, windows) @ vocabulary.texts.T).mean(0)
-        local, feature = torch.zeros_like(similarity), features.new_zeros(0)
+        local, feature, regions = torch.zeros_like(similarity), features.new_zeros(0), list(item.regions)
         for window, number in zip(reversed(features), reversed(holding), strict=True):
             rows, columns = item.areas[number]
             place = (row - rows.start, column - columns.start)
-            scores, feature = self._local_at(window, item.regions[number], place, vocabulary)
+            regions[number] = self._merge(window, item.regions[number])
+            scores, feature = self._local_at(window, regions[number], place, vocabulary)
             local = local + scores / len(holding)
         fused = fuse_scores(local[None], similarity, self.config.local_weight)[0]
         if self.config.pamr:
@@ -206,12 +208,22 @@ class FreedaSegmenter:
             pixels,
             x,
             y,
-            item.region_at(holding[0], row, column),
+            replace(item, regions=regions).region_at(holding[0], row, column),
             self.config.local_weight,
             candidates,
             self._votes(vocabulary, candidates[0].name, feature),
             refined=self.config.pamr > 0,
         )
+
+    def _merge(self, features: torch.Tensor, regions: Regions) -> Regions:
+        """A window's superpixels, joined where their (D, h, w) features are alike."""
+        if self.config.merge_above == 1:
+            return regions
+        weights = region_weights(
+            regions.labels, (features.shape[-2], features.shape[-1]), self.config.pooling
+        )
+        pooled = weights.to(features.device) @ features.flatten(1).T
+        return merge_alike(regions, pooled.cpu().numpy(), self.config.merge_above)
 
     def _local_at(
         self, features: torch.Tensor, regions: Regions, place: tuple[int, int], vocabulary: Vocabulary
@@ -322,6 +334,7 @@ class FreedaSegmenter:
 
         features: (D, h, w); similarity: (C,) of the window and each class text.
         """
+        regions = self._merge(features, regions)
         grid = (features.shape[-2], features.shape[-1])
         weights = region_weights(regions.labels, grid, self.config.pooling).to(features.device)
         tokens = features.flatten(1).T

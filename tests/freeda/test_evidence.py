@@ -28,6 +28,28 @@ def segmenter(index_folder: Path, request: pytest.FixtureRequest) -> FreedaSegme
     return load(index_folder, recipe=request.param)
 
 
+@pytest.fixture
+def merging(index_folder: Path) -> FreedaSegmenter:
+    segmenter = load(index_folder)
+    segmenter.config = replace(segmenter.config, merge_above=0.95)
+    return segmenter
+
+
+def test_a_merged_region_explains_its_pixel(merging: FreedaSegmenter) -> None:
+    result = merging.segment(picture(60, 130), CLASSES)
+    scores = merging.score_image(picture(60, 130), merging.encode_classes(CLASSES))
+    merging.config = replace(merging.config, merge_above=1.0)
+    apart = merging.segment(picture(60, 130), CLASSES)
+    merging.config = replace(merging.config, merge_above=0.95)
+    assert result.paths["regions pooled"] < apart.paths["regions pooled"]
+    evidence = result.explain(100, 30)
+    row, column = int(30.5 * 56 / 60), int(100.5 * scores.shape[2] / 130)
+    found = {c.name: c.score for c in evidence.candidates}
+    assert found == pytest.approx(
+        dict(zip(result.classes, scores[:, row, column].tolist(), strict=True)), abs=1e-4
+    )
+
+
 @pytest.mark.parametrize("size", [(56, 56), (60, 130), (9, 5)])
 def test_the_winner_s_score_is_the_pixel_s(segmenter: FreedaSegmenter, size: tuple[int, int]) -> None:
     result = segmenter.segment(picture(*size), CLASSES)

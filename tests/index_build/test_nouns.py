@@ -27,6 +27,16 @@ FIND = PatternNouns()
             "three butterflies and birthday cakes",
             {"butterfly": "butterflies", "birthday cake": "birthday cakes"},
         ),
+        (
+            "a yellow key next to an orange, a saw, a watch and a sink.",
+            {"key": "key", "orange": "orange", "saw": "saw", "watch": "watch", "sink": "sink"},
+        ),
+        ("the key is in a box", {"key": "key", "box": "box"}),
+        (
+            "a red and yellow bird, a large, dark dog and a small sleeping cat in the open",
+            {"bird": "bird", "dog": "dog", "cat": "cat"},
+        ),
+        ("a close up of a cat, one of the few with its young", {"cat": "cat"}),
         ("quickly and slowly", {}),
         ("", {}),
         ("!!! ... 123 🙂", {}),

@@ -60,6 +60,28 @@ def test_a_window_s_scores_follow_the_paper(index_folder: Path, tiny_preset: Pre
         np.testing.assert_allclose(found[:, 30, 10 + 30 * side], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_superpixels_merge_by_their_features(index_folder: Path, tiny_preset: Preset) -> None:
+    index = PrototypeIndex.open(index_folder)
+    clip, backbone = load_clip(tiny_preset.models.clip, CPU), load_backbone(tiny_preset.models.backbone, CPU)
+    pixels = picture(56, 56)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    dense = backbone.dense_features(image, 56)[0].double()
+    first, second = dense[:, ::2].mean((1, 2)), dense[:, 1::2].mean((1, 2))
+    cosine = float(torch.nn.functional.cosine_similarity(first, second, dim=0))
+
+    def stripes(image: np.ndarray, config: object) -> Regions:
+        rows = np.arange(56, dtype=np.int32) // 14 % 2
+        return Regions(np.repeat(rows[:, None], 56, axis=1))
+
+    for above, expected in ((cosine - 1e-3, 1), (cosine + 1e-3, 2)):
+        config = replace(index.preset.segmentation, merge_above=above)
+        segmenter = FreedaSegmenter(index, clip, backbone, config, find_regions=stripes)
+        result = segmenter.segment(pixels, "cat;dog")
+        assert result.paths["regions pooled"] == expected
+        assert result.explain(5, 5).region.mean() == 1 / expected
+        assert np.unique(segmenter.score_image(pixels, segmenter.encode_classes("cat"))).size == expected
+
+
 def test_overlapping_windows_are_averaged(index_folder: Path, tiny_preset: Preset) -> None:
     segmenter = load(index_folder)
     vocabulary = segmenter.encode_classes("cat;dog")

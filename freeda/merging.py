@@ -1,0 +1,48 @@
+"""Neighbouring superpixels whose features are alike become one region."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from freeda.records import Regions
+
+__all__ = ["merge_alike"]
+
+
+def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Regions:
+    """Merges the most alike pair of neighbours again and again, while its cosine is above `similarity`.
+
+    features: (R, D) the pooled feature of every region; a merged region has the area-weighted mean of
+    its parts. Regions whose feature is zero or not finite stay as they are. similarity: between 0 and 1.
+    """
+    count = len(regions)
+    sums = features.astype(np.float64) * np.bincount(regions.labels.ravel())[:, None]
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    units = np.divide(sums, lengths, where=usable, out=np.zeros_like(sums))
+    touching = _touching(regions.labels, count) & usable & usable.T
+    cosines = np.where(touching, units @ units.T, -np.inf)
+    owner = np.arange(count)
+    while True:
+        kept, gone = divmod(int(cosines.argmax()), count)
+        if cosines[kept, gone] <= similarity:
+            break
+        owner[owner == gone] = kept
+        sums[kept] += sums[gone]
+        units[kept] = sums[kept] / np.linalg.norm(sums[kept])
+        touching[kept] |= touching[gone]
+        touching[gone] = touching[:, gone] = touching[kept, kept] = False
+        touching[:, kept] = touching[kept]
+        cosines[gone] = cosines[:, gone] = -np.inf
+        cosines[kept] = cosines[:, kept] = np.where(touching[kept], units @ units[kept], -np.inf)
+    compact = np.unique(owner, return_inverse=True)[1]
+    return Regions(compact[regions.labels].astype(np.int32))
+
+
+def _touching(labels: np.ndarray, count: int) -> np.ndarray:
+    """(R, R) bool: which regions share a border of pixels, up, down, left or right."""
+    touching = np.zeros((count, count), bool)
+    for one, other in ((labels[:-1], labels[1:]), (labels[:, :-1], labels[:, 1:])):
+        touching[one, other] = touching[other, one] = True
+    np.fill_diagonal(touching, False)
+    return touching
