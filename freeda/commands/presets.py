@@ -1,0 +1,21 @@
+"""`freeda presets`."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["presets_command"]
+
+
+@click.command("presets")
+@click.option("--show", metavar="NAME", help="Print one preset as TOML, to start your own from.")
+def presets_command(show: str | None) -> None:
+    """List the presets, or print one as TOML."""
+    from freeda.preset_files import to_toml
+    from freeda.presets import PRESETS, load_preset
+
+    if show:
+        click.echo(to_toml(load_preset(show)))
+        return
+    for name, preset in PRESETS.items():
+        click.echo(f"{name:16} {preset().description}")
