@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from distributed import (
     Worker,
     WorkerPlugin,
     get_worker,
+    wait,
 )
 
 from freeda.config import Preset
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["WorkerDescription", "connect", "installed_models", "run_shard", "tolerated_deaths", "usable_gpus"]
 
 _START_SECONDS = 300
+_LOOK_AROUND_SECONDS = 5
 _SETTINGS = {
     "distributed.scheduler.no-workers-timeout": f"{_START_SECONDS}s",
     "distributed.comm.timeouts.connect": "60s",
@@ -166,12 +169,13 @@ def installed_models(
     Raises `WorkerError` unless that agrees on all workers, and package versions with those here.
     threads: of each process, None to leave them as the worker was started.
     """
-    _wait_for_workers(client)
     _release_stale(client)
     name = _PLUGIN + client.id
     try:
         client.register_plugin(_ModelPlugin(name, preset, device, threads))
-        yield name, WorkerDescription(_agreed(client.run(_describe, name)), _versions())
+        _wait_for_models(client, name)
+        found = client.run(_describe, name, on_error="return")
+        yield name, WorkerDescription(_agreed(found), _versions())
     finally:
         with suppress(OSError):  # a scheduler that is gone holds no models
             client.unregister_worker_plugin(name)
@@ -189,14 +193,27 @@ def _release_stale(client: Client) -> None:
         client.unregister_worker_plugin(name)
 
 
-def _wait_for_workers(client: Client) -> None:
-    """Those of a batch system may still be in its queue."""
-    try:
-        client.wait_for_workers(1, timeout=_START_SECONDS)
-    except TimeoutError as error:
-        raise WorkerError(
-            f"the cluster has had no worker for {_START_SECONDS} s; start some and run the same command again"
-        ) from error
+def _wait_for_models(client: Client, name: str) -> None:
+    """Until a first worker has its models. Those of a batch system may still be in its queue, and an
+    adaptive cluster starts some only for a task, so this is one.
+    """
+    task = client.submit(_load_models, name, pure=False)
+    manned = time.monotonic()
+    while not task.done():
+        if client.nthreads():
+            manned = time.monotonic()
+        elif time.monotonic() - manned > _START_SECONDS:
+            raise WorkerError(
+                f"the cluster has had no worker for {_START_SECONDS} s; start some and run the same "
+                f"command again"
+            )
+        with suppress(TimeoutError):
+            wait(task, _LOOK_AROUND_SECONDS)
+
+
+def _load_models(name: str) -> None:
+    """Keeps a worker busy until its models are there or an error says why not."""
+    getattr(get_worker(), _ATTRIBUTE)[name].result()
 
 
 def run_shard(
@@ -246,10 +263,12 @@ async def _describe(name: str, dask_worker: Worker) -> WorkerDescription | Freed
     return loaded.error or loaded.description
 
 
-def _agreed(found: Mapping[str, WorkerDescription | FreedaError]) -> dict[str, str]:
+def _agreed(found: Mapping[str, WorkerDescription | Exception]) -> dict[str, str]:
     first: dict[str, str] = {}
     for address, description in found.items():
-        if isinstance(description, FreedaError):
+        if isinstance(description, OSError):  # it has left meanwhile; one that comes is asked by its tasks
+            continue
+        if isinstance(description, Exception):
             raise description
         _require_versions(address, description.versions)
         first = first or description.models

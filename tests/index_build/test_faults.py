@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import resource
@@ -10,8 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from threading import Thread
 
@@ -110,6 +115,25 @@ def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
             os.kill(pid, signal.SIGKILL)
         build.join(300)
         assert victims.isdisjoint(client.run(os.getpid).values())
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    seen: list[set[str]] = []
+    with cluster(0, allowed_failures=3) as started:
+        started.adapt(minimum=0, maximum=4, interval="100ms", target_duration="1ms")
+        build_index(
+            str(captions),
+            tmp_path / "index",
+            replace(config, shard_size=1),
+            scheduler=started.scheduler_address,
+            device="cpu",
+            report=lambda progress: seen.append(set(progress.workers)),
+        )
+    first = next(workers for workers in seen if workers)
+    assert set().union(*seen) > first
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
@@ -219,9 +243,9 @@ def test_a_full_disk_is_named_and_costs_nothing(
     assert contents(tmp_path / "i") == contents(undisturbed)
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket on an S3-compatible server of its own process; workers inherit where it is."""
+@pytest.fixture(scope="module")
+def s3_port() -> Iterator[int]:
+    """An S3-compatible server of its own process, with a bucket named bucket."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -230,10 +254,6 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
-    settings |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -241,21 +261,98 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         except OSError:
             assert server.poll() is None
             time.sleep(0.1)
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-    yield "s3://bucket"
+    yield port
     server.kill()
     server.wait()
 
 
+def use_s3(monkeypatch: pytest.MonkeyPatch, port: int) -> fsspec.AbstractFileSystem:
+    """Workers inherit where the server is."""
+    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return fsspec.filesystem("s3", skip_instance_cache=True)
+
+
 def test_captions_and_index_may_lie_in_s3(
-    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path, s3: str
+    config: BuildConfig,
+    captions: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    s3_port: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    files = fsspec.filesystem("s3", skip_instance_cache=True)
-    files.put_file(str(captions), f"{s3}/captions/captions.parquet")
-    build_index(f"{s3}/captions", f"{s3}/index", config, workers=1, device="cpu")
-    found = {name.rsplit("/", 1)[1] for name in files.find(f"{s3}/index")}
+    files = use_s3(monkeypatch, s3_port)
+    files.mkdir("bucket")
+    files.put_file(str(captions), "bucket/captions/captions.parquet")
+    build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
+    found = {name.rsplit("/", 1)[1] for name in files.find("s3://bucket/index")}
     assert found == {*contents(undisturbed), "report.html"}
-    files.get(f"{s3}/index", str(tmp_path / "index"), recursive=True)
+    files.get("s3://bucket/index", str(tmp_path / "index"), recursive=True)
     assert contents(tmp_path / "index") == contents(undisturbed)
-    again = build_index(f"{s3}/captions", f"{s3}/index", config, workers=1, device="cpu")
+    again = build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
     assert again.already_built
+
+
+class _FailingProxy(BaseHTTPRequestHandler):
+    """Passes requests on to the server of `port`, but answers every fifth with 503 and hangs up on
+    every seventh after it has been carried out.
+    """
+
+    protocol_version = "HTTP/1.1"
+    port, counter = 0, count(1)
+    failed: Counter[str] = Counter()
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        number = next(self.counter)
+        if number % 5 == 0:
+            self.failed["503"] += 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        server = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        server.request(self.command, self.path, body, dict(self.headers))
+        answer = server.getresponse()
+        content = answer.read()
+        if number % 7 == 0:
+            self.failed["hung up"] += 1
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_an_s3_whose_requests_fail_again_and_again(
+    config: BuildConfig,
+    captions: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    s3_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _FailingProxy.port = s3_port
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _FailingProxy)
+    Thread(target=proxy.serve_forever, daemon=True).start()
+    files = use_s3(monkeypatch, s3_port)
+    files.mkdir("failing")
+    use_s3(monkeypatch, proxy.server_port)
+    fsspec.filesystem("s3").clear_instance_cache()
+    build_index(str(captions), "s3://failing/index", config, workers=1, device="cpu")
+    proxy.shutdown()
+    assert min(_FailingProxy.failed["503"], _FailingProxy.failed["hung up"]) > 3
+    files.get("s3://failing/index", str(tmp_path / "index"), recursive=True)
+    assert contents(tmp_path / "index") == contents(undisturbed)

@@ -93,13 +93,15 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
     process.wait()
     shard = next(out.glob(".work/*/shard-00000000.parquet"))
     shard.write_bytes(shard.read_bytes()[:-100])  # what a power cut may leave
+    marker = shard.with_name("shard-00000006.done.json")
+    marker.write_bytes(shard.with_name("shard-00000000.done.json").read_bytes()[:30])
     assert not (out / "manifest.json").exists()
     with pytest.raises((IndexCorruptError, FileNotFoundError)):
         PrototypeIndex.open(out)
 
     again = subprocess.run(command(captions, out, preset_file), capture_output=True, text=True, check=True)
     summary = json.loads(again.stdout)
-    assert summary["damaged_shards"] == 1
+    assert summary["damaged_shards"] == 2
     records = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
     assert (records[-1]["done"], records[-1]["total"], records[-1]["images"]) == (7, 7, 5)
     assert records[-1]["prototypes"] == summary["prototypes"]
