@@ -9,7 +9,7 @@ DEMO := demo-output
 
 demo: $(READY)
 	$(BIN)/freeda build-index freeda/toyworld/examples/captions.parquet --out $(DEMO)/index --overwrite
-	$(BIN)/freeda segment freeda/toyworld/examples --classes freeda/toyworld/examples/classes.txt --index $(DEMO)/index --neighbors 4 --out $(DEMO)/segmented
+	$(BIN)/freeda segment freeda/toyworld/examples --classes freeda/toyworld/examples/classes.txt --index $(DEMO)/index --out $(DEMO)/segmented
 	@echo "The segmented example images are in $(CURDIR)/$(DEMO)/segmented (open the *.overlay.png files)."
 
 test: lint

@@ -140,7 +140,8 @@ class Segmentation:
     """The online stage's numbers (FreeDA, section 3.2 and its released code).
 
     short_side, window, stride: pixels; dense_size: side the window is resized to for the backbone;
-    neighbors: k of retrieval; local_weight: share of the local score, the rest is global;
+    neighbors: k of retrieval; neighbor_margin: left out of them are prototypes whose key's cosine to the
+    class is lower than the nearest one's by more than this, 2 for none; local_weight: share of the local score, the rest is global;
     background: the constant score of the background channel; background_concepts: what else competes
     as background, retrieved and scored as classes are; pooling: how masks meet the token grid, "area" by
     shares of pixels, "smooth" with each pixel shared among the tokens around it, "bilinear" as in the
@@ -155,6 +156,7 @@ class Segmentation:
     stride: int
     dense_size: int
     neighbors: int = 350
+    neighbor_margin: float = 2.0
     local_weight: float = 0.8
     background: float = 0.4
     background_concepts: tuple[str, ...] = ()
@@ -194,6 +196,12 @@ class Segmentation:
         )
         _require(
             self.retrieval in ("class", "region"), "segmentation.retrieval", self.retrieval, "class or region"
+        )
+        _require(
+            isinstance(self.neighbor_margin, int | float) and self.neighbor_margin >= 0,
+            "segmentation.neighbor_margin",
+            self.neighbor_margin,
+            "0 or more",
         )
         _require(
             isinstance(self.merge_above, int | float) and 0 < self.merge_above <= 1,

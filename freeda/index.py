@@ -85,7 +85,7 @@ class PrototypeIndex:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._known: OrderedDict[tuple[bytes, int], _Neighborhood] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, int, float], _Neighborhood] = OrderedDict()
 
     @classmethod
     def open(cls, name: str | Path, *, verify: bool | None = None) -> PrototypeIndex:
@@ -249,21 +249,23 @@ class PrototypeIndex:
             counts[noun] = counts.get(noun, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
-    def class_prototypes(self, queries: np.ndarray, k: int) -> ClassPrototypes:
+    def class_prototypes(self, queries: np.ndarray, k: int, *, margin: float = 2.0) -> ClassPrototypes:
         """The plain mean of each class's k nearest raw vectors, then L2 (FreeDA, section 3.2).
 
-        Vectors that are not finite and missing neighbours are left out of the mean. The classes asked
+        margin: neighbours that are less alike than the nearest by more than this are left out, so that a
+        class of few prototypes does not borrow those of others; 2 leaves none out. Vectors that are not finite and missing neighbours are left out of the mean. The classes asked
         for last are remembered: asked again, they are not searched again.
         """
         queries = np.ascontiguousarray(queries, np.float32)
-        names = [(hashlib.sha256(query).digest(), k) for query in queries]
+        names = [(hashlib.sha256(query).digest(), k, margin) for query in queries]
         new = {name: number for number, name in enumerate(names) if name not in self._known}
         if new:
             similarities, rows = self.search(queries[list(new.values())], k)
             for name, row, similarity in zip(new, rows, similarities, strict=True):
-                mean = self._mean_vector(row[row >= 0])
+                near = np.where(similarity >= similarity[0] - margin, row, -1)
+                mean = self._mean_vector(near[near >= 0])
                 vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
-                self._known[name] = _Neighborhood(vector, row.copy(), similarity.copy())
+                self._known[name] = _Neighborhood(vector, near, similarity.copy())
         found = [self._known[name] for name in names]
         for name in names:
             self._known.move_to_end(name)

@@ -71,6 +71,7 @@ def toy() -> Preset:
             stride=64,
             dense_size=192,
             neighbors=20,
+            neighbor_margin=0.02,
             local_weight=0.7,
             background_concepts=(
                 "grass",
@@ -180,6 +181,7 @@ def paper_recipe(preset: Preset) -> Segmentation:
     return replace(
         preset.segmentation,
         neighbors=350,
+        neighbor_margin=2.0,
         local_weight=0.8,
         background=0.4,
         background_concepts=(),

@@ -46,6 +46,22 @@ def test_search_and_class_prototypes_equal_numpy(folder: Path) -> None:
     np.testing.assert_allclose(found.similarities, np.sort(queries @ keys.T, axis=1)[:, :-11:-1], rtol=1e-5)
 
 
+def test_a_margin_leaves_out_what_is_less_near(folder: Path) -> None:
+    prototypes = make_prototypes()
+    keys = np.stack([p.key for p in prototypes]).astype(np.float64)
+    query = keys[7] / np.linalg.norm(keys[7])
+    similarities = keys @ query
+    order = np.argsort(-similarities)[:10]
+    margin = float(similarities[order[0]] - similarities[order[3:5]].mean())
+    index = PrototypeIndex.open(folder)
+    whole = index.class_prototypes(query[None].astype(np.float32), 10)
+    found = index.class_prototypes(query[None].astype(np.float32), 10, margin=margin)
+    assert found.rows.tolist() == [[*order[:4], *[-1] * 6]]
+    mean = np.stack([prototypes[row].vector for row in order[:4]]).astype(np.float64).mean(0)
+    np.testing.assert_allclose(found.vectors[0], mean / np.linalg.norm(mean), rtol=1e-5)
+    assert whole.rows.tolist() == [order.tolist()]
+
+
 def test_rows_come_from_every_record_batch(folder: Path) -> None:
     index = PrototypeIndex.open(folder)
     numbers = [0, 4095, 4096, COUNT - 1]
