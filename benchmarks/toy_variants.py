@@ -162,8 +162,8 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
     yield ""
     yield f"| class from its {bench.config.neighbors} nearest prototypes | mIoU |"
     yield "|---|---|"
-    margin = bench.config.neighbor_margin
-    yield f"| plain mean of those within {margin} of the nearest (the default) | {evaluate(bench, scenes)[0]:.1f} |"
+    default = f"plain mean of those within {bench.config.neighbor_margin} of the nearest (the default)"
+    yield f"| {default} | {evaluate(bench, scenes)[0]:.1f} |"
     plain = method.local_scores
     for name, scores in neighbour_scores(bench):
         method.local_scores = scores

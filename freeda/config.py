@@ -141,14 +141,15 @@ class Segmentation:
 
     short_side, window, stride: pixels; dense_size: side the window is resized to for the backbone;
     neighbors: k of retrieval; neighbor_margin: left out of them are prototypes whose key's cosine to the
-    class is lower than the nearest one's by more than this, 2 for none; local_weight: share of the local score, the rest is global;
-    background: the constant score of the background channel; background_concepts: what else competes
-    as background, retrieved and scored as classes are; pooling: how masks meet the token grid, "area" by
-    shares of pixels, "smooth" with each pixel shared among the tokens around it, "bilinear" as in the
-    released code; merge_above: neighbouring superpixels merge whose features' cosine is higher, 1 for
-    none; pamr: iterations of pixel-adaptive mask refinement, 0 for none; retrieval: what asks
-    the index, each "class" once by its text (FreeDA), or every "region" by its looks, scored by the mean
-    key of its `region_neighbors` nearest prototypes (after CorrCLIP's retrieval).
+    class is lower than the nearest one's by more than this, 2 for none; local_weight: share of the local
+    score, the rest is global; background: the constant score of the background channel;
+    background_concepts: what else competes as background, retrieved and scored as classes are; pooling:
+    how masks meet the token grid, "area" by shares of pixels, "smooth" with each pixel shared among the
+    tokens around it, "bilinear" as in the released code; merge_above: neighbouring superpixels merge
+    whose features' cosine is higher, 1 for none; pamr: iterations of pixel-adaptive mask refinement, 0
+    for none; retrieval: what asks the index, each "class" once by its text (FreeDA), or every "region" by
+    its looks, scored by the mean key of its `region_neighbors` nearest prototypes (after CorrCLIP's
+    retrieval).
     """
 
     short_side: int

@@ -252,8 +252,10 @@ class PrototypeIndex:
     def class_prototypes(self, queries: np.ndarray, k: int, *, margin: float = 2.0) -> ClassPrototypes:
         """The plain mean of each class's k nearest raw vectors, then L2 (FreeDA, section 3.2).
 
-        margin: neighbours that are less alike than the nearest by more than this are left out, so that a
-        class of few prototypes does not borrow those of others; 2 leaves none out. Vectors that are not finite and missing neighbours are left out of the mean. The classes asked
+        margin: neighbours that are less alike than the nearest by more than this are left out, so that
+        a class of few prototypes does not borrow those of others; 2 leaves none out.
+
+        Vectors that are not finite and missing neighbours are left out of the mean. The classes asked
         for last are remembered: asked again, they are not searched again.
         """
         queries = np.ascontiguousarray(queries, np.float32)

@@ -124,9 +124,7 @@ class FreedaSegmenter:
         parsed = parse_class_names(classes, background=self.background)
         concepts = _unasked(self.config.background_concepts, parsed) if self.background else ()
         texts = self._clip.embed_classes([*parsed, *concepts], self.config.templates)
-        found = self.index.class_prototypes(
-            texts, self.config.neighbors, margin=self.config.neighbor_margin
-        )
+        found = self.index.class_prototypes(texts, self.config.neighbors, margin=self.config.neighbor_margin)
         device = self._backbone.device
         return Vocabulary(
             parsed,
