@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,19 +80,38 @@ def load_models(preset: Preset, device: str = "auto") -> BuildModels:
     )
 
 
-def build_prototypes(captions: Sequence[Caption], models: BuildModels, config: BuildConfig) -> ShardOutcome:
-    """Every noun of every caption ends as a prototype or as a reject with its reason."""
+def build_prototypes(
+    captions: Sequence[Caption], models: BuildModels, config: BuildConfig, *, overlap: bool | None = None
+) -> ShardOutcome:
+    """Every noun of every caption ends as a prototype or as a reject with its reason.
+
+    overlap: whether pictures are localised, pooled and shrunk while the next ones are generated; None
+    for where a GPU generates: a CPU's cores are busy with that anyway.
+    """
     outcome = ShardOutcome()
     with outcome.timed("nouns"):
         tokenized = list(_tokenize_all(captions, models, config, outcome))
     batches = illustrate(models.pipeline, tokenized, config.preset.synthesis)
-    while True:
-        with outcome.timed("generation"):
-            batch = next(batches, None)
-        if batch is None:
-            return outcome
-        outcome.images += len(batch)
-        _add_batch(batch, models, config, outcome)
+    if overlap is None:
+        overlap = models.backbone.device.type != "cpu"
+    with ThreadPoolExecutor(1, "freeda-pictures") as thread:
+        working: list[Future[None]] = []
+        while True:
+            with outcome.timed("generation"):
+                batch = next(batches, None)
+            _wait_for(working)
+            if batch is None:
+                return outcome
+            outcome.images += len(batch)
+            working.append(thread.submit(_add_batch, batch, models, config, outcome))
+            if not overlap:
+                _wait_for(working)
+
+
+def _wait_for(working: list[Future[None]]) -> None:
+    """Empties the list; raises what went wrong."""
+    while working:
+        working.pop().result()
 
 
 def _tokenize_all(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import index_build.prototypes
 from freeda.config import Preset, Synthesis
 from freeda.diffusion import generate
 from freeda.records import Caption, Reject
@@ -65,6 +66,31 @@ def test_a_prototype_is_the_pooled_feature_of_its_own_mask(models: BuildModels, 
     np.testing.assert_allclose(prototype.vector, upsampled[:, mask].mean(1), rtol=1e-4, atol=1e-5)
     assert prototype.area == pytest.approx(mask.mean())
     assert Image.open(io.BytesIO(prototype.thumbnail)).size == (64, 64)
+
+
+def test_overlapped_stages_change_nothing(models: BuildModels, tiny_preset: Preset) -> None:
+    config = BuildConfig(preset=tiny_preset)
+    texts = [*TEXTS, *TEXTS]
+    apart = build_prototypes(captions(*texts), models, config, overlap=False)
+    together = build_prototypes(captions(*texts), models, config, overlap=True)
+    assert together.rejects == apart.rejects
+    assert together.images == apart.images == 8
+    assert [p.id for p in together.prototypes] == [p.id for p in apart.prototypes]
+    for one, other in zip(together.prototypes, apart.prototypes, strict=True):
+        np.testing.assert_array_equal(one.vector, other.vector)
+        assert one.thumbnail == other.thumbnail
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_error_after_generation_is_raised(
+    models: BuildModels, tiny_preset: Preset, monkeypatch: pytest.MonkeyPatch, overlap: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(index_build.prototypes, "pool_mask", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        build_prototypes(captions(*TEXTS), models, BuildConfig(preset=tiny_preset), overlap=overlap)
 
 
 def test_batch_size_does_not_change_a_caption_s_picture(models: BuildModels, tiny_preset: Preset) -> None:
