@@ -136,6 +136,36 @@ def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
     yield "all maps kept (as DAAM does) over plain, memory", f"{peaks[2] / peaks[0]:.3f}"
 
 
+def formats(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
+    """What another memory format and a compiled UNet are worth to the same generation."""
+    texts = captions(size.batch)
+    eager = make_pipeline(device, size.channels, size.vae_channels)
+    channels_last, compiled = (make_pipeline(device, size.channels, size.vae_channels) for _ in range(2))
+    for network in (channels_last.unet, channels_last.vae):
+        network.to(memory_format=torch.channels_last)
+    compiled.unet.compile()
+
+    def run(pipeline: Any) -> Callable[[], None]:
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator("cpu")
+        return lambda: pipeline(
+            texts,
+            height=size.side,
+            width=size.side,
+            num_inference_steps=size.steps,
+            guidance_scale=7.5,
+            generator=generator.manual_seed(0),
+            output_type="pt",
+        )
+
+    runs = [run(pipeline) for pipeline in (eager, channels_last, compiled)]
+    for once in runs:
+        once()
+    times = fastest(runs, device, repeats)
+    yield "channels-last UNet and VAE over plain, time", f"{times[1] / times[0]:.3f}"
+    yield "compiled UNet over plain, time (compiling not counted)", f"{times[2] / times[0]:.3f}"
+
+
 def _peak(run: Callable[[], None], device: torch.device) -> float:
     gc.collect()
     if device.type != "cuda":
@@ -241,6 +271,7 @@ def table(device: torch.device, repeats: int, count: int) -> Iterator[str]:
     yield "|---|---|"
     for rows in (
         capture(size, device, repeats),
+        formats(size, device, repeats),
         whole_job(device, repeats),
         scaling(32, os.cpu_count() or 1),
         scheduling(count),

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from freeda.config import Preset
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from freeda.gpu_keys import GpuKeys
 from freeda.index_format import (
     KEYS,
     MANIFEST,
@@ -82,23 +83,26 @@ class _Neighborhood:
 class PrototypeIndex:
     """An open index. Keys are searched by FAISS; keys and vectors stay on disk, memory-mapped."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, gpu: bool = False) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._gpu = gpu
         self._known: OrderedDict[tuple[bytes, int, float], _Neighborhood] = OrderedDict()
 
     @classmethod
-    def open(cls, name: str | Path, *, verify: bool | None = None) -> PrototypeIndex:
+    def open(cls, name: str | Path, *, verify: bool | None = None, gpu: bool = False) -> PrototypeIndex:
         """Opens an index by name or folder.
 
         verify: whether to check every file's digest; None does so up to 128 MiB, where it takes
-        no time, and checks names and sizes beyond. Raises `IndexNotFoundError`, `IndexCorruptError`.
+        no time, and checks names and sizes beyond. gpu: whether keys are copied to a GPU at the first
+        search: of use with thousands of classes, if the keys fit.
+        Raises `IndexNotFoundError`, `IndexCorruptError`, at the first search `ConfigError` without a GPU.
         """
         folder = find_index(str(name))
         manifest = read_manifest(folder)
         small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
         check_files(folder, manifest, digests=small if verify is None else verify)
-        return cls(folder, manifest)
+        return cls(folder, manifest, gpu=gpu)
 
     def __len__(self) -> int:
         return self.manifest.prototypes
@@ -133,6 +137,10 @@ class PrototypeIndex:
         return index
 
     @cached_property
+    def _searched(self) -> faiss.Index | GpuKeys:
+        return GpuKeys(self.keys) if self._gpu else self.keys
+
+    @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
         path = self.folder / PROTOTYPES
         try:
@@ -160,7 +168,7 @@ class PrototypeIndex:
                 f"index '{self.folder.name}' holds {self.manifest.key_dim}-d keys but the text model "
                 f"gives {queries.shape[1]}-d; use the preset it was built with"
             )
-        similarities, rows = self.keys.search(np.ascontiguousarray(queries, np.float32), k)
+        similarities, rows = self._searched.search(np.ascontiguousarray(queries, np.float32), k)
         return similarities, rows
 
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
