@@ -147,11 +147,17 @@ def usable_gpus(device: str) -> tuple[str, ...]:
 
 
 def _worker_options(number: int, gpus: Sequence[str]) -> dict[str, Any]:
-    """A process of one thread; memory is not watched, for models fill most of it, and a worker paused
-    for that would wait for ever.
+    """A process of one thread, or on a GPU of two, one of which writes a shard while the other generates
+    the next. Memory is not watched, for models fill most of it, and a worker paused for that would wait
+    for ever.
     """
     environment = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
-    return {"nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": logging.WARNING}
+    return {
+        "nthreads": 2 if gpus else 1,
+        "memory_limit": 0,
+        "env": environment,
+        "silence_logs": logging.WARNING,
+    }
 
 
 def tolerated_deaths(client: Client) -> int:

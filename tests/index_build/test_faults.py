@@ -83,11 +83,11 @@ def undisturbed(config: BuildConfig, captions: Path, tmp_path_factory: pytest.Te
 
 
 @contextmanager
-def cluster(workers: int, allowed_failures: int) -> Iterator[LocalCluster]:
+def cluster(workers: int, allowed_failures: int, threads: int = 1) -> Iterator[LocalCluster]:
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+            n_workers=workers, threads_per_worker=threads, memory_limit=0, dashboard_address="127.0.0.1:0"
         ) as started,
     ):
         yield started
@@ -164,7 +164,7 @@ def test_a_deadly_caption_is_set_aside_and_no_other(
     source = tmp_path / "captions.parquet"
     ids = ["c0", "c1", "c2", "deadly", *(f"c{n}" for n in range(3, len(CAPTIONS)))]
     pq.write_table(pa.table({"id": ids, "caption": texts}), source)
-    with cluster(1, allowed_failures=1) as started, Client(started) as client:
+    with cluster(1, allowed_failures=1, threads=2) as started, Client(started) as client:
         client.register_plugin(Killer("zeppelin"))
         address = started.scheduler_address
         summary = build_index(str(source), tmp_path / "index", config, scheduler=address, device="cpu")
