@@ -94,7 +94,7 @@ def rows(name: str, index: PrototypeIndex, model: str, scenes: int) -> Iterator[
     captions = {row["caption_id"]: row["caption"] for row in found}
     budget = len(captions) // SHARE
     whole = quality(index.folder, scenes)
-    yield f"| {name}: all {len(captions)} captions | {len(index)} | {whole:.1f} | 100 % |"
+    yield f"| {name}: all {len(captions)} captions with prototypes | {len(index)} | {whole:.1f} | 100 % |"
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         selected = [_select(captions, budget, model, folder, seed) for seed in range(SEEDS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import faiss
 import numpy as np
@@ -27,11 +28,23 @@ class GpuKeys:
         self._own = threading.local()
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k (at most 2,048) nearest keys of (C, K) queries: similarities and rows."""
-        if not hasattr(self._own, "copy"):
-            options = faiss.GpuClonerOptions()
-            options.allowCpuCoarseQuantizer = True  # an inverted file's cells are found by an HNSW graph
-            self._own.resources = faiss.StandardGpuResources()
-            self._own.copy = faiss.index_cpu_to_gpu(self._own.resources, 0, self._keys, options)
-        similarities, rows = self._own.copy.search(queries, k)
+        """The k (at most 2,048) nearest keys of (C, K) queries: similarities and rows.
+
+        Raises `ConfigError` for what the GPU's memory or FAISS's GPU code does not take.
+        """
+        try:
+            if not hasattr(self._own, "copy"):
+                self._own.resources = faiss.StandardGpuResources()
+                self._own.copy = self._copy(self._own.resources)
+            similarities, rows = self._own.copy.search(queries, k)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0].split("Error: ")[-1]
+            raise ConfigError(
+                f"the keys cannot be searched on a GPU: {reason}; open the index without gpu=True"
+            ) from error
         return similarities, rows
+
+    def _copy(self, resources: Any) -> faiss.Index:
+        options = faiss.GpuClonerOptions()
+        options.allowCpuCoarseQuantizer = True  # an inverted file's cells are found by an HNSW graph
+        return faiss.index_cpu_to_gpu(resources, 0, self._keys, options)

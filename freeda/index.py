@@ -83,10 +83,9 @@ class _Neighborhood:
 class PrototypeIndex:
     """An open index. Keys are searched by FAISS; keys and vectors stay on disk, memory-mapped."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, gpu: bool = False) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._gpu = gpu
         self._known: OrderedDict[tuple[bytes, int, float], _Neighborhood] = OrderedDict()
 
     @classmethod
@@ -94,15 +93,18 @@ class PrototypeIndex:
         """Opens an index by name or folder.
 
         verify: whether to check every file's digest; None does so up to 128 MiB, where it takes
-        no time, and checks names and sizes beyond. gpu: whether keys are copied to a GPU at the first
-        search: of use with thousands of classes, if the keys fit.
-        Raises `IndexNotFoundError`, `IndexCorruptError`, at the first search `ConfigError` without a GPU.
+        no time, and checks names and sizes beyond. gpu: whether keys are searched on a
+        GPU, to which each thread copies them: of use with thousands of classes, if they fit.
+        Raises `IndexNotFoundError`, `IndexCorruptError`, `ConfigError` without a GPU.
         """
         folder = find_index(str(name))
         manifest = read_manifest(folder)
         small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
         check_files(folder, manifest, digests=small if verify is None else verify)
-        return cls(folder, manifest, gpu=gpu)
+        index = cls(folder, manifest)
+        if gpu:
+            index._searched = GpuKeys(index.keys)
+        return index
 
     def __len__(self) -> int:
         return self.manifest.prototypes
@@ -138,7 +140,7 @@ class PrototypeIndex:
 
     @cached_property
     def _searched(self) -> faiss.Index | GpuKeys:
-        return GpuKeys(self.keys) if self._gpu else self.keys
+        return self.keys
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
@@ -272,10 +274,7 @@ class PrototypeIndex:
         if new:
             similarities, rows = self.search(queries[list(new.values())], k)
             for name, row, similarity in zip(new, rows, similarities, strict=True):
-                near = np.where(similarity >= similarity[0] - margin, row, -1)
-                mean = self._mean_vector(near[near >= 0])
-                vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
-                self._known[name] = _Neighborhood(vector, near, similarity.copy())
+                self._known[name] = self._neighborhood(row, similarity, margin)
         found = [self._known[name] for name in names]
         for name in names:
             self._known.move_to_end(name)
@@ -287,14 +286,19 @@ class PrototypeIndex:
             np.stack([item.similarities for item in found]),
         )
 
-    def _mean_vector(self, rows: np.ndarray) -> np.ndarray:
-        vectors = self.vectors(rows)
-        vectors = vectors[np.isfinite(vectors).all(1)]
-        if not len(vectors):
+    def _neighborhood(self, rows: np.ndarray, similarities: np.ndarray, margin: float) -> _Neighborhood:
+        vectors = self.vectors(rows[rows >= 0])
+        finite = np.zeros(len(rows), bool)
+        finite[rows >= 0] = np.isfinite(vectors).all(1)
+        if not finite.any():
             raise IndexCorruptError(
                 f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it"
             )
-        return np.asarray(vectors.mean(0))
+        near = finite & (similarities >= similarities[finite].max() - margin)
+        mean = vectors[near[rows >= 0]].mean(0)
+        vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        left_out = finite & ~near
+        return _Neighborhood(vector, np.where(left_out, -1, rows), similarities.copy())
 
 
 def _require_rows(rows: Sequence[int] | np.ndarray) -> np.ndarray:

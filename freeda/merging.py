@@ -22,10 +22,13 @@ def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Re
     units = np.divide(sums, lengths, where=usable, out=np.zeros_like(sums))
     touching = _touching(regions.labels, count) & usable & usable.T
     cosines = np.where(touching, units @ units.T, -np.inf)
+    best = cosines.argmax(1)  # each one's most alike neighbour, so that a merge looks at a few rows only
+    peaks = cosines.max(1)
     owner = np.arange(count)
     while True:
-        kept, gone = divmod(int(cosines.argmax()), count)
-        if cosines[kept, gone] <= similarity:
+        kept = int(peaks.argmax())
+        gone = int(best[kept])
+        if peaks[kept] <= similarity:
             break
         owner[owner == gone] = kept
         sums[kept] += sums[gone]
@@ -33,8 +36,11 @@ def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Re
         touching[kept] |= touching[gone]
         touching[gone] = touching[:, gone] = touching[kept, kept] = False
         touching[:, kept] = touching[kept]
-        cosines[gone] = cosines[:, gone] = -np.inf
-        cosines[kept] = cosines[:, kept] = np.where(touching[kept], units @ units[kept], -np.inf)
+        near = np.flatnonzero(touching[kept])
+        cosines[gone] = cosines[:, gone] = cosines[kept] = -np.inf
+        cosines[kept, near] = cosines[near, kept] = units[near] @ units[kept]
+        changed = np.union1d(near, np.flatnonzero((best == kept) | (best == gone)))
+        best[changed], peaks[changed] = cosines[changed].argmax(1), cosines[changed].max(1)
     compact = np.unique(owner, return_inverse=True)[1]
     return Regions(compact[regions.labels].astype(np.int32))
 

@@ -97,7 +97,7 @@ class ClassPrototypes:
     """What the index knows of each class.
 
     vectors: (C, D) float32 unit vectors; rows: (C, K) int64 the prototypes behind each, -1 for none;
-    similarities: (C, K) float32, each prototype's key to the class text.
+    similarities: (C, K) float32, of every neighbour's key and the class text, also where one was left out.
     """
 
     vectors: np.ndarray

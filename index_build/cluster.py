@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,19 +28,31 @@ from distributed import (
     get_worker,
     wait,
 )
+from distributed.scheduler import KilledWorker
 
 from freeda.config import Preset
 from freeda.errors import FreedaError, WorkerError
 from freeda.records import Caption
 from index_build.config import BuildConfig
-from index_build.shards import mark_started, read_report, write_shard
+from index_build.shards import mark_started, read_report, take_started, write_shard
 from index_build.storage import Place
 
 if TYPE_CHECKING:
     from index_build.prototypes import BuildModels
 
-__all__ = ["WorkerDescription", "connect", "installed_models", "run_shard", "tolerated_deaths", "usable_gpus"]
+__all__ = [
+    "LOST_SCHEDULER",
+    "WorkerDescription",
+    "connect",
+    "installed_models",
+    "run_shard",
+    "tolerated_deaths",
+    "usable_gpus",
+]
 
+LOST_SCHEDULER = (
+    "the connection to the Dask scheduler is lost; finished shards are kept: run the same command again"
+)
 _START_SECONDS = 300
 _LOOK_AROUND_SECONDS = 5
 _SETTINGS = {
@@ -48,7 +60,7 @@ _SETTINGS = {
     "distributed.comm.timeouts.connect": "60s",
     # A task that took its worker with it comes back at once: whether it is tried again is decided here.
     "distributed.scheduler.allowed-failures": 0,
-    # No task waits on a busy worker, where it would share that worker's fate.
+    # No more tasks on a worker than it has threads: the others would share that worker's fate.
     "distributed.scheduler.worker-saturation": 1.0,
 }
 _COMPARED_PACKAGES = ("freeda", "torch", "diffusers", "transformers", "open_clip_torch", "timm", "textblob")
@@ -107,6 +119,8 @@ class _ModelPlugin(WorkerPlugin):
             models = load_models(self._preset, self._device)
         except FreedaError as error:
             return _Loaded(error=error)
+        except Exception as error:  # of the model libraries; whoever asks this worker is told
+            return _Loaded(error=WorkerError(f"models cannot be loaded: {type(error).__name__}: {error}"))
         return _Loaded(WorkerDescription(models.describe(), _versions()), models)
 
 
@@ -181,7 +195,8 @@ def installed_models(
         client.register_plugin(_ModelPlugin(name, preset, device, threads))
         _wait_for_models(client, name)
         found = client.run(_describe, name, on_error="return")
-        yield name, WorkerDescription(_agreed(found), _versions())
+        present = {address: item for address, item in found.items() if address in client.nthreads()}
+        yield name, WorkerDescription(_agreed(present), _versions())
     finally:
         with suppress(OSError):  # a scheduler that is gone holds no models
             client.unregister_worker_plugin(name)
@@ -205,16 +220,26 @@ def _wait_for_models(client: Client, name: str) -> None:
     """
     task = client.submit(_load_models, name, pure=False)
     manned = time.monotonic()
-    while not task.done():
-        if client.nthreads():
-            manned = time.monotonic()
-        elif time.monotonic() - manned > _START_SECONDS:
-            raise WorkerError(
-                f"the cluster has had no worker for {_START_SECONDS} s; start some and run the same "
-                f"command again"
-            )
-        with suppress(TimeoutError):
-            wait(task, _LOOK_AROUND_SECONDS)
+    try:
+        while not task.done():
+            if _running_workers(client):
+                manned = time.monotonic()
+            elif time.monotonic() - manned > _START_SECONDS:
+                raise WorkerError(
+                    f"the cluster has had no worker for {_START_SECONDS} s; start some and run the same "
+                    f"command again"
+                )
+            with suppress(TimeoutError):
+                wait(task, _LOOK_AROUND_SECONDS)
+    except (CancelledError, OSError) as error:
+        raise WorkerError(LOST_SCHEDULER) from error
+    if isinstance(task.exception(), KilledWorker):
+        raise WorkerError("workers die while they load the models; is there memory enough for them?")
+
+
+def _running_workers(client: Client) -> int:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sum(worker["status"] == "running" for worker in workers)
 
 
 def _load_models(name: str) -> None:
@@ -233,8 +258,9 @@ def run_shard(
 ) -> None:
     """The task: builds one shard on a worker that has the models. Its report lies with the shard.
 
-    Before it begins it says so in the work folder: should its worker die, that tells it from the tasks
-    that were only waiting there. What is finished is not built again, though Dask may run a task twice.
+    While it generates a mark in the work folder says so: should its worker die, that tells it from the
+    tasks that were waiting there or being written. What is finished is not built again, though Dask may run
+    a task twice.
     """
     from index_build.prototypes import build_prototypes
 
@@ -249,7 +275,10 @@ def run_shard(
         return
     with loaded.turn:
         mark_started(place, name, run)
-        outcome = build_prototypes(captions, loaded.models, config)
+        try:
+            outcome = build_prototypes(captions, loaded.models, config)
+        finally:
+            take_started(place, name, run)  # should its worker die while this one is written, it was another
     write_shard(place, name, len(captions), outcome)
 
 
@@ -272,10 +301,10 @@ async def _describe(name: str, dask_worker: Worker) -> WorkerDescription | Freed
 def _agreed(found: Mapping[str, WorkerDescription | Exception]) -> dict[str, str]:
     first: dict[str, str] = {}
     for address, description in found.items():
-        if isinstance(description, OSError):  # it has left meanwhile; one that comes is asked by its tasks
-            continue
-        if isinstance(description, Exception):
+        if isinstance(description, FreedaError):
             raise description
+        if isinstance(description, Exception):
+            raise WorkerError(f"worker {address} does not answer: {description}") from description
         _require_versions(address, description.versions)
         first = first or description.models
         if description.models != first:

@@ -11,6 +11,7 @@ from typing import Any
 from freeda import __version__
 from freeda.config import Preset
 from freeda.errors import ConfigError
+from index_build.nouns import TAGGING
 
 __all__ = ["BuildConfig", "CaptionColumns", "caption_seed", "differences", "fingerprint"]
 
@@ -69,6 +70,7 @@ class BuildConfig(CaptionColumns):
             "caption_column": self.caption_column,
             "id_column": self.id_column,
             "nouns_column": self.nouns_column,
+            "tagging": TAGGING,
             "thumbnail": self.thumbnail,
             "preset": {
                 "models": preset["models"],

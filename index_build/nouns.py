@@ -11,7 +11,10 @@ from textblob.taggers import PatternTagger
 
 from freeda.records import Caption, NounSpan, Reject
 
-__all__ = ["FindNouns", "PatternNouns", "noun_spans", "singular"]
+__all__ = ["TAGGING", "FindNouns", "PatternNouns", "noun_spans", "singular"]
+
+TAGGING = 2
+"""Grows with every change that finds other nouns: builds with different ones do not mix."""
 
 FindNouns = Callable[[str], list[NounSpan]]
 """A noun tagger: text to spans, in order, without repeats."""
@@ -50,28 +53,30 @@ _NOT_THINGS = frozenset(
 """Nouns that speak of the picture or its layout; a picture does not show them as things."""
 
 
-_NEVER_HEADS = frozenset(
+_ALSO_NOUNS = frozenset(
     """
-    red yellow green blue purple pink brown black white gray grey dark wild open public few
-    several many other same whole young old own next
+    awning bear blind blossom can drum fly key monitor moped net orange ram remote saw sink swallow swing
+    watch
     """.split()  # noqa: SIM905
 )
-"""Adjectives that stand alone behind an article: "in the open", "the other"."""
+"""Names of things that the tagger's lexicon has as adjectives or verbs only; most are classes of the
+data sets that `freeda evaluate` reads.
+"""
 
 
 class PatternNouns:
     """textblob's `PatternTagger` with its lexicon from the wheel: nothing is downloaded.
 
-    Its tags know nothing of their neighbours ("key" is an adjective, "sink" a verb), so a phrase that an
-    article opens and that has no noun gets its last word as one. Neighbouring nouns are one ("fire
-    truck"), known compounds too ("hot dog"); plurals are given in the singular.
+    Its lexicon knows some things as adjectives or verbs only ("key", "sink"); where such a word stands in
+    a noun's place it is one. Neighbouring nouns are one ("fire truck"), known compounds too ("hot dog");
+    plurals are given in the singular.
     """
 
     def __init__(self) -> None:
         self._tagger = PatternTagger()
 
     def __call__(self, text: str) -> list[NounSpan]:
-        words = _with_heads(list(_located(text, self._tagger.tag(text))))
+        words = _retagged(list(_located(text, self._tagger.tag(text))))
         spans: dict[str, NounSpan] = {}
         for group in _noun_groups(text, words):
             span = _to_span(group)
@@ -80,7 +85,6 @@ class PatternNouns:
         return list(spans.values())
 
 
-_ARTICLES = ("DT", "PRP$")
 _Word = tuple[str, str, int]
 """A word, its part-of-speech tag, and where it starts."""
 
@@ -113,37 +117,34 @@ def _located(text: str, tagged: Sequence[tuple[str, str]]) -> Iterator[_Word]:
             position = start + len(word)
 
 
-def _with_heads(words: Sequence[_Word]) -> list[_Word]:
-    """The words, heads of noun phrases without a noun now tagged as one: "a yellow key on", "a sink"."""
+def _retagged(words: Sequence[_Word]) -> list[_Word]:
+    """The words, those of `_ALSO_NOUNS` in a noun's place now tagged as one."""
     return [
-        (word, "NN", start) if _is_head(words, number) else (word, tag, start)
+        (word, "NN", start)
+        if word.lower() in _ALSO_NOUNS and _is_opened(words[:number]) and _is_closed(words[number + 1 :])
+        else (word, tag, start)
         for number, (word, tag, start) in enumerate(words)
     ]
 
 
-def _is_head(words: Sequence[_Word], number: int) -> bool:
-    word, tag, _ = words[number]
-    if tag not in ("JJ", "VB", "VBD", "VBP") or word.lower() in _NEVER_HEADS:
-        return False
-    opening = number - 1
-    while opening >= 0 and words[opening][1] in ("JJ", "VBN", "VBG", "RB"):
-        opening -= 1
-    return opening >= 0 and words[opening][1] in _ARTICLES and _phrase_ends(words[number + 1 : number + 3])
+def _is_opened(before: Sequence[_Word]) -> bool:
+    """Whether a noun may come next: "a yellow", "two", "a toilet and", "a ring,"."""
+    if len(before) > 1 and before[-1][1] in ("CC", ","):
+        return _is_noun(before[-2])
+    described = list(before)
+    while described and described[-1][1] in ("JJ", "VBN", "VBG", "RB"):
+        described.pop()
+    return bool(described) and described[-1][1] in ("DT", "PRP$", "CD")
 
 
-def _phrase_ends(following: Sequence[_Word]) -> bool:
-    """Whether the next two words show that a noun phrase ended before them."""
-    if not following:
-        return True
-    word, tag = following[0][0].lower(), following[0][1]
-    after = following[1][1] if len(following) > 1 else "."
-    if tag in (",", "CC"):
-        return after in (*_ARTICLES, "CD", ".")
-    if tag == "VBG":
-        return after in (*_ARTICLES, "IN", ".")
-    if word == "next":
-        return after == "TO"
-    return tag in (".", ":", "VBZ") or (tag == "IN" and word not in ("of", "up", "out", "off"))
+def _is_closed(after: Sequence[_Word]) -> bool:
+    """Whether the word before was no adjective of what follows: "an orange and white cat", "a saw mill"."""
+    tags = [tag for _, tag, _ in after[:2]] + [".", "."]
+    if tags[0] in ("CC", ",", "VBG"):
+        return not tags[1].startswith("JJ") and not (tags[0] == "VBG" and tags[1].startswith("NN"))
+    if tags[0].startswith(("NN", "JJ")):
+        return after[0][0] in ("next", "full")
+    return tags[0] not in ("DT", "PRP$")
 
 
 def _noun_groups(text: str, words: Sequence[_Word]) -> Iterator[list[_Word]]:

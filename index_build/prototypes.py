@@ -86,32 +86,32 @@ def build_prototypes(
     """Every noun of every caption ends as a prototype or as a reject with its reason.
 
     overlap: whether pictures are localised, pooled and shrunk while the next ones are generated; None
-    for where a GPU generates: a CPU's cores are busy with that anyway.
+    for where an NVIDIA GPU generates: a CPU's cores are busy with that anyway.
     """
     outcome = ShardOutcome()
     with outcome.timed("nouns"):
         tokenized = list(_tokenize_all(captions, models, config, outcome))
     batches = illustrate(models.pipeline, tokenized, config.preset.synthesis)
     if overlap is None:
-        overlap = models.backbone.device.type != "cpu"
+        overlap = models.backbone.device.type == "cuda"
+    last: Future[None] | None = None
     with ThreadPoolExecutor(1, "freeda-pictures") as thread:
-        working: list[Future[None]] = []
-        while True:
-            with outcome.timed("generation"):
-                batch = next(batches, None)
-            _wait_for(working)
-            if batch is None:
-                return outcome
+        while (batch := _next_timed(batches, outcome)) is not None:
+            if last is not None:
+                last.result()
             outcome.images += len(batch)
-            working.append(thread.submit(_add_batch, batch, models, config, outcome))
-            if not overlap:
-                _wait_for(working)
+            if overlap:
+                last = thread.submit(_add_batch, batch, models, config, outcome)
+            else:
+                _add_batch(batch, models, config, outcome)
+        if last is not None:
+            last.result()
+    return outcome
 
 
-def _wait_for(working: list[Future[None]]) -> None:
-    """Empties the list; raises what went wrong."""
-    while working:
-        working.pop().result()
+def _next_timed(batches: Iterator[list[Illustrated]], outcome: ShardOutcome) -> list[Illustrated] | None:
+    with outcome.timed("generation"):
+        return next(batches, None)
 
 
 def _tokenize_all(

@@ -15,7 +15,7 @@ from distributed.scheduler import KilledWorker
 
 from freeda.errors import FreedaError, WorkerError
 from freeda.records import Caption, Reject
-from index_build.cluster import WorkerDescription, run_shard, tolerated_deaths
+from index_build.cluster import LOST_SCHEDULER, WorkerDescription, run_shard, tolerated_deaths
 from index_build.config import BuildConfig
 from index_build.prototypes import ShardOutcome
 from index_build.shards import (
@@ -35,7 +35,7 @@ __all__ = ["DEADLY", "Shard", "ShardSchedule"]
 
 DEADLY = "killed its worker"
 """The reason of a row whose process died each time it was tried alone."""
-_IN_FLIGHT_PER_WORKER = 2
+_IN_FLIGHT_PER_THREAD = 2
 _RETRIES = 2
 _LEAST_DEATHS = 2
 """One death may be a machine's; a shard is suspected from the second on."""
@@ -45,9 +45,6 @@ _NEVER_STARTED = 20
 _LOOK_AROUND_SECONDS = 5
 _UNMANNED_SECONDS = 300
 _SLOW_FILES_SECONDS = 90
-_LOST_SCHEDULER = (
-    "the connection to the Dask scheduler is lost; finished shards are kept: run the same command again"
-)
 
 
 @dataclass(frozen=True)
@@ -79,16 +76,17 @@ class ShardSchedule:
         config: BuildConfig,
         models_name: str,
         expected: WorkerDescription,
-        finished: Callable[[], None],
+        tell: Callable[[], None],
     ) -> None:
         self._client, self._work, self._config = client, work, config
         self._models_name, self._expected = models_name, expected
-        self._finished = finished
+        self._tell = tell
         self._run_id = uuid4().hex[:12]
         self._flying: dict[Future, Shard] = {}
         self._manned = time.monotonic()
         self._deaths: Counter[str] = Counter()
         self._unstarted: Counter[str] = Counter()
+        self._submitted: Counter[str] = Counter()
         self._deaths_to_suspect = max(1, _LEAST_DEATHS - tolerated_deaths(client))
         self.reports: dict[str, ShardReport] = {}
         self.resumed: set[str] = set()
@@ -115,9 +113,15 @@ class ShardSchedule:
         """Fills up to what the cluster's present workers can take; they may come and go."""
         try:
             processing = self._client.processing()
+            threads = sum(self._client.nthreads().values())
         except OSError as error:
-            raise WorkerError(_LOST_SCHEDULER) from error
-        self.workers = {address: "busy" if keys else "idle" for address, keys in processing.items()}
+            raise WorkerError(LOST_SCHEDULER) from error
+        before, self.workers = (
+            self.workers,
+            {address: "busy" if keys else "idle" for address, keys in processing.items()},
+        )
+        if self.workers.keys() != before.keys():
+            self._tell()
         if processing:
             self._manned = time.monotonic()
         elif time.monotonic() - self._manned > _UNMANNED_SECONDS:
@@ -125,7 +129,7 @@ class ShardSchedule:
                 f"the cluster has had no worker for {_UNMANNED_SECONDS} s; finished shards are kept: start "
                 f"workers and run the same command again"
             )
-        room = _IN_FLIGHT_PER_WORKER * max(1, len(processing)) - len(self._flying)
+        room = _IN_FLIGHT_PER_THREAD * max(1, threads) - len(self._flying)
         for shard in islice(pending, max(0, room)):
             self._submit(shard)
 
@@ -136,7 +140,7 @@ class ShardSchedule:
         except TimeoutError:
             return []
         except CancelledError as error:
-            raise WorkerError(_LOST_SCHEDULER) from error
+            raise WorkerError(LOST_SCHEDULER) from error
         return list(done)
 
     def _unfinished(self, shard: Shard) -> Iterator[Shard]:
@@ -155,7 +159,7 @@ class ShardSchedule:
             self._keep(report)
 
     def _submit(self, shard: Shard) -> None:
-        attempt = self._deaths[shard.name] + self._unstarted[shard.name]
+        self._submitted[shard.name] += 1
         future = self._client.submit(
             run_shard,
             self._work.url,
@@ -165,7 +169,7 @@ class ShardSchedule:
             self._models_name,
             self._expected,
             self._run_id,
-            key=f"{shard.name}/{attempt}/{self._run_id}",
+            key=f"{shard.name}/{self._submitted[shard.name]}/{self._run_id}",
             retries=_RETRIES,
             pure=False,
         )
@@ -181,7 +185,7 @@ class ShardSchedule:
             self._keep(self._report_of(shard))
             return ()
         if future.status != "error":
-            raise WorkerError(_LOST_SCHEDULER)
+            raise WorkerError(LOST_SCHEDULER)
         error = future.exception()
         if isinstance(error, KilledWorker):
             return self._after_death(shard)
@@ -206,8 +210,12 @@ class ShardSchedule:
 
     def _after_death(self, shard: Shard) -> tuple[Shard, ...]:
         """A shard that takes its worker with it is halved until the row that does it is alone."""
+        if (report := read_report(self._work, shard.name)) is not None:
+            self._keep(report)
+            return ()
         if not take_started(self._work, shard.name, self._run_id):
             return (self._wait_again(shard),)
+        self._unstarted.clear()  # whoever waited beside it died of it
         self._deaths[shard.name] += 1
         if self._deaths[shard.name] < self._deaths_to_suspect:
             return (shard,)
@@ -246,4 +254,4 @@ class ShardSchedule:
         self.images += report.images
         self.prototypes += report.prototypes
         self.rejects += sum(report.rejects.values())
-        self._finished()
+        self._tell()

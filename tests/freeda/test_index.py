@@ -84,6 +84,10 @@ def test_missing_neighbours_and_non_finite_vectors_are_left_out_of_the_mean(tmp_
     assert (found.rows == -1).sum() == 7
     mean = (prototypes[0].vector + prototypes[2].vector) / 2
     np.testing.assert_allclose(found.vectors[0], mean / np.linalg.norm(mean), rtol=1e-3)
+    nearest_is_damaged = index.class_prototypes(prototypes[1].key[None], 3, margin=0.0)
+    keys = np.stack([prototypes[0].key, prototypes[2].key])
+    other = prototypes[(0, 2)[int((keys @ prototypes[1].key).argmax())]].vector
+    np.testing.assert_allclose(nearest_is_damaged.vectors[0], other / np.linalg.norm(other), rtol=1e-3)
 
 
 def test_vectors_are_searched_by_cosine(folder: Path) -> None:

@@ -36,6 +36,7 @@ from freeda.index_format import FILES, MANIFEST
 from freeda.preset_files import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
+from index_build.progress import Progress
 from index_build.schedule import DEADLY
 from tests.conftest import CAPTIONS
 
@@ -118,11 +119,39 @@ def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
+class Waiter(WorkerPlugin):
+    """Builds nothing until a file is there, or a minute has passed."""
+
+    name = "waiter"
+
+    def __init__(self, go: Path) -> None:
+        self.go = go
+
+    def setup(self, worker: Worker) -> None:
+        build, go = index_build.prototypes.build_prototypes, self.go
+
+        def late(captions, models, config):
+            deadline = time.monotonic() + 60
+            while not go.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return build(captions, models, config)
+
+        index_build.prototypes.build_prototypes = late
+
+
 def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
     config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     seen: list[set[str]] = []
-    with cluster(0, allowed_failures=3) as started:
+    go = tmp_path / "go"
+
+    def look(progress: Progress) -> None:
+        seen.append(set(progress.workers))
+        if len(seen[-1]) > 1:
+            go.touch()
+
+    with cluster(0, allowed_failures=3, threads=2) as started, Client(started) as client:
+        client.register_plugin(Waiter(go))
         started.adapt(minimum=0, maximum=4, interval="100ms", target_duration="1ms")
         build_index(
             str(captions),
@@ -130,10 +159,10 @@ def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
             replace(config, shard_size=1),
             scheduler=started.scheduler_address,
             device="cpu",
-            report=lambda progress: seen.append(set(progress.workers)),
+            report=look,
         )
-    first = next(workers for workers in seen if workers)
-    assert set().union(*seen) > first
+    assert len(next(workers for workers in seen if workers)) == 1
+    assert go.exists()
     assert_same_rows(tmp_path / "index", undisturbed)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import index_build.prototypes
+import index_build.synthesis
 from freeda.config import Preset, Synthesis
 from freeda.diffusion import generate
 from freeda.records import Caption, Reject
@@ -68,11 +70,29 @@ def test_a_prototype_is_the_pooled_feature_of_its_own_mask(models: BuildModels, 
     assert Image.open(io.BytesIO(prototype.thumbnail)).size == (64, 64)
 
 
-def test_overlapped_stages_change_nothing(models: BuildModels, tiny_preset: Preset) -> None:
+def test_overlapped_stages_change_nothing(
+    models: BuildModels, tiny_preset: Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = BuildConfig(preset=tiny_preset)
     texts = [*TEXTS, *TEXTS]
     apart = build_prototypes(captions(*texts), models, config, overlap=False)
+    pool, more_generated = index_build.prototypes.pool_mask, threading.Event()
+    generations = []
+
+    def pool_later(features: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
+        assert more_generated.wait(60), "the second batch waits for the first one's features"
+        return pool(features, mask)
+
+    def count(*arguments: object, **options: object) -> list:
+        generations.append(1)
+        if len(generations) > 1:
+            more_generated.set()
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(index_build.prototypes, "pool_mask", pool_later)
+    monkeypatch.setattr(index_build.synthesis, "generate", count)
     together = build_prototypes(captions(*texts), models, config, overlap=True)
+    assert len(generations) == 3
     assert together.rejects == apart.rejects
     assert together.images == apart.images == 8
     assert [p.id for p in together.prototypes] == [p.id for p in apart.prototypes]
