@@ -80,13 +80,13 @@ class KeepAllMaps:
         self._inner, self._count, self._kept = inner, count, kept
 
     def __call__(
-        self, attn: Attention, hidden: torch.Tensor, text: Any = None, *args: Any, **more: Any
+        self, attn: Attention, hidden: torch.Tensor, encoder_hidden_states: Any = None, **more: Any
     ) -> Any:
-        if text is not None:
+        if encoder_hidden_states is not None:
             query = attn.head_to_batch_dim(attn.to_q(hidden[-self._count :]))
-            key = attn.head_to_batch_dim(attn.to_k(text[-self._count :]))
+            key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states[-self._count :]))
             self._kept.append(attn.get_attention_scores(query, key))
-        return self._inner(attn, hidden, text, *args, **more)
+        return self._inner(attn, hidden, encoder_hidden_states=encoder_hidden_states, **more)
 
 
 def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
