@@ -212,20 +212,19 @@ def scaling(count: int, cores: int) -> Iterator[Row]:
 
 
 def _rate(count: int, workers: int) -> float:
-    """Captions a second between the first finished shard and the last."""
-    seen: list[tuple[float, int]] = []
+    """Captions a second from when the workers have their models until the last shard is finished."""
+    seen: list[float] = []
 
     def note(progress: Progress) -> None:
-        if progress.done and not progress.message:
-            seen.append((time.perf_counter(), progress.done))
+        if progress.workers and not progress.message:
+            seen.append(time.perf_counter())
 
     with TemporaryDirectory() as name:
         path = Path(name) / "captions.parquet"
         pq.write_table(pa.table({"caption": captions(count)}), path)
         config = BuildConfig(preset=load_preset("toy"), shard_size=8)
         build_index(str(path), Path(name) / "index", config, workers=workers, threads=1, report=note)
-    (start, first), (end, last) = seen[0], seen[-1]
-    return (last - first) / (end - start)
+    return count / (seen[-1] - seen[0])
 
 
 class NoModels(WorkerPlugin):
