@@ -91,19 +91,11 @@ def build_index(
         installed_models(client, config.preset, device, threads) as (name, expected),
     ):
         models = expected.models
-        if weights is not None and models != dict(weights):
-            raise IndexMismatchError(
-                f"the models loaded ({models}) are not those that the index was built with "
-                f"({dict(weights)}); give the same model files and precision"
-            )
+        _require_weights(models, weights)
         content = config.content(digest, models)
         build = fingerprint(content)
         if (there := check_target(target, build, content, overwrite)) is not None:
-            if factory not in (None, there.factory):
-                raise OutputError(
-                    f"'{target}' holds this very index with its keys as {there.factory}; `freeda index merge "
-                    f"{target} --factory {factory} --out DIR` writes it with others"
-                )
+            _require_factory(target, there, factory)
             remove_work(target, build)
             refresh_preset(target, there, config.preset)
             return _already_built(target, there, time.perf_counter() - started)
@@ -157,6 +149,22 @@ class _Run:
             workers=schedule.workers,
         )
         self._report(progress)
+
+
+def _require_weights(models: Mapping[str, str], expected: Mapping[str, str] | None) -> None:
+    if expected is not None and models != dict(expected):
+        raise IndexMismatchError(
+            f"the models loaded ({models}) are not those that the index was built with "
+            f"({dict(expected)}); give the same model files and precision"
+        )
+
+
+def _require_factory(target: Place, there: Manifest, factory: str | None) -> None:
+    if factory not in (None, there.factory):
+        raise OutputError(
+            f"'{target}' holds this very index with its keys as {there.factory}; `freeda index merge "
+            f"{target} --factory {factory} --out DIR` writes it with others"
+        )
 
 
 def _already_built(out: Place, manifest: Manifest, elapsed: float) -> BuildSummary:
