@@ -6,21 +6,23 @@ import numpy as np
 
 __all__ = ["near_duplicates"]
 
-_CHUNK = 1024
+_CHUNK, _KEPT_CHUNK = 1024, 16_384
 
 
 def near_duplicates(*spaces: np.ndarray, similarity: float) -> np.ndarray:
     """(N,) bool: which rows repeat one that was kept before them.
 
     spaces: (N, D) float32 unit vectors each; two rows are alike where their cosine is at least
-    `similarity` in every space. A row that is left out makes no other a repeat. Memory: a block of
-    1,024 rows against all kept ones.
+    `similarity` in every space. A row that is left out makes no other a repeat. Memory: blocks of
+    1,024 rows against 16,384 kept ones.
     """
     repeats = np.zeros(len(spaces[0]), bool)
     for start in range(0, len(repeats), _CHUNK):
         stop = min(start + _CHUNK, len(repeats))
         kept = np.flatnonzero(~repeats[:start])
-        repeats[start:stop] = _alike(spaces, slice(start, stop), kept, similarity).any(1)
+        for first in range(0, len(kept), _KEPT_CHUNK):
+            some = kept[first : first + _KEPT_CHUNK]
+            repeats[start:stop] |= _alike(spaces, slice(start, stop), some, similarity).any(1)
         among = _alike(spaces, slice(start, stop), slice(start, stop), similarity)
         for row in range(start, stop):
             before = among[row - start, : row - start]

@@ -108,6 +108,7 @@ def test_near_duplicates_are_left_out_as_the_definition_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("freeda.duplicates._CHUNK", 4)
+    monkeypatch.setattr("freeda.duplicates._KEPT_CHUNK", 5)
     rng = np.random.default_rng(1)
     base = random_prototypes(12, KEY_DIM, VECTOR_DIM)
     items = []
