@@ -93,7 +93,7 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
     process.wait()
     shard = next(out.glob(".work/*/shard-00000000.parquet"))
     shard.write_bytes(shard.read_bytes()[:-100])  # what a power cut may leave
-    marker = shard.with_name("shard-00000006.done.json")
+    marker = shard.with_name("shard-00000005.done.json")
     marker.write_bytes(shard.with_name("shard-00000000.done.json").read_bytes()[:30])
     assert not (out / "manifest.json").exists()
     with pytest.raises((IndexCorruptError, FileNotFoundError)):
