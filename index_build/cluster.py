@@ -195,8 +195,9 @@ def installed_models(
         client.register_plugin(_ModelPlugin(name, preset, device, threads))
         _wait_for_models(client, name)
         found = client.run(_describe, name, on_error="return")
-        present = {address: item for address, item in found.items() if address in client.nthreads()}
-        yield name, WorkerDescription(_agreed(present), _versions())
+        present = client.nthreads()  # some may have left meanwhile; those that come are asked by their tasks
+        asked = {address: answer for address, answer in found.items() if address in present}
+        yield name, WorkerDescription(_agreed(asked), _versions())
     finally:
         with suppress(OSError):  # a scheduler that is gone holds no models
             client.unregister_worker_plugin(name)
@@ -231,9 +232,10 @@ def _wait_for_models(client: Client, name: str) -> None:
                 )
             with suppress(TimeoutError):
                 wait(task, _LOOK_AROUND_SECONDS)
+        failure = task.exception()
     except (CancelledError, OSError) as error:
         raise WorkerError(LOST_SCHEDULER) from error
-    if isinstance(task.exception(), KilledWorker):
+    if isinstance(failure, KilledWorker):
         raise WorkerError("workers die while they load the models; is there memory enough for them?")
 
 
