@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,10 +90,22 @@ class KeepAllMaps:
         return self._inner(attn, hidden, encoder_hidden_states=encoder_hidden_states, **more)
 
 
+def generate_plain(pipeline: Any, texts: list[str], size: Size) -> None:
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline(
+        texts,
+        height=size.side,
+        width=size.side,
+        num_inference_steps=size.steps,
+        guidance_scale=7.5,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in range(len(texts))],
+        output_type="pt",
+    )
+
+
 def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
     """Time and memory of capturing, beside plain generation at the same batch and steps."""
     pipeline, texts = make_pipeline(device, size.channels, size.vae_channels), captions(size.batch)
-    pipeline.set_progress_bar_config(disable=True)
     config = Synthesis(
         height=size.side, width=size.side, steps=size.steps, guidance_scale=7.5, batch=size.batch
     )
@@ -102,16 +115,7 @@ def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
         positions.append(item.positions if item else ())
     seeds = list(range(size.batch))
 
-    def plain() -> None:
-        pipeline(
-            texts,
-            height=size.side,
-            width=size.side,
-            num_inference_steps=size.steps,
-            guidance_scale=7.5,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="pt",
-        )
+    plain = partial(generate_plain, pipeline, texts, size)
 
     def captured() -> None:
         generate(pipeline, texts, positions, seeds, config)
@@ -145,20 +149,7 @@ def formats(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
         network.to(memory_format=torch.channels_last)
     compiled.unet.compile()
 
-    def run(pipeline: Any) -> Callable[[], None]:
-        pipeline.set_progress_bar_config(disable=True)
-        generator = torch.Generator("cpu")
-        return lambda: pipeline(
-            texts,
-            height=size.side,
-            width=size.side,
-            num_inference_steps=size.steps,
-            guidance_scale=7.5,
-            generator=generator.manual_seed(0),
-            output_type="pt",
-        )
-
-    runs = [run(pipeline) for pipeline in (eager, channels_last, compiled)]
+    runs = [partial(generate_plain, pipeline, texts, size) for pipeline in (eager, channels_last, compiled)]
     for once in runs:
         once()
     times = fastest(runs, device, repeats)

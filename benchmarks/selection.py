@@ -10,7 +10,7 @@ captions whose nouns have a long tail, as those of photographs have; their index
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,6 +38,7 @@ from index_build.preparation import (
     write_captions,
 )
 
+Embed = Callable[[list[str]], np.ndarray]
 SHARE = 4
 SEEDS = 4
 LONG_TAILED, TAIL = 480, 1.5
@@ -55,15 +56,15 @@ def long_tailed_captions(count: int) -> list[Caption]:
     order = np.random.default_rng(0).permutation(len(THINGS))
     rank = {THINGS[number]: place + 1 for place, number in enumerate(order)}
     kept: list[Caption] = []
-    for number in itertools.count(_FIRST_SCENE):
+    numbers = itertools.count(_FIRST_SCENE)
+    while len(kept) < count:
+        number = next(numbers)
         rng = scene_rng("example", number)
         scene = draw_scene(rng, 32)
         chance = min(rank[item.kind.name] ** -TAIL for item in scene.things)
         if rng.random() < chance:
             kept.append(Caption(id=f"tail-{number}", text=describe(scene, rng)))
-        if len(kept) == count:
-            return kept
-    raise AssertionError
+    return kept
 
 
 def build_long_tailed(work: Path) -> PrototypeIndex:
@@ -81,15 +82,16 @@ def quality(folder: Path, scenes: int) -> float:
 
 
 def table(model: str, scenes: int, work: Path) -> Iterator[str]:
+    embed = load_sentence_model(model, "cpu")
     yield f"{scenes} held-out scenes."
     yield ""
     yield "| captions | prototypes | mIoU | of all |"
     yield "|---|---|---|---|"
-    yield from rows("balanced", PrototypeIndex.open("toy"), model, scenes)
-    yield from rows("long tail", build_long_tailed(work), model, scenes)
+    yield from rows("balanced", PrototypeIndex.open("toy"), embed, scenes)
+    yield from rows("long tail", build_long_tailed(work), embed, scenes)
 
 
-def rows(name: str, index: PrototypeIndex, model: str, scenes: int) -> Iterator[str]:
+def rows(name: str, index: PrototypeIndex, embed: Embed, scenes: int) -> Iterator[str]:
     found = index.rows(range(len(index)), ["caption_id", "caption"])
     captions = {row["caption_id"]: row["caption"] for row in found}
     budget = len(captions) // SHARE
@@ -97,7 +99,7 @@ def rows(name: str, index: PrototypeIndex, model: str, scenes: int) -> Iterator[
     yield f"| {name}: all {len(captions)} captions with prototypes | {len(index)} | {whole:.1f} | 100 % |"
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        selected = [_select(captions, budget, model, folder, seed) for seed in range(SEEDS)]
+        selected = [_select(captions, budget, embed, folder, seed) for seed in range(SEEDS)]
         drawn = [
             np.random.default_rng(seed).choice(sorted(captions), budget, replace=False).tolist()
             for seed in range(SEEDS)
@@ -119,12 +121,12 @@ def _row(
     return f"| {kind} | {np.mean(sizes):.0f} | {mean:.1f} ({spread}) | {mean / whole:.1%} |"
 
 
-def _select(captions: dict[str, str], budget: int, model: str, folder: Path, seed: int) -> list[str]:
+def _select(captions: dict[str, str], budget: int, embed: Embed, folder: Path, seed: int) -> list[str]:
     path = folder / "captions.parquet"
     items = (Caption(id=key, text=text) for key, text in captions.items())
     write_captions(items, path, overwrite=True)
     source = open_captions(str(path), CaptionColumns())
-    selection = select_captions(source, budget, load_sentence_model(model, "cpu"), PatternNouns(), seed=seed)
+    selection = select_captions(source, budget, embed, PatternNouns(), seed=seed)
     return [item.id for item in chosen_captions(source, selection)]
 
 

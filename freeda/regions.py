@@ -114,9 +114,9 @@ def region_weights(labels: np.ndarray, grid: tuple[int, int], pooling: Pooling =
     return _WEIGHTS[pooling](labels, grid)
 
 
-def pool_regions(features: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-    """(R, D): the area-weighted mean of (D, h, w) features in every region of (H, W) labels."""
-    weights = area_weights(labels, (features.shape[-2], features.shape[-1]))
+def pool_regions(features: torch.Tensor, labels: np.ndarray, pooling: Pooling = "area") -> torch.Tensor:
+    """(R, D): the weighted mean of (D, h, w) features in every region of (H, W) labels."""
+    weights = region_weights(labels, (features.shape[-2], features.shape[-1]), pooling)
     return weights.to(features.device) @ features.flatten(1).T
 
 

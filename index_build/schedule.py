@@ -116,11 +116,9 @@ class ShardSchedule:
             threads = sum(self._client.nthreads().values())
         except OSError as error:
             raise WorkerError(LOST_SCHEDULER) from error
-        before, self.workers = (
-            self.workers,
-            {address: "busy" if keys else "idle" for address, keys in processing.items()},
-        )
-        if self.workers.keys() != before.keys():
+        changed = processing.keys() != self.workers.keys()
+        self.workers = {address: "busy" if keys else "idle" for address, keys in processing.items()}
+        if changed:
             self._tell()
         if processing:
             self._manned = time.monotonic()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -25,13 +25,14 @@ from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_poo
 from freeda.index import PrototypeIndex
 from freeda.loading import choose_device
 from freeda.merging import merge_alike
-from freeda.presets import BACKGROUND_CONCEPTS, load_preset, load_recipe
-from freeda.records import ClassName, ClassPrototypes, Regions
+from freeda.methods.vocabulary import Vocabulary, parse_concepts, unasked
+from freeda.presets import load_preset, load_recipe
+from freeda.records import ClassName, Regions
 from freeda.refinement import pamr
-from freeda.regions import area_weights, region_weights, superpixels
+from freeda.regions import area_weights, pool_regions, region_weights, superpixels
 from freeda.scoring import fuse_scores, local_scores, paint_regions, upsample_patches
 from freeda.segmentation import BACKGROUND, Segmentation
-from freeda.text import ClipModel, load_clip, parse_class_names, parse_classes
+from freeda.text import ClipModel, load_clip, parse_class_names
 from freeda.vision import Backbone, embed_images, load_backbone
 from freeda.windows import WindowedImage, WindowScores, grouped, same_sized
 
@@ -42,28 +43,6 @@ _MOST_AHEAD = 16
 """Images read ahead of their turn at most: photographs decoded take 100 MB each."""
 Classes = str | Sequence[str] | Sequence[ClassName]
 FindRegions = Callable[[np.ndarray, Config], Regions]
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Classes with what is computed of them once.
-
-    concepts: what the background is made of, where it is asked for; each is scored like a class, in
-    rows after those of the classes. texts: (C, K) unit text embeddings; prototypes: (C, D) unit class
-    prototypes; retrieved: which prototypes of the index are behind each class.
-    """
-
-    classes: tuple[ClassName, ...]
-    concepts: tuple[ClassName, ...]
-    texts: torch.Tensor
-    prototypes: torch.Tensor
-    retrieved: ClassPrototypes
-
-    @property
-    def row_names(self) -> tuple[str, ...]:
-        """What every row stands for, for people."""
-        concepts = (f"{BACKGROUND}: {item.name}" for item in self.concepts)
-        return (*(item.name for item in self.classes), *concepts)
 
 
 def find_superpixels(image: np.ndarray, config: Config) -> Regions:
@@ -122,7 +101,7 @@ class FreedaSegmenter:
     def encode_classes(self, classes: Classes) -> Vocabulary:
         """Embeds the class names and retrieves their prototypes."""
         parsed = parse_class_names(classes, background=self.background)
-        concepts = _unasked(self.config.background_concepts, parsed) if self.background else ()
+        concepts = unasked(self.config.background_concepts, parsed) if self.background else ()
         texts = self._clip.embed_classes([*parsed, *concepts], self.config.templates)
         found = self.index.class_prototypes(texts, self.config.neighbors, margin=self.config.neighbor_margin)
         device = self._backbone.device
@@ -219,10 +198,7 @@ class FreedaSegmenter:
         """A window's superpixels, joined where their (D, h, w) features are alike."""
         if self.config.merge_above == 1:
             return regions
-        weights = region_weights(
-            regions.labels, (features.shape[-2], features.shape[-1]), self.config.pooling
-        )
-        pooled = weights.to(features.device) @ features.flatten(1).T
+        pooled = pool_regions(features, regions.labels, self.config.pooling)
         return merge_alike(regions, pooled.cpu().numpy(), self.config.merge_above)
 
     def _local_at(
@@ -353,20 +329,6 @@ class FreedaSegmenter:
         }
 
 
-def _unasked(concepts: Sequence[str], classes: Sequence[ClassName]) -> tuple[ClassName, ...]:
-    """The background concepts that nobody asked for as a class."""
-    asked = {name.casefold() for item in classes for name in item.names}
-    return tuple(ClassName(name) for name in concepts if name.casefold() not in asked)
-
-
-def _parse_concepts(concepts: str | Sequence[str]) -> tuple[str, ...]:
-    if concepts == "none":
-        return ()
-    if concepts == "usual":
-        return BACKGROUND_CONCEPTS
-    return tuple(name for item in parse_classes(concepts) for name in item.names)
-
-
 def load(
     index: str | Path = "toy",
     *,
@@ -396,7 +358,7 @@ def load(
     if neighbors is not None:
         config = replace(config, neighbors=neighbors)
     if background_concepts is not None:
-        config = replace(config, background_concepts=_parse_concepts(background_concepts))
+        config = replace(config, background_concepts=parse_concepts(background_concepts))
     return FreedaSegmenter(
         opened,
         load_clip(chosen.models.clip, place, dtype),

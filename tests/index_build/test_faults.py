@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -119,7 +120,14 @@ def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
-class Waiter(WorkerPlugin):
+class AroundBuilding(WorkerPlugin):
+    """Runs `build` in place of a worker's `build_prototypes`, which it is given."""
+
+    def setup(self, worker: Worker) -> None:
+        index_build.prototypes.build_prototypes = partial(self.build, index_build.prototypes.build_prototypes)
+
+
+class Waiter(AroundBuilding):
     """Builds nothing until a file is there, or a minute has passed."""
 
     name = "waiter"
@@ -127,16 +135,11 @@ class Waiter(WorkerPlugin):
     def __init__(self, go: Path) -> None:
         self.go = go
 
-    def setup(self, worker: Worker) -> None:
-        build, go = index_build.prototypes.build_prototypes, self.go
-
-        def late(captions, models, config):
-            deadline = time.monotonic() + 60
-            while not go.exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            return build(captions, models, config)
-
-        index_build.prototypes.build_prototypes = late
+    def build(self, original, captions, models, config):
+        deadline = time.monotonic() + 60
+        while not self.go.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return original(captions, models, config)
 
 
 def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
@@ -166,7 +169,7 @@ def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
-class Killer(WorkerPlugin):
+class Killer(AroundBuilding):
     """Makes one caption deadly: the process that builds it kills itself."""
 
     name = "killer"
@@ -174,16 +177,12 @@ class Killer(WorkerPlugin):
     def __init__(self, word: str) -> None:
         self.word = word
 
-    def setup(self, worker: Worker) -> None:
-        build, word = index_build.prototypes.build_prototypes, self.word
-
-        def deadly(captions, models, config):
-            outcome = build(captions, models, config)
-            if any(word in caption.text for caption in captions):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return outcome
-
-        index_build.prototypes.build_prototypes = deadly
+    def build(self, original, captions, models, config):
+        outcome = original(captions, models, config)
+        if any(self.word in caption.text for caption in captions):
+            time.sleep(2)  # a nanny does not restart a worker that dies while it is being started
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
 
 
 def test_a_deadly_caption_is_set_aside_and_no_other(
