@@ -35,7 +35,7 @@ from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from index_build import BuildConfig, build_index
 from index_build.cluster import connect, installed_models
-from index_build.nouns import PatternNouns
+from index_build.nouns import PatternNouns, TaggedCaption
 from index_build.progress import Progress
 from index_build.prototypes import ShardOutcome, build_prototypes, load_models
 from index_build.schedule import Shard, ShardSchedule
@@ -74,6 +74,14 @@ def captions(count: int) -> list[str]:
     return texts
 
 
+def tagged(texts: list[str]) -> tuple[TaggedCaption, ...]:
+    find_nouns = PatternNouns()
+    return tuple(
+        TaggedCaption(Caption(id=str(number), text=text), tuple(find_nouns(text)))
+        for number, text in enumerate(texts)
+    )
+
+
 class KeepAllMaps:
     """DAAM's way of capturing (Tang et al. 2023): every map of every head, layer and step is kept."""
 
@@ -109,9 +117,9 @@ def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
     config = Synthesis(
         height=size.side, width=size.side, steps=size.steps, guidance_scale=7.5, batch=size.batch
     )
-    tagger, positions = PatternNouns(), []
-    for text in texts:
-        item, _ = tokenize(pipeline, Caption(id="", text=text), tagger(text), 0)
+    positions = []
+    for caption in tagged(texts):
+        item, _ = tokenize(pipeline, caption.caption, caption.spans, 0)
         positions.append(item.positions if item else ())
     seeds = list(range(size.batch))
 
@@ -170,11 +178,11 @@ def _peak(run: Callable[[], None], device: torch.device) -> float:
 
 
 def whole_job(device: torch.device, repeats: int) -> Iterator[Row]:
-    """All of a shard, from tagging to features, over its pipeline alone; the toy's three models."""
+    """All of a shard, from tokens to features, over its pipeline alone; the toy's three models."""
     config = BuildConfig(preset=load_preset("toy"))
     models, synthesis = load_models(config.preset, str(device)), config.preset.synthesis
     texts = captions(2 * synthesis.batch)
-    items = [Caption(id=f"{number}", text=text) for number, text in enumerate(texts)]
+    items = tagged(texts)
 
     def plain() -> None:
         for start in range(0, len(texts), synthesis.batch):
@@ -236,21 +244,18 @@ class _Nothing:
 def scheduling(count: int) -> Iterator[Row]:
     """What a caption costs where its models cost nothing, and how the client's memory grows."""
     config = BuildConfig(preset=load_preset("toy"))
-    size = config.shard_size
+    texts = captions(config.shard_size)
     with TemporaryDirectory() as name, connect(1, None) as client:
         client.register_plugin(NoModels())
         with installed_models(client, config.preset, "cpu", 1) as (plugin, expected):
             schedule = ShardSchedule(client, Place(name), config, plugin, expected, lambda: None)
-            shards = (
-                Shard(shard_name(start), tuple(Caption(id=str(n), text="a cat") for n in range(size)))
-                for start in range(count // size)
-            )
+            shards = (Shard(shard_name(start), tagged(texts)) for start in range(count // len(texts)))
             with PeakMemory() as peak:
                 started = time.perf_counter()
                 schedule.run(shards)
                 elapsed = time.perf_counter() - started
     yield (
-        f"scheduling and writing, {count:,} captions of no cost, ms a caption",
+        f"tagging, scheduling and writing, {count:,} captions of no cost, ms a caption",
         f"{elapsed / count * 1e3:.3f}",
     )
     yield "the client's memory meanwhile, MB", f"{peak.megabytes:.0f}"

@@ -17,6 +17,7 @@ from freeda.index_format import FILES, MANIFEST, REPORT, Manifest
 from freeda.records import Caption
 from index_build.captions import open_captions
 from index_build.config import BuildConfig, CaptionColumns
+from index_build.folders import locked
 from index_build.job import BuildSummary, build_index
 
 __all__ = ["Appended", "append"]
@@ -41,12 +42,18 @@ def append(index: str | Path, captions: str, columns: CaptionColumns, **options:
     options: of `build_index`, but for `overwrite`, `factory` and `weights`. Raises as `build_index` and
     `merge` do, and `OutputError` for an index that is part of the package.
     """
-    folder = _restored(str(index)) or find_index(str(index)).resolve()
+    folder = _locate(str(index))
     _require_own(folder)
+    with locked(folder, _beside(folder, "lock")):
+        _restore(folder)
+        return _append(folder, captions, columns, **options)
+
+
+def _append(folder: Path, captions: str, columns: CaptionColumns, **options: Any) -> Appended:
     opened = PrototypeIndex.open(folder, verify=True)
     if opened.manifest.fingerprints["diffusion"].startswith("unknown"):
         raise IndexMismatchError(
-            f"'{index}' was imported, and what made its pictures is not known; build an index beside it"
+            f"'{folder}' was imported, and what made its pictures is not known; build an index beside it"
         )
     _clear(folder, opened.manifest)
     rows = open_captions(captions, columns)
@@ -122,11 +129,16 @@ def _other_files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.name not in (MANIFEST, REPORT, *FILES))
 
 
-def _restored(name: str) -> Path | None:
-    """An index that was being replaced when its process died goes back to its place."""
+def _locate(name: str) -> Path:
+    """Where an index is, or was when the process died that was replacing it."""
     for folder in (place.resolve() for place in search_paths(name)):
-        replaced = _beside(folder, "replaced")
-        if replaced.exists() and not folder.exists():
-            os.rename(replaced, folder)
+        if _beside(folder, "replaced").exists() and not folder.exists():
             return folder
-    return None
+    return find_index(name).resolve()
+
+
+def _restore(folder: Path) -> None:
+    """An index that was being replaced when its process died goes back to its place."""
+    replaced = _beside(folder, "replaced")
+    if replaced.exists() and not folder.exists():
+        os.rename(replaced, folder)

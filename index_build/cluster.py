@@ -28,12 +28,13 @@ from distributed import (
     get_worker,
     wait,
 )
+from distributed.core import Status
 from distributed.scheduler import KilledWorker
 
 from freeda.config import Preset
 from freeda.errors import FreedaError, WorkerError
-from freeda.records import Caption
 from index_build.config import BuildConfig
+from index_build.nouns import TaggedCaption
 from index_build.shards import mark_started, read_report, take_started, write_shard
 from index_build.storage import Place
 
@@ -45,6 +46,7 @@ __all__ = [
     "WorkerDescription",
     "connect",
     "installed_models",
+    "replace_lost",
     "run_shard",
     "tolerated_deaths",
     "usable_gpus",
@@ -141,12 +143,34 @@ def connect(workers: int, scheduler: str | None, gpus: Sequence[str] = ()) -> It
         }
         address = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
         with (
-            SpecCluster(
-                specification, {"cls": Scheduler, "options": address}, silence_logs=logging.WARNING
-            ) as cluster,
+            _started(specification, {"cls": Scheduler, "options": address}) as cluster,
             Client(cluster) as client,
         ):
             yield client
+
+
+def _started(workers: dict[int, Any], scheduler: dict[str, Any]) -> SpecCluster:
+    try:
+        return SpecCluster(workers, scheduler, silence_logs=logging.WARNING)
+    except RuntimeError as error:
+        raise WorkerError(
+            f"a worker process ended as it was being started ({error}); is there memory enough for it?"
+        ) from error
+
+
+def replace_lost(client: Client) -> None:
+    """Starts others for the workers of our own cluster that are gone for good: Dask restarts one that dies
+    once only, if that fails.
+    """
+    if isinstance(client.cluster, SpecCluster):
+        client.cluster.sync(_replace_lost, client.cluster)
+
+
+async def _replace_lost(cluster: SpecCluster) -> None:
+    for name, nanny in list(cluster.workers.items()):
+        if nanny.status in (Status.failed, Status.closed):
+            del cluster.workers[name]
+    cluster.scale(len(cluster.worker_spec))  # opens those of the specification that are not there
 
 
 def usable_gpus(device: str) -> tuple[str, ...]:
@@ -223,6 +247,7 @@ def _wait_for_models(client: Client, name: str) -> None:
     manned = time.monotonic()
     try:
         while not task.done():
+            replace_lost(client)
             if _running_workers(client):
                 manned = time.monotonic()
             elif time.monotonic() - manned > _START_SECONDS:
@@ -252,7 +277,7 @@ def _load_models(name: str) -> None:
 def run_shard(
     work: str,
     name: str,
-    captions: Sequence[Caption],
+    captions: Sequence[TaggedCaption],
     config: BuildConfig,
     models_name: str,
     expected: WorkerDescription,

@@ -38,7 +38,8 @@ class CaptionColumns:
 class BuildConfig(CaptionColumns):
     """Everything that decides which prototypes come out; where and how fast it runs is no part of it.
 
-    thumbnail: side in pixels; shard_size: captions a task.
+    thumbnail: side in pixels; shard_size: captions with nouns a task; a multiple of
+    the preset's batch fills all batches.
     """
 
     preset: Preset

@@ -15,7 +15,7 @@ from freeda.errors import NothingBuiltError
 from freeda.records import Caption, Prototype, Reject
 from index_build.captions import CaptionSource, open_captions
 from index_build.config import BuildConfig
-from index_build.nouns import PatternNouns, noun_spans
+from index_build.nouns import PatternNouns, TaggedCaption, noun_spans
 from index_build.prototypes import BuildModels, build_prototypes, load_models
 
 __all__ = ["WORKER_COUNTS", "Estimate", "estimate_build"]
@@ -58,8 +58,9 @@ def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") 
     """
     source = open_captions(captions, config)
     total, rejects, sample = _count(source)
-    spans = [noun_spans(item, PatternNouns())[0] for item in sample]
-    with_nouns = [item for item, found in zip(sample, spans, strict=True) if found]
+    find_nouns = PatternNouns()
+    tagged = [TaggedCaption(item, tuple(noun_spans(item, find_nouns)[0])) for item in sample]
+    with_nouns = [item for item in tagged if item.spans]
     if not with_nouns:
         raise NothingBuiltError(
             f"none of {len(sample)} captions looked at has a noun; give captions that name visible things"
@@ -80,7 +81,7 @@ def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") 
         rejects=rejects,
         tagged=len(sample),
         timed=len(timed),
-        nouns=round(total * sum(map(len, spans)) / len(sample)),
+        nouns=round(total * sum(len(item.spans) for item in with_nouns) / len(sample)),
         images=images,
         prototypes=prototypes,
         seconds=elapsed * share,

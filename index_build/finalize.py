@@ -24,19 +24,19 @@ def finalize(
     work: Place,
     reports: Sequence[ShardReport],
     early_rejects: Sequence[Reject],
+    captions: int,
     origin: Origin,
     factory: str | None = None,
 ) -> Manifest:
     """Writes the index and its closing report into `out`.
 
-    reports: of all shards, in the captions' order; early_rejects: rows that were no captions;
-    factory: as `write_index` takes it.
+    reports: of all shards, in the captions' order; early_rejects: rows that were no captions and
+    nouns that gave nothing to generate; captions: rows in all; factory: as `write_index` takes it.
     Raises `CaptionsError`, `OutputError`, `WorkerError`.
     """
     rejects = pa.concat_tables([reject_table(early_rejects), *read_rejects(work, reports)])
     if not sum(report.prototypes for report in reports):
         raise NothingBuiltError(_nothing_built(rejects))
-    captions = sum(report.captions for report in reports) + len(early_rejects)
     try:
         with staged(out) as folder:
             reasons = Counter(rejects.column("reason").to_pylist())

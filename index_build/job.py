@@ -6,8 +6,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,13 +23,16 @@ from index_build.captions import CaptionSource, open_captions
 from index_build.cluster import connect, installed_models, usable_gpus
 from index_build.config import BuildConfig, fingerprint
 from index_build.finalize import finalize
-from index_build.folders import check_target, open_work, other_builds, refresh_preset, remove_work
+from index_build.folders import check_target, locked, open_work, other_builds, refresh_preset, remove_work
+from index_build.nouns import PatternNouns, TaggedCaption, noun_spans
 from index_build.progress import Progress, Report
 from index_build.schedule import Shard, ShardSchedule
 from index_build.shards import shard_name
 from index_build.storage import Place
 
 __all__ = ["BuildSummary", "build_index"]
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,33 +89,41 @@ def build_index(
     processes = workers or max(1, len(gpus))
     if scheduler is None:
         threads = threads or max(1, (os.cpu_count() or 1) // processes)
-    report(Progress(total=total, message="loading models"))
-    with (
-        connect(processes, scheduler, gpus) as client,
-        installed_models(client, config.preset, device, threads) as (name, expected),
-    ):
-        models = expected.models
-        _require_weights(models, weights)
-        content = config.content(digest, models)
-        build = fingerprint(content)
-        if (there := check_target(target, build, content, overwrite)) is not None:
-            _require_factory(target, there, factory)
-            remove_work(target, build)
-            refresh_preset(target, there, config.preset)
-            return _already_built(target, there, time.perf_counter() - started)
-        for note in (f"Dask dashboard: {client.dashboard_link}", *other_builds(target, build, content)):
-            report(Progress(total=total, note=note))
-        work = open_work(target, build, content)
-        run = _Run(source, config, total, report)
-        schedule = ShardSchedule(client, work, config, name, expected, lambda: run.tell(schedule))
-        reports = schedule.run(run.shards())
-    run.tell(schedule, "writing the index")
-    origin = Origin(
-        preset=config.preset.as_dict(), models=models, build=content, fingerprint=build, seed=config.seed
-    )
-    manifest = finalize(target, work, reports, run.early, origin, factory)
-    remove_work(target, build)
-    return _summarize(target, manifest, run.early, schedule, time.perf_counter() - started)
+    with _alone(target):
+        report(Progress(total=total, message="loading models"))
+        with (
+            connect(processes, scheduler, gpus) as client,
+            installed_models(client, config.preset, device, threads) as (name, expected),
+        ):
+            models = expected.models
+            _require_weights(models, weights)
+            content = config.content(digest, models)
+            build = fingerprint(content)
+            if (there := check_target(target, build, content, overwrite)) is not None:
+                _require_factory(target, there, factory)
+                remove_work(target, build)
+                refresh_preset(target, there, config.preset)
+                return _already_built(target, there, time.perf_counter() - started)
+            for note in (f"Dask dashboard: {client.dashboard_link}", *other_builds(target, build, content)):
+                report(Progress(total=total, note=note))
+            work = open_work(target, build, content)
+            run = _Run(source, config, total, report)
+            schedule = ShardSchedule(client, work, config, name, expected, lambda: run.tell(schedule))
+            reports = schedule.run(run.shards())
+        run.tell(schedule, "writing the index")
+        origin = Origin(
+            preset=config.preset.as_dict(), models=models, build=content, fingerprint=build, seed=config.seed
+        )
+        manifest = finalize(target, work, reports, run.early, total, origin, factory)
+        remove_work(target, build)
+        return _summarize(target, manifest, run.early, schedule, time.perf_counter() - started)
+
+
+@contextmanager
+def _alone(target: Place) -> Iterator[None]:
+    """Object stores have no locks; two runs there write the same bytes to the same names."""
+    with locked(target.local, target.local / _LOCK) if target.local else nullcontext():
+        yield
 
 
 class _Run:
@@ -120,27 +132,33 @@ class _Run:
     def __init__(self, source: CaptionSource, config: BuildConfig, total: int, report: Report) -> None:
         self._source, self._config = source, config
         self._total, self._report = total, report
+        self._left_out = 0
         self.early: list[Reject] = []
 
     def shards(self) -> Iterator[Shard]:
-        """All captions in order; rows that are none are put into `early`."""
-        captions: list[Caption] = []
-        names = map(shard_name, count())
+        """All captions with nouns, in order: those without would leave holes in the last batches."""
+        captions = self._tagged()
+        for name in map(shard_name, count()):
+            chosen = tuple(islice(captions, self._config.shard_size))
+            if not chosen:
+                return
+            yield Shard(name, chosen)
+
+    def _tagged(self) -> Iterator[TaggedCaption]:
+        """Tags while the workers generate; what gives nothing to generate is put into `early`."""
+        find_nouns = PatternNouns()
         for item in self._source:
-            if isinstance(item, Reject):
-                self.early.append(item)
-                continue
-            captions.append(item)
-            if len(captions) == self._config.shard_size:
-                yield Shard(next(names), tuple(captions))
-                captions = []
-        if captions:
-            yield Shard(next(names), tuple(captions))
+            spans, missing = ([], [item]) if isinstance(item, Reject) else noun_spans(item, find_nouns)
+            self.early += missing
+            if isinstance(item, Caption) and spans:
+                yield TaggedCaption(item, tuple(spans))
+            else:
+                self._left_out += 1
 
     def tell(self, schedule: ShardSchedule, message: str = "") -> None:
         progress = Progress(
             total=self._total,
-            done=len(self.early) + schedule.captions,
+            done=self._left_out + schedule.captions,
             images=schedule.images,
             prototypes=schedule.prototypes,
             rejects=len(self.early) + schedule.rejects,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import inflect
@@ -11,10 +12,12 @@ from textblob.taggers import PatternTagger
 
 from freeda.records import Caption, NounSpan, Reject
 
-__all__ = ["TAGGING", "FindNouns", "PatternNouns", "noun_spans", "singular"]
+__all__ = ["TAGGING", "FindNouns", "PatternNouns", "TaggedCaption", "noun_spans", "singular"]
 
-TAGGING = 2
-"""Grows with every change that finds other nouns: builds with different ones do not mix."""
+TAGGING = 3
+"""Grows with every change that finds other nouns or deals captions out to shards by them in another way:
+builds with different ones do not mix.
+"""
 
 FindNouns = Callable[[str], list[NounSpan]]
 """A noun tagger: text to spans, in order, without repeats."""
@@ -62,6 +65,14 @@ _ALSO_NOUNS = frozenset(
 """Names of things that the tagger's lexicon has as adjectives or verbs only; most are classes of the
 data sets that `freeda evaluate` reads.
 """
+
+
+@dataclass(frozen=True)
+class TaggedCaption:
+    """A caption and its nouns, one at least."""
+
+    caption: Caption
+    spans: tuple[NounSpan, ...]
 
 
 class PatternNouns:
@@ -179,6 +190,7 @@ def _singular(word: _Word) -> str:
     return singular(word[0]) if word[1] in ("NNS", "NNPS") else word[0]
 
 
+@lru_cache(maxsize=1 << 16)
 def singular(name: str) -> str:
     """The singular of a name taken for a plural; the name where it has none."""
     return _inflections().singular_noun(name) or name

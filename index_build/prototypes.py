@@ -1,4 +1,4 @@
-"""From captions to prototypes: tag, generate, localise, pool, embed, in one process."""
+"""From captions with their nouns to prototypes: generate, localise, pool, embed, in one process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from freeda.attention import DegenerateMapError, localize
 from freeda.config import Preset
 from freeda.diffusion import load_pipeline, pipeline_fingerprint
 from freeda.loading import choose_device
-from freeda.records import Caption, NounSpan, Prototype, Reject
+from freeda.records import NounSpan, Prototype, Reject
 from freeda.regions import pool_mask
 from freeda.text import ClipModel, load_clip, textual_keys
 from freeda.vision import Backbone, load_backbone
 from index_build.config import BuildConfig, caption_seed
-from index_build.nouns import FindNouns, PatternNouns, noun_spans
+from index_build.nouns import TaggedCaption
 from index_build.samples import Sample, draw_sample
 from index_build.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
 
@@ -32,12 +32,11 @@ __all__ = ["BuildModels", "ShardOutcome", "build_prototypes", "load_models"]
 
 @dataclass(frozen=True)
 class BuildModels:
-    """The three models of a preset and a noun tagger, loaded once a process."""
+    """The three models of a preset, loaded once a process."""
 
     pipeline: Any
     clip: ClipModel
     backbone: Backbone
-    find_nouns: FindNouns
 
     def fingerprints(self) -> dict[str, str]:
         return {
@@ -76,12 +75,15 @@ def load_models(preset: Preset, device: str = "auto") -> BuildModels:
         pipeline=load_pipeline(preset.models.diffusion, place, dtype),
         clip=load_clip(preset.models.clip, place, dtype),
         backbone=load_backbone(preset.models.backbone, place, dtype),
-        find_nouns=PatternNouns(),
     )
 
 
 def build_prototypes(
-    captions: Sequence[Caption], models: BuildModels, config: BuildConfig, *, overlap: bool | None = None
+    captions: Sequence[TaggedCaption],
+    models: BuildModels,
+    config: BuildConfig,
+    *,
+    overlap: bool | None = None,
 ) -> ShardOutcome:
     """Every noun of every caption ends as a prototype or as a reject with its reason.
 
@@ -89,7 +91,7 @@ def build_prototypes(
     for where an NVIDIA GPU generates: a CPU's cores are busy with that anyway.
     """
     outcome = ShardOutcome()
-    with outcome.timed("nouns"):
+    with outcome.timed("tokens"):
         tokenized = list(_tokenize_all(captions, models, config, outcome))
     batches = illustrate(models.pipeline, tokenized, config.preset.synthesis)
     if overlap is None:
@@ -115,15 +117,11 @@ def _next_timed(batches: Iterator[list[Illustrated]], outcome: ShardOutcome) -> 
 
 
 def _tokenize_all(
-    captions: Sequence[Caption], models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+    captions: Sequence[TaggedCaption], models: BuildModels, config: BuildConfig, outcome: ShardOutcome
 ) -> Iterator[TokenizedCaption]:
-    for caption in captions:
-        spans, missing = noun_spans(caption, models.find_nouns)
-        outcome.rejects += missing
-        if not spans:
-            continue
-        seed = caption_seed(config.seed, caption.id)
-        item, beyond = tokenize(models.pipeline, caption, spans, seed)
+    for tagged in captions:
+        seed = caption_seed(config.seed, tagged.caption.id)
+        item, beyond = tokenize(models.pipeline, tagged.caption, tagged.spans, seed)
         outcome.rejects += beyond
         if item is not None:
             yield item

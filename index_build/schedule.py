@@ -14,19 +14,20 @@ from distributed import Client, Future, TimeoutError, wait
 from distributed.scheduler import KilledWorker
 
 from freeda.errors import FreedaError, WorkerError
-from freeda.records import Caption, Reject
-from index_build.cluster import LOST_SCHEDULER, WorkerDescription, run_shard, tolerated_deaths
+from freeda.records import Reject
+from index_build.cluster import LOST_SCHEDULER, WorkerDescription, replace_lost, run_shard, tolerated_deaths
 from index_build.config import BuildConfig
+from index_build.nouns import TaggedCaption
 from index_build.prototypes import ShardOutcome
 from index_build.shards import (
     ShardReport,
+    WorkState,
     forget_report,
     half_names,
-    is_split,
     mark_split,
     read_report,
+    read_state,
     take_started,
-    was_finished,
     write_shard,
 )
 from index_build.storage import Place
@@ -52,7 +53,7 @@ class Shard:
     """Captions of one task. Its two halves are shards as well."""
 
     name: str
-    captions: tuple[Caption, ...]
+    captions: tuple[TaggedCaption, ...]
 
     def halves(self) -> tuple[Shard, Shard]:
         middle = len(self.captions) // 2
@@ -100,7 +101,8 @@ class ShardSchedule:
 
         Raises `WorkerError`, and whatever a task raises on purpose.
         """
-        pending = (part for shard in shards for part in self._unfinished(shard))
+        state = read_state(self._work)
+        pending = (part for shard in shards for part in self._unfinished(shard, state))
         self._launch(pending)
         while self._flying:
             for future in self._next_done():
@@ -111,6 +113,7 @@ class ShardSchedule:
 
     def _launch(self, pending: Iterator[Shard]) -> None:
         """Fills up to what the cluster's present workers can take; they may come and go."""
+        replace_lost(self._client)
         try:
             processing = self._client.processing()
             threads = sum(self._client.nthreads().values())
@@ -141,14 +144,12 @@ class ShardSchedule:
             raise WorkerError(LOST_SCHEDULER) from error
         return list(done)
 
-    def _unfinished(self, shard: Shard) -> Iterator[Shard]:
-        if is_split(self._work, shard.name):
+    def _unfinished(self, shard: Shard, state: WorkState) -> Iterator[Shard]:
+        if shard.name in state.split:
             for half in shard.halves():
-                yield from self._unfinished(half)
-            return
-        report = read_report(self._work, shard.name)
-        if report is None:
-            self.damaged += was_finished(self._work, shard.name)
+                yield from self._unfinished(half, state)
+        elif (report := state.reports.get(shard.name)) is None:
+            self.damaged += shard.name in state.damaged
             yield shard
         else:
             self.resumed.add(shard.name)
@@ -242,7 +243,7 @@ class ShardSchedule:
                 f"{len(self.deadly)} captions killed their workers (out of memory?); finished shards are "
                 f"kept: run the same command again, with a smaller batch in the preset if memory was short"
             )
-        caption = shard.captions[0]
+        caption = shard.captions[0].caption
         outcome = ShardOutcome(rejects=[Reject(caption_id=caption.id, noun="", reason=DEADLY)])
         self._keep(write_shard(self._work, shard.name, 1, outcome))
 

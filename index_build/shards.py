@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,19 +22,19 @@ from index_build.storage import Place
 
 __all__ = [
     "ShardReport",
+    "WorkState",
     "forget_report",
     "half_names",
-    "is_split",
     "mark_split",
     "mark_started",
     "read_prototypes",
     "read_rejects",
     "read_report",
     "read_samples",
+    "read_state",
     "reject_table",
     "shard_name",
     "take_started",
-    "was_finished",
     "write_shard",
 ]
 
@@ -76,6 +76,19 @@ class ShardReport:
     sizes: dict[str, int]
 
 
+@dataclass(frozen=True)
+class WorkState:
+    """What earlier runs have left.
+
+    reports: of finished shards by name; damaged: names of those that have a marker and yet must be built;
+    split: names of those that are built as two halves.
+    """
+
+    reports: dict[str, ShardReport]
+    damaged: frozenset[str]
+    split: frozenset[str]
+
+
 def shard_name(number: int) -> str:
     return f"shard-{number:08d}"
 
@@ -111,16 +124,33 @@ def write_shard(work: Place, name: str, captions: int, outcome: ShardOutcome) ->
 def read_report(work: Place, name: str) -> ShardReport | None:
     """The report of a finished shard whose files have their full size; None where it must be built."""
     try:
-        report = ShardReport(**json.loads(work.read(name + _DONE)))
-    except (FileNotFoundError, ValueError, TypeError):  # a marker cut short is no marker
+        return _whole_report(work.read(name + _DONE), work.size)
+    except FileNotFoundError:
         return None
-    whole = all(work.size(name + suffix) == size for suffix, size in report.sizes.items())
+
+
+def read_state(work: Place) -> WorkState:
+    """Of all shards at once: one listing, and the markers a few at a time."""
+    sizes = work.sizes()
+    finished = [name for name in sizes if name.endswith(_DONE)]
+    reports = {
+        name.removesuffix(_DONE): _whole_report(content, sizes.get)
+        for name, content in zip(finished, work.read_all(finished), strict=True)
+    }
+    return WorkState(
+        reports={name: report for name, report in reports.items() if report is not None},
+        damaged=frozenset(name for name, report in reports.items() if report is None),
+        split=frozenset(name.removesuffix(_SPLIT) for name in sizes if name.endswith(_SPLIT)),
+    )
+
+
+def _whole_report(content: bytes, size_of: Callable[[str], int | None]) -> ShardReport | None:
+    try:
+        report = ShardReport(**json.loads(content))
+    except (ValueError, TypeError):  # a marker cut short is no marker
+        return None
+    whole = all(size_of(report.name + suffix) == size for suffix, size in report.sizes.items())
     return report if whole else None
-
-
-def was_finished(work: Place, name: str) -> bool:
-    """Whether a shard has a marker; one without a report then is damaged."""
-    return work.exists(name + _DONE)
 
 
 def mark_started(work: Place, name: str, run: str) -> None:
@@ -145,40 +175,37 @@ def mark_split(work: Place, name: str) -> None:
     work.write(name + _SPLIT, b"")
 
 
-def is_split(work: Place, name: str) -> bool:
-    return work.exists(name + _SPLIT)
-
-
 def read_prototypes(work: Place, reports: Sequence[ShardReport]) -> Iterator[Prototype]:
     """All prototypes in the captions' order, one shard in memory at a time.
 
     Raises `WorkerError` for a shard whose bytes are not those that were written, after making sure
     that the next run builds it again.
     """
-    for report in reports:
-        for row in _read_table(work, report, _PROTOTYPES).to_pylist():
-            yield _to_prototype(row)
+    for table in _read_tables(work, reports, _PROTOTYPES):
+        yield from map(_to_prototype, table.to_pylist())
 
 
 def read_rejects(work: Place, reports: Sequence[ShardReport]) -> Iterator[pa.Table]:
     """All rejects in the captions' order, a table a shard; raises as `read_prototypes` does."""
-    return (_read_table(work, report, _REJECTS) for report in reports)
+    return _read_tables(work, reports, _REJECTS)
 
 
 def read_samples(work: Place, reports: Sequence[ShardReport]) -> list[Sample]:
     """The samples of some shards; raises as `read_prototypes` does."""
-    rows = [row for report in reports for row in _read_table(work, report, _SAMPLE).to_pylist()]
+    rows = [row for table in _read_tables(work, reports, _SAMPLE) for row in table.to_pylist()]
     return [Sample(row["caption"], tuple(row["nouns"]), row["strip"]) for row in rows]
 
 
-def _read_table(work: Place, report: ShardReport, suffix: str) -> pa.Table:
-    content = work.read(report.name + suffix)
-    if hashlib.sha256(content).hexdigest() != report.digests[suffix]:
-        forget_report(work, report.name)
-        raise WorkerError(
-            f"{report.name} in '{work}' is not as it was written; run the same command again to build it anew"
-        )
-    return pq.read_table(pa.BufferReader(content))
+def _read_tables(work: Place, reports: Sequence[ShardReport], suffix: str) -> Iterator[pa.Table]:
+    contents = work.read_all(report.name + suffix for report in reports)
+    for report, content in zip(reports, contents, strict=True):
+        if hashlib.sha256(content).hexdigest() != report.digests[suffix]:
+            forget_report(work, report.name)
+            raise WorkerError(
+                f"{report.name} in '{work}' is not as it was written; run the same command again to build it "
+                f"anew"
+            )
+        yield pq.read_table(pa.BufferReader(content))
 
 
 def reject_table(rejects: Sequence[Reject]) -> pa.Table:

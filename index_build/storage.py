@@ -5,7 +5,9 @@ or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,8 @@ from freeda.index_format import KEYS, MANIFEST
 
 __all__ = ["Place", "find_parquet"]
 
+_READ_AHEAD = 16
+"""Files read at once: an object store takes its time over each."""
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
 
 
@@ -74,6 +78,17 @@ class Place:
         except _errors() as error:
             raise OutputError(f"cannot read '{self._path(name)}': {_reason(error)}") from error
 
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Whole files, in order, a few ahead of the one that is asked for; raises as `read` does."""
+        with ThreadPoolExecutor(_READ_AHEAD, "freeda-reading") as threads:
+            ahead: deque[Future[bytes]] = deque()
+            for name in names:
+                ahead.append(threads.submit(self.read, name))
+                if len(ahead) == _READ_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
     def write(self, name: str, content: bytes) -> None:
         """Replaces a file at once: a reader, or a run after a power cut, finds the old or the new one.
 
@@ -95,11 +110,20 @@ class Place:
             raise OutputError(f"cannot write '{self._path(name)}': {_reason(error)}") from error
 
     def names(self) -> list[str]:
-        """What lies in the folder, sorted; nothing where there is no folder."""
-        with suppress(FileNotFoundError):
-            found = self._files.ls(self._root, detail=False)
-            return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
-        return []
+        """What lies in the folder, sorted; nothing where there is no folder. Raises `OutputError`."""
+        return sorted(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """What lies in the folder by name, in bytes, from one listing; raises `OutputError`."""
+        while True:
+            try:
+                found = self._files.ls(self._root, detail=True)
+                return {item["name"].rstrip("/").rsplit("/", 1)[-1]: int(item["size"] or 0) for item in found}
+            except FileNotFoundError:  # of the folder, or of a file that went while it was being listed
+                if not self._files.exists(self._root):
+                    return {}
+            except _errors() as error:
+                raise OutputError(f"cannot list '{self}': {_reason(error)}") from error
 
     def discard(self, name: str) -> None:
         """Removes a file or a folder with all it holds, if there is one."""

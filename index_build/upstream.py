@@ -27,7 +27,7 @@ from index_build.config import fingerprint
 from index_build.finalize import finalize
 from index_build.folders import check_target, open_work, remove_work
 from index_build.prototypes import ShardOutcome
-from index_build.shards import read_report, shard_name, write_shard
+from index_build.shards import read_state, shard_name, write_shard
 from index_build.storage import Place
 
 __all__ = ["import_upstream"]
@@ -68,17 +68,17 @@ def import_upstream(
         remove_work(target, name)
         return there
     work = open_work(target, name, content)
-    reports = []
+    finished, reports = read_state(work).reports, []
     for number, start in enumerate(range(0, len(names), chunk)):
         part = names[start : start + chunk]
-        report = read_report(work, shard_name(number))
+        report = finished.get(shard_name(number))
         if report is None:
             outcome = _read_chunk(embeddings, part, keys, start, width)
             report = write_shard(work, shard_name(number), len(part), outcome)
         reports.append(report)
         progress(start + len(part), len(names))
     origin = Origin(preset=preset.as_dict(), models=models, build=content, fingerprint=name)
-    manifest = finalize(target, work, reports, [], origin)
+    manifest = finalize(target, work, reports, [], len(names), origin)
     remove_work(target, name)
     return manifest
 

@@ -18,6 +18,7 @@ from freeda.records import Caption, Reject
 from index_build.captions import open_captions
 from index_build.config import BuildConfig
 from index_build.estimate import estimate_build
+from index_build.nouns import PatternNouns, TaggedCaption
 from index_build.prototypes import build_prototypes, load_models
 
 
@@ -26,7 +27,9 @@ def test_the_estimate_is_what_a_build_gives(tiny_preset: Preset, captions_file: 
     estimate = estimate_build(str(captions_file), config, device="cpu")
     rows = list(open_captions(str(captions_file), config))
     captions = [row for row in rows if isinstance(row, Caption)]
-    outcome = build_prototypes(captions, load_models(tiny_preset, "cpu"), config)
+    tagged = [TaggedCaption(row, tuple(PatternNouns()(row.text))) for row in captions]
+    models = load_models(tiny_preset, "cpu")
+    outcome = build_prototypes([item for item in tagged if item.spans], models, config)
     assert (estimate.captions, estimate.rejects) == (7, sum(isinstance(row, Reject) for row in rows))
     assert estimate.images == outcome.images == 5
     by_noun = Counter((item.caption_id, item.noun) for item in outcome.prototypes)

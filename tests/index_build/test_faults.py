@@ -44,6 +44,7 @@ from tests.conftest import CAPTIONS
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SHARD_SIZE = 2
+READ_TIMEOUT = 2
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -179,7 +180,7 @@ class Killer(AroundBuilding):
 
     def build(self, original, captions, models, config):
         outcome = original(captions, models, config)
-        if any(self.word in caption.text for caption in captions):
+        if any(self.word in item.caption.text for item in captions):
             time.sleep(2)  # a nanny does not restart a worker that dies while it is being started
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome
@@ -200,6 +201,40 @@ def test_a_deadly_caption_is_set_aside_and_no_other(
     rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").to_pylist()
     assert {"caption_id": "deadly", "noun": "", "reason": DEADLY} in rejects
     assert_same_rows(tmp_path / "index", undisturbed)
+
+
+FAILING_START = """
+import os
+import signal
+from pathlib import Path
+
+import index_build.prototypes
+
+
+def dask_setup(worker):
+    starts = Path(STARTS)
+    starts.touch()
+    starts.write_text(starts.read_text() + "x")
+    if starts.read_text() == "x":
+        index_build.prototypes.build_prototypes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    if starts.read_text() == "xx":
+        worker._register_with_scheduler = fail
+
+
+async def fail():
+    raise OSError("no scheduler")
+"""
+
+
+def test_a_worker_that_cannot_be_restarted_is_replaced(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    preload, starts = tmp_path / "preload.py", tmp_path / "starts"
+    preload.write_text(FAILING_START.replace("STARTS", repr(str(starts))))
+    with dask.config.set({"distributed.worker.preload": [str(preload)]}):
+        build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert starts.read_text() == "xxx"
+    assert contents(tmp_path / "index") == contents(undisturbed)
 
 
 @contextmanager
@@ -324,8 +359,8 @@ def test_captions_and_index_may_lie_in_s3(
 
 
 class _FailingProxy(BaseHTTPRequestHandler):
-    """Passes requests on to the server of `port`, but answers every fifth with 503 and hangs up on
-    every seventh after it has been carried out.
+    """Passes requests on to the server of `port`, but answers every fifth with 503, hangs up on every
+    seventh after it has been carried out, and leaves every eleventh without an answer.
     """
 
     protocol_version = "HTTP/1.1"
@@ -340,6 +375,11 @@ class _FailingProxy(BaseHTTPRequestHandler):
             self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()
+            return
+        if number % 11 == 0:
+            self.failed["timed out"] += 1
+            time.sleep(2 * READ_TIMEOUT)
+            self.close_connection = True
             return
         server = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         server.request(self.command, self.path, body, dict(self.headers))
@@ -378,9 +418,12 @@ def test_an_s3_whose_requests_fail_again_and_again(
     files = use_s3(monkeypatch, s3_port)
     files.mkdir("failing")
     use_s3(monkeypatch, proxy.server_port)
+    patience = {"config_kwargs": {"read_timeout": READ_TIMEOUT}}
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(patience))
+    monkeypatch.setitem(fsspec.config.conf, "s3", patience)
     fsspec.filesystem("s3").clear_instance_cache()
     build_index(str(captions), "s3://failing/index", config, workers=1, device="cpu")
     proxy.shutdown()
-    assert min(_FailingProxy.failed["503"], _FailingProxy.failed["hung up"]) > 3
+    assert min(_FailingProxy.failed[name] for name in ("503", "hung up", "timed out")) > 2
     files.get("s3://failing/index", str(tmp_path / "index"), recursive=True)
     assert contents(tmp_path / "index") == contents(undisturbed)

@@ -26,6 +26,7 @@ from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
 from index_build.append import append
 from index_build.config import CaptionColumns
+from index_build.folders import locked
 from tests.conftest import CAPTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -68,7 +69,7 @@ def test_the_summary_counts_everything(uninterrupted) -> None:
     assert summary.rejects == dict(Counter(row["reason"] for row in rejects))
     assert summary.rejects["empty caption"] == 1
     assert summary.rejects["no nouns"] == 1
-    assert set(summary.seconds) >= {"nouns", "generation", "features", "localisation", "keys"}
+    assert set(summary.seconds) >= {"generation", "features", "localisation", "keys"}
     assert not (folder / ".work").exists()
     assert (folder / "report.html").read_text().count("data:image/webp") == 5
     ids = [row["id"] for row in index.rows(range(len(index)), ["id"])]
@@ -89,11 +90,13 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
         assert time.monotonic() < deadline, "no shard was finished"
         assert process.poll() is None, "the build ended before it could be killed"
         time.sleep(0.02)
+    with pytest.raises(OutputError, match=f"another run is writing '{out}'"):
+        build_index(str(captions), out, BuildConfig(preset=load_preset(str(preset_file)), shard_size=1))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     shard = next(out.glob(".work/*/shard-00000000.parquet"))
     shard.write_bytes(shard.read_bytes()[:-100])  # what a power cut may leave
-    marker = shard.with_name("shard-00000005.done.json")
+    marker = shard.with_name("shard-00000004.done.json")
     marker.write_bytes(shard.with_name("shard-00000000.done.json").read_bytes()[:30])
     assert not (out / "manifest.json").exists()
     with pytest.raises((IndexCorruptError, FileNotFoundError)):
@@ -185,6 +188,11 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
     build_index(str(captions), tmp_path / "index", config, device="cpu")
     # As a process leaves it that dies while the grown index takes the old one's place.
     (tmp_path / "index").rename(tmp_path / ".index.replaced")
+    with (
+        locked(tmp_path / "index", tmp_path / ".index.lock"),
+        pytest.raises(OutputError, match="another run is writing"),
+    ):
+        append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
     done = append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
     one, grown = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index", verify=True)
     assert done.addition is not None
@@ -196,3 +204,52 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
     again = append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
     assert again.addition is None
     assert again.manifest == grown.manifest
+
+
+_THINGS = ("cat", "dog", "bird", "tree", "boat", "clock", "apple", "lamp")
+_THINGS += ("horse", "chair", "table", "spoon", "fork", "knife", "car", "train")
+ODD_ROWS = {
+    "null": None,
+    "empty": "",
+    "spaces": " \t\n ",
+    "long": "a cat on the grass and " * 450,
+    "control": "a \x00 cat \x07 on \x1b[31m the grass",
+    "right to left": "قطة على العشب a cat",
+    "emoji": "🐱 a cat 🐶 and a dog 🎉",
+    "accents": "a café, a naïve piñata and a jalapeño",
+    "surplus": "photo of photo of photo",
+    "no nouns": "slowly and quietly",
+    "sixty nouns": " and ".join(f"a {thing}" for thing in (4 * _THINGS)[:60]),
+    "html": "<b>a dog</b> &amp; a cat",
+    "digits": "12345 67890",
+    "wrapping": "a cat\non the\r\ngrass",
+}
+TOO_LONG = "noun not within the first 40 tokens"
+
+
+def test_odd_rows_end_as_prototypes_or_counted_rejects(preset_file: Path, tmp_path: Path) -> None:
+    ids, texts = [*ODD_ROWS, "null", "again"], [*ODD_ROWS.values(), "a dog", "a dog"]
+    captions, out = tmp_path / "odd.parquet", tmp_path / "index"
+    pq.write_table(pa.table({"id": ids, "caption": texts}), captions)
+    config = BuildConfig(preset=load_preset(str(preset_file)))
+    summary = build_index(str(captions), out, config, device="cpu")
+    assert summary.captions == len(ids)
+    rejects = pq.read_table(out / "rejects.parquet").to_pylist()
+    index = PrototypeIndex.open(out, verify=True)
+    made = {(row["caption_id"], row["noun"]) for row in index.rows(range(len(index)), ["caption_id", "noun"])}
+    refused = {(row["caption_id"], row["noun"]) for row in rejects}
+    assert not made & refused
+    assert {name for name, _ in made | refused} == set(ids)
+    assert {(row["caption_id"], row["reason"]) for row in rejects if row["reason"] != TOO_LONG} == {
+        ("null", "empty caption"),
+        ("empty", "empty caption"),
+        ("spaces", "empty caption"),
+        ("null", "duplicate id"),
+        ("surplus", "no nouns"),
+        ("no nouns", "no nouns"),
+        ("digits", "no nouns"),
+    }
+    assert {("long", "cat"), ("control", "cat"), ("right to left", "cat"), ("wrapping", "grass")} <= made
+    assert {("emoji", "cat"), ("emoji", "dog"), ("again", "dog")} <= made
+    assert {row["caption_id"] for row in rejects if row["reason"] == TOO_LONG} == {"sixty nouns"}
+    assert len([item for item in made | refused if item[0] == "sixty nouns"]) == len(_THINGS)
