@@ -15,7 +15,7 @@ from results import publish
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from freeda.config import TEMPLATES
-from freeda.loading import choose_device, prepare
+from freeda.loading import choose_device, prepare, usual_precision
 from freeda.methods.diffsegmenter import Config, DiffSegmenter
 from freeda.presets import load_preset
 from freeda.text import load_clip
@@ -33,7 +33,7 @@ def make_pipeline(
 ) -> StableDiffusionPipeline:
     """Stable Diffusion 1.5's blocks, and by default its widths; the tokenizer is the toy world's."""
     torch.manual_seed(0)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = usual_precision(device)
     tokenizer = CLIPTokenizer.from_pretrained(CARD.parent / "weights" / "diffusion" / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(

@@ -28,7 +28,7 @@ from results import publish
 import index_build.prototypes
 from freeda.config import Synthesis
 from freeda.diffusion import generate
-from freeda.loading import choose_device
+from freeda.loading import choose_device, usual_precision
 from freeda.presets import load_preset
 from freeda.records import Caption
 from freeda.toyworld.captions import describe
@@ -149,20 +149,25 @@ def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
 
 
 def formats(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
-    """What another memory format and a compiled UNet are worth to the same generation."""
+    """What bfloat16, another memory format and a compiled UNet are worth to the same generation."""
     texts = captions(size.batch)
-    eager = make_pipeline(device, size.channels, size.vae_channels)
-    channels_last, compiled = (make_pipeline(device, size.channels, size.vae_channels) for _ in range(2))
+    eager, channels_last, compiled, brief = (
+        make_pipeline(device, size.channels, size.vae_channels) for _ in range(4)
+    )
+    brief.to(torch.bfloat16)
     for network in (channels_last.unet, channels_last.vae):
         network.to(memory_format=torch.channels_last)
     compiled.unet.compile()
 
-    runs = [partial(generate_plain, pipeline, texts, size) for pipeline in (eager, channels_last, compiled)]
+    pipelines = (eager, channels_last, compiled, brief)
+    runs = [partial(generate_plain, pipeline, texts, size) for pipeline in pipelines]
     for once in runs:
         once()
     times = fastest(runs, device, repeats)
     yield "channels-last UNet and VAE over plain, time", f"{times[1] / times[0]:.3f}"
     yield "compiled UNet over plain, time (compiling not counted)", f"{times[2] / times[0]:.3f}"
+    usual = str(usual_precision(device)).removeprefix("torch.")
+    yield f"bfloat16 over {usual}, time", f"{times[3] / times[0]:.3f}"
 
 
 def _peak(run: Callable[[], None], device: torch.device) -> float:

@@ -21,7 +21,7 @@ from freeda.errors import ConfigError, ModelNotFoundError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["choose_device", "fingerprint", "is_folder", "load_first", "prepare"]
+__all__ = ["choose_device", "fingerprint", "is_folder", "load_first", "prepare", "usual_precision"]
 
 Model = TypeVar("Model")
 
@@ -47,6 +47,11 @@ def _named_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}' was asked for, but PyTorch sees no CUDA GPU; use auto or cpu")
     return device
+
+
+def usual_precision(device: torch.device) -> torch.dtype:
+    """Half on an NVIDIA GPU, single elsewhere."""
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def is_folder(model_id: str) -> bool:
@@ -81,8 +86,9 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
 def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     """A short digest of a model's weights: names, shapes and evenly spaced values as float16.
 
-    float16, so that a model loaded at another precision keeps its fingerprint; a sample, so that
-    a billion parameters take no time. It tells models apart; it is no proof against forgery.
+    float16, so that a model loaded at single or half precision has the same one (bfloat16 has fewer
+    digits); a sample, so that a billion parameters take no time. It tells models apart; it is no proof
+    against forgery.
     """
     digest = hashlib.sha256()
     for name in sorted(weights):

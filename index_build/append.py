@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import freeda
+from freeda.config import Precision, Preset
 from freeda.errors import IndexMismatchError, NothingBuiltError, OutputError
 from freeda.index import PrototypeIndex, find_index, search_paths
 from freeda.index_editing import merge
@@ -60,7 +61,7 @@ def _append(folder: Path, captions: str, columns: CaptionColumns, **options: Any
     source = replace(rows, known=_known(opened))
     if not any(isinstance(item, Caption) for item in source):
         return Appended(opened.manifest, None, "all captions were in it already")
-    config = BuildConfig(preset=opened.preset, seed=opened.manifest.seed, **vars(columns))
+    config = BuildConfig(preset=_same_precision(opened), seed=opened.manifest.seed, **vars(columns))
     # Of these captions and this state of the index: an interrupted one is found again, no other is.
     state = opened.manifest.build_fingerprint[:8]
     addition = _beside(folder, f"addition-{rows.digest()[0][:8]}-{state}")
@@ -75,6 +76,12 @@ def _append(folder: Path, captions: str, columns: CaptionColumns, **options: Any
     _swap(grown, folder)
     shutil.rmtree(addition)
     return Appended(merged.manifest, summary)
+
+
+def _same_precision(index: PrototypeIndex) -> Preset:
+    """The index's preset with the precision its pictures had, whatever would be usual on this machine."""
+    preset, precision = index.preset, cast(Precision, index.manifest.fingerprints["precision"])
+    return replace(preset, synthesis=replace(preset.synthesis, precision=precision))
 
 
 def _known(index: PrototypeIndex) -> frozenset[tuple[str, str]]:

@@ -17,7 +17,7 @@ from PIL import Image
 from freeda.attention import DegenerateMapError, localize
 from freeda.config import Preset
 from freeda.diffusion import load_pipeline, pipeline_fingerprint
-from freeda.loading import choose_device
+from freeda.loading import choose_device, usual_precision
 from freeda.records import NounSpan, Prototype, Reject
 from freeda.regions import pool_mask
 from freeda.text import ClipModel, load_clip, textual_keys
@@ -47,7 +47,7 @@ class BuildModels:
 
     def describe(self) -> dict[str, str]:
         """What must agree on all workers and between a run and its resumption."""
-        return self.fingerprints() | {"precision": str(self.clip.dtype).removeprefix("torch.")}
+        return self.fingerprints() | {"precision": str(self.pipeline.dtype).removeprefix("torch.")}
 
 
 @dataclass
@@ -68,11 +68,13 @@ class ShardOutcome:
 
 
 def load_models(preset: Preset, device: str = "auto") -> BuildModels:
-    """Loads a preset's models; half precision on a GPU, single on a CPU."""
+    """Loads a preset's models, the diffusion model at the precision that the preset names."""
     place = choose_device(device)
-    dtype = torch.float16 if place.type == "cuda" else torch.float32
+    dtype = usual_precision(place)
+    chosen = preset.synthesis.precision
+    generation = dtype if chosen == "auto" else getattr(torch, chosen)
     return BuildModels(
-        pipeline=load_pipeline(preset.models.diffusion, place, dtype),
+        pipeline=load_pipeline(preset.models.diffusion, place, generation),
         clip=load_clip(preset.models.clip, place, dtype),
         backbone=load_backbone(preset.models.backbone, place, dtype),
     )

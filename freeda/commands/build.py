@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from freeda.commands.options import FACTORY, column_options
+from freeda.config import PRECISIONS
 from freeda.terminal import ProgressBar, estimate_json, estimate_text, summary_json, summary_text
 
 __all__ = ["build_index_command"]
@@ -28,6 +30,7 @@ _CONFIG_OPTIONS = ("caption_column", "id_column", "nouns_column", "limit", "seed
 @click.option("--threads", type=click.IntRange(1), help="Of each process; else a share of the cores.")
 @click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")
 @click.option("--device", default="auto")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of the diffusion model; else the preset's.")
 @click.option("--factory", help=FACTORY)
 @click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
 @click.option("--dry-run", is_flag=True, help="Try a few captions here and say what all would cost.")
@@ -48,7 +51,10 @@ def build_index_command(captions: str, out: str, preset: str, **options: Any) ->
     from index_build.estimate import estimate_build
     from index_build.progress import log_progress
 
-    config = BuildConfig(preset=load_preset(preset), **{name: options[name] for name in _CONFIG_OPTIONS})
+    chosen = load_preset(preset)
+    if options["precision"]:
+        chosen = replace(chosen, synthesis=replace(chosen.synthesis, precision=options["precision"]))
+    config = BuildConfig(preset=chosen, **{name: options[name] for name in _CONFIG_OPTIONS})
     if options["dry_run"]:
         estimate = estimate_build(captions, config, device=options["device"])
         click.echo(estimate_json(estimate) if options["as_json"] else estimate_text(estimate))

@@ -23,7 +23,7 @@ from freeda.errors import ClassNamesError, ConfigError
 from freeda.evidence import Candidate, Evidence, Vote
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool
 from freeda.index import PrototypeIndex
-from freeda.loading import choose_device
+from freeda.loading import choose_device, usual_precision
 from freeda.merging import merge_alike
 from freeda.methods.vocabulary import Vocabulary, parse_concepts, unasked
 from freeda.presets import load_preset, load_recipe
@@ -348,7 +348,7 @@ def load(
     opened = PrototypeIndex.open(index)
     chosen = _choose_preset(opened, preset)
     place = choose_device(device)
-    dtype = torch.float16 if place.type == "cuda" else torch.float32
+    dtype = usual_precision(place)
     config = load_recipe(recipe, chosen)
     if background_concepts is not None and not background:
         raise ConfigError(

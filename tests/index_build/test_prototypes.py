@@ -124,6 +124,18 @@ def test_batch_size_does_not_change_a_caption_s_picture(models: BuildModels, tin
         np.testing.assert_allclose(a.vector, b.vector, atol=2e-2)
 
 
+def test_the_diffusion_model_alone_takes_the_preset_s_precision(tiny_preset: Preset) -> None:
+    brief = replace(tiny_preset, synthesis=replace(tiny_preset.synthesis, precision="bfloat16"))
+    models = load_models(brief, "cpu")
+    assert models.describe()["precision"] == "bfloat16"
+    assert {part.dtype for part in (models.pipeline.unet, models.pipeline.vae)} == {torch.bfloat16}
+    assert models.clip.dtype == models.backbone.dtype == torch.float32
+    outcome = build_prototypes(captions(*TEXTS), models, BuildConfig(preset=brief))
+    assert outcome.images == 4
+    assert outcome.prototypes
+    assert all(np.isfinite(item.vector).all() for item in outcome.prototypes)
+
+
 def test_nouns_beyond_the_token_limit_are_rejected_with_that_reason(
     models: BuildModels, tiny_preset: Preset
 ) -> None:
