@@ -33,7 +33,7 @@ __all__ = [
     "write_manifest",
 ]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.parquet", "README.md"
 REPORT = "report.html"
@@ -92,7 +92,14 @@ def prototype_schema(vector_dim: int) -> pa.Schema:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    return json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n"
+    """As JSON, with the sha256 that the text has while its place is empty: whatever byte of it changes is
+    found.
+    """
+    return _text(manifest, hashlib.sha256(_text(manifest, "").encode()).hexdigest())
+
+
+def _text(manifest: Manifest, digest: str) -> str:
+    return json.dumps({**asdict(manifest), "digest": digest}, indent=2, sort_keys=True) + "\n"
 
 
 def write_manifest(folder: Path, manifest: Manifest, files: Sequence[str] = FILES) -> None:
@@ -137,11 +144,14 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
                 f"{where} has format {data.get('format')!r}; this version reads format {FORMAT}; "
                 f"rebuild the index or install the freeda that wrote it"
             )
+        digest = data.pop("digest")
+        if hashlib.sha256(content.replace(digest.encode(), b"", 1)).hexdigest() != digest:
+            raise TypeError("it is not the one that was written: its sha256 differs")
         manifest = Manifest(**data)
         if not set(FILES) == set(manifest.files) == set(manifest.sizes):
             raise TypeError("it does not name every file")
         return manifest
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise IndexCorruptError(f"{where} is damaged ({error}); restore or rebuild the index") from error
 
 

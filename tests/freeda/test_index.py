@@ -9,7 +9,7 @@ import pytest
 
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
 from freeda.index import PrototypeIndex
-from freeda.index_format import CARD, KEYS, PROTOTYPES, REJECTS
+from freeda.index_format import FILES, KEYS, MANIFEST
 from freeda.presets import load_preset
 from freeda.records import Prototype
 from tests.freeda import material
@@ -191,7 +191,21 @@ def test_lookup_order(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(PrototypeIndex.open("mine")) == 6
 
 
-@pytest.mark.parametrize("name", [KEYS, PROTOTYPES, REJECTS, CARD])
+@pytest.mark.parametrize("name", [MANIFEST, *FILES])
+def test_any_flipped_bit_is_found(name: str, tmp_path: Path) -> None:
+    path = write_index(tmp_path / "index", make_prototypes(20)) / name
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for position in sorted({0, len(content) - 1, *rng.integers(len(content), size=300).tolist()}):
+        flipped = content[position] ^ (1 << int(rng.integers(8)))
+        path.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+        with pytest.raises(IndexCorruptError):
+            PrototypeIndex.open(path.parent, verify=True)
+    path.write_bytes(content)
+    PrototypeIndex.open(path.parent, verify=True)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_truncated_and_tampered_files_are_named(name: str, tmp_path: Path) -> None:
     folder = write_index(tmp_path / "index", make_prototypes(20))
     path = folder / name
@@ -214,7 +228,8 @@ def test_damaged_manifests(tmp_path: Path) -> None:
     for content, message in [
         ("{", "is damaged"),
         (json.dumps(data | {"surprise": 1}), "is damaged"),
-        (json.dumps(data | {"format": 9}), "reads format 1"),
+        (json.dumps(data | {"format": 9}), "reads format 2"),
+        (manifest.read_text().replace('"seed": 0', '"seed": 1'), "is not the one that was written"),
     ]:
         manifest.write_text(content)
         with pytest.raises(IndexCorruptError, match=message):

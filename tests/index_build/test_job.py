@@ -116,15 +116,15 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
     assert json.loads(third.stdout)["already_built"]
 
 
-def test_two_workers_build_the_same_prototypes(uninterrupted, preset_file: Path, tmp_path: Path) -> None:
+def test_four_workers_build_the_same_prototypes(uninterrupted, preset_file: Path, tmp_path: Path) -> None:
     captions, whole, _ = uninterrupted
     config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
-    build_index(str(captions), tmp_path / "index", config, workers=2, device="cpu")
-    one, two = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index")
+    build_index(str(captions), tmp_path / "index", config, workers=4, device="cpu")
+    one, four = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index")
     numbers = range(len(one))
     columns = ["id", "noun", "caption", "seed"]
-    assert one.rows(numbers, columns) == two.rows(range(len(two)), columns)
-    np.testing.assert_allclose(one.vectors(numbers), two.vectors(numbers), atol=2e-2)
+    assert one.rows(numbers, columns) == four.rows(range(len(four)), columns)
+    np.testing.assert_allclose(one.vectors(numbers), four.vectors(numbers), atol=2e-2)
 
 
 def test_a_cluster_that_exists_with_several_threads_a_worker(
