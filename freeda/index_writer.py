@@ -32,7 +32,7 @@ from freeda.records import Prototype
 
 __all__ = ["REJECT_SCHEMA", "NoPrototypesError", "Origin", "write_index"]
 
-REJECT_SCHEMA = pa.schema([("caption_id", pa.string()), ("noun", pa.string()), ("reason", pa.string())])
+REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("caption_id", "caption", "noun", "reason")])
 
 
 class NoPrototypesError(ValueError):

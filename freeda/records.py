@@ -41,9 +41,12 @@ class NounSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """A caption or noun that gave no prototype, and why. `noun` is empty for a whole caption."""
+    """A caption or noun that gave no prototype, and why. `noun` is empty for a whole caption, `caption` where
+    there is no text.
+    """
 
     caption_id: str
+    caption: str
     noun: str
     reason: str
 

@@ -9,19 +9,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 import freeda
 from freeda.config import Precision, Preset
 from freeda.errors import IndexMismatchError, NothingBuiltError, OutputError
 from freeda.index import PrototypeIndex, find_index, search_paths
 from freeda.index_editing import merge
-from freeda.index_format import FILES, MANIFEST, REPORT, Manifest
+from freeda.index_format import FILES, MANIFEST, REJECTS, REPORT, Manifest
 from freeda.records import Caption
-from index_build.captions import open_captions
+from index_build.captions import DUPLICATE_ID, open_captions
 from index_build.config import BuildConfig, CaptionColumns
 from index_build.folders import locked
 from index_build.job import BuildSummary, build_index
+from index_build.nouns import NO_NOUNS, NOT_IN_CAPTION
+from index_build.schedule import DEADLY
 
 __all__ = ["Appended", "append"]
+
+_NOT_DRAWN = (DUPLICATE_ID, NO_NOUNS, NOT_IN_CAPTION, DEADLY)
+"""Reasons that say nothing against trying the caption again."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Appended:
 def append(index: str | Path, captions: str, columns: CaptionColumns, **options: Any) -> Appended:
     """Adds the prototypes of `captions` to an index on this machine, with its own preset and seed.
 
-    Captions that have a prototype in it already, by id and text, are passed over. Called again after an
+    Captions that were drawn for it before, by id and text, are passed over. Called again after an
     interruption, it goes on; the old index stays valid until the new one takes its place.
     options: of `build_index`, but for `overwrite`, `factory` and `weights`. Raises as `build_index` and
     `merge` do, and `OutputError` for an index that is part of the package.
@@ -85,7 +94,12 @@ def _same_precision(index: PrototypeIndex) -> Preset:
 
 
 def _known(index: PrototypeIndex) -> frozenset[tuple[str, str]]:
-    return frozenset(zip(index.column("caption_id"), index.column("caption"), strict=True))
+    rejects = pq.read_table(index.folder / REJECTS)
+    tried = rejects.filter(pc.invert(pc.is_in(rejects.column("reason"), pa.array(_NOT_DRAWN))))
+    drawn = zip(index.column("caption_id"), index.column("caption"), strict=True)
+    return frozenset(drawn) | frozenset(
+        zip(tried.column("caption_id").to_pylist(), tried.column("caption").to_pylist(), strict=True)
+    )
 
 
 def _require_own(folder: Path) -> None:

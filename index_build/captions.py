@@ -20,7 +20,9 @@ from freeda.records import Caption, Reject
 from index_build.config import CaptionColumns
 from index_build.storage import find_parquet
 
-__all__ = ["CaptionSource", "open_captions"]
+__all__ = ["DUPLICATE_ID", "CaptionSource", "open_captions"]
+
+DUPLICATE_ID = "duplicate id"
 
 _USUAL_CAPTION_COLUMNS = ("caption", "text", "TEXT", "sentence")
 _USUAL_ID_COLUMNS = ("id", "caption_id")
@@ -80,10 +82,10 @@ class CaptionSource:
         else:
             identity = str(row[self.id_column])
             if identity in given:
-                return Reject(caption_id=identity, noun="", reason="duplicate id")
+                return Reject(caption_id=identity, caption=cleaned, noun="", reason=DUPLICATE_ID)
             given.add(identity)
         if not cleaned:
-            return Reject(caption_id=identity, noun="", reason="empty caption")
+            return Reject(caption_id=identity, caption="", noun="", reason="empty caption")
         nouns = row[self.nouns_column] if self.nouns_column else None
         return Caption(id=identity, text=cleaned, nouns=None if nouns is None else tuple(nouns))
 

@@ -12,7 +12,18 @@ from textblob.taggers import PatternTagger
 
 from freeda.records import Caption, NounSpan, Reject
 
-__all__ = ["TAGGING", "FindNouns", "PatternNouns", "TaggedCaption", "noun_spans", "singular"]
+__all__ = [
+    "NOT_IN_CAPTION",
+    "NO_NOUNS",
+    "TAGGING",
+    "FindNouns",
+    "PatternNouns",
+    "TaggedCaption",
+    "noun_spans",
+    "singular",
+]
+
+NO_NOUNS, NOT_IN_CAPTION = "no nouns", "noun not in caption"
 
 TAGGING = 3
 """Grows with every change that finds other nouns or deals captions out to shards by them in another way:
@@ -104,18 +115,21 @@ def noun_spans(caption: Caption, find_nouns: FindNouns) -> tuple[list[NounSpan],
     """The caption's nouns: those given with it, or those the tagger finds."""
     if caption.nouns is None:
         spans = find_nouns(caption.text)
-        missing = [] if spans else [Reject(caption_id=caption.id, noun="", reason="no nouns")]
-        return spans, missing
+        return spans, [] if spans else [_missing(caption, "", NO_NOUNS)]
     spans, missing = [], []
     for noun in dict.fromkeys(str(noun).lower() for noun in caption.nouns):
         span = _locate_given(caption.text, noun)
         if span is None:
-            missing.append(Reject(caption_id=caption.id, noun=noun, reason="noun not in caption"))
+            missing.append(_missing(caption, noun, NOT_IN_CAPTION))
         else:
             spans.append(span)
     if not caption.nouns:
-        missing.append(Reject(caption_id=caption.id, noun="", reason="no nouns"))
+        missing.append(_missing(caption, "", NO_NOUNS))
     return spans, missing
+
+
+def _missing(caption: Caption, noun: str, reason: str) -> Reject:
+    return Reject(caption_id=caption.id, caption=caption.text, noun=noun, reason=reason)
 
 
 def _located(text: str, tagged: Sequence[tuple[str, str]]) -> Iterator[_Word]:

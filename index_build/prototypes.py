@@ -224,7 +224,8 @@ def _prototype(
 
 
 def _reject(item: Illustrated, span: NounSpan, reason: str) -> Reject:
-    return Reject(caption_id=item.source.caption.id, noun=span.noun, reason=reason)
+    caption = item.source.caption
+    return Reject(caption_id=caption.id, caption=caption.text, noun=span.noun, reason=reason)
 
 
 def _thumbnail(pixels: np.ndarray, side: int) -> bytes:

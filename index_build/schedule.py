@@ -244,7 +244,8 @@ class ShardSchedule:
                 f"kept: run the same command again, with a smaller batch in the preset if memory was short"
             )
         caption = shard.captions[0].caption
-        outcome = ShardOutcome(rejects=[Reject(caption_id=caption.id, noun="", reason=DEADLY)])
+        reject = Reject(caption_id=caption.id, caption=caption.text, noun="", reason=DEADLY)
+        outcome = ShardOutcome(rejects=[reject])
         self._keep(write_shard(self._work, shard.name, 1, outcome))
 
     def _keep(self, report: ShardReport) -> None:

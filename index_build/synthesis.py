@@ -44,7 +44,7 @@ def tokenize(
         found = noun_token_positions(encode, caption.text, span, limit)
         if found is None:
             reason = f"noun not within the first {limit} tokens"
-            rejects.append(Reject(caption_id=caption.id, noun=span.noun, reason=reason))
+            rejects.append(Reject(caption_id=caption.id, caption=caption.text, noun=span.noun, reason=reason))
         else:
             kept.append(span)
             positions.append(found)

@@ -138,7 +138,8 @@ def _read_chunk(folder: Path, names: list[str], keys: faiss.Index, start: int, w
         with np.errstate(over="ignore"):
             kept = vector.astype(np.float16)  # as the index stores it
         if not np.isfinite(kept).all():
-            outcome.rejects.append(Reject(caption_id=stem, noun="", reason="vector not finite"))
+            reject = Reject(caption_id=stem, caption="", noun="", reason="vector not finite")
+            outcome.rejects.append(reject)
             continue
         outcome.prototypes.append(_prototype(start + row, stem, key, vector))
     return outcome

@@ -39,7 +39,7 @@ def write_index(
     folder: Path, prototypes: list[Prototype], preset: Preset, fingerprints: dict[str, str]
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    rejects = pa.table({"caption_id": ["x"], "noun": [""], "reason": ["no nouns"]})
+    rejects = pa.table({"caption_id": ["x"], "caption": ["slowly"], "noun": [""], "reason": ["no nouns"]})
     origin = Origin(preset=preset.as_dict(), models=fingerprints, build={}, fingerprint="f")
     write_index_folder(folder, prototypes, rejects, len(prototypes), origin)
     return folder

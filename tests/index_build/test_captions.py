@@ -50,9 +50,9 @@ def test_derived_ids_depend_on_the_text_alone(tmp_path: Path) -> None:
 def test_rows_without_text_and_repeated_ids_are_rejected(tmp_path: Path) -> None:
     source = write(tmp_path / "c.parquet", id=["a", "b", "c", "a"], caption=["x", None, "  ", "y"])
     assert list(open_captions(source, config()))[1:] == [
-        Reject(caption_id="b", noun="", reason="empty caption"),
-        Reject(caption_id="c", noun="", reason="empty caption"),
-        Reject(caption_id="a", noun="", reason="duplicate id"),
+        Reject(caption_id="b", caption="", noun="", reason="empty caption"),
+        Reject(caption_id="c", caption="", noun="", reason="empty caption"),
+        Reject(caption_id="a", caption="y", noun="", reason="duplicate id"),
     ]
 
 

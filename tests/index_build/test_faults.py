@@ -199,7 +199,7 @@ def test_a_deadly_caption_is_set_aside_and_no_other(
         summary = build_index(str(source), tmp_path / "index", config, scheduler=address, device="cpu")
     assert summary.rejects[DEADLY] == 1
     rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").to_pylist()
-    assert {"caption_id": "deadly", "noun": "", "reason": DEADLY} in rejects
+    assert {"caption_id": "deadly", "caption": texts[3], "noun": "", "reason": DEADLY} in rejects
     assert_same_rows(tmp_path / "index", undisturbed)
 
 

@@ -184,6 +184,9 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
     uninterrupted, tmp_path: Path
 ) -> None:
     captions, whole, _ = uninterrupted
+    rows = [*pq.read_table(captions).to_pylist(), {"id": "late", "caption": "very " * 45 + "near a dog"}]
+    more = tmp_path / "more.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), more)
     config = BuildConfig(preset=PrototypeIndex.open(whole).preset, shard_size=1, limit=4)
     build_index(str(captions), tmp_path / "index", config, device="cpu")
     # As a process leaves it that dies while the grown index takes the old one's place.
@@ -192,17 +195,20 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
         locked(tmp_path / "index", tmp_path / ".index.lock"),
         pytest.raises(OutputError, match="another run is writing"),
     ):
-        append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
-    done = append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
+        append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
+    done = append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
     one, grown = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index", verify=True)
     assert done.addition is not None
     assert done.addition.images == 2  # those of the first build are not generated again
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
+    assert done.addition.rejects[TOO_LONG] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "more.parquet"]
     columns = ["id", "noun", "caption", "seed"]
     assert grown.rows(range(len(grown)), columns) == one.rows(range(len(one)), columns)
     np.testing.assert_allclose(grown.vectors(range(len(one))), one.vectors(range(len(one))), atol=2e-2)
-    again = append(tmp_path / "index", str(captions), CaptionColumns(), device="cpu")
+    again = append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
     assert again.addition is None
+    assert "no nouns" in again.note
+    assert TOO_LONG not in again.note  # neither prototypes nor rejects are drawn again
     assert again.manifest == grown.manifest
 
 

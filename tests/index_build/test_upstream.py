@@ -59,7 +59,7 @@ def test_vectors_that_are_not_finite_are_rejects(tmp_path: Path, tiny_preset: Pr
     assert len(index) == COUNT - 1
     np.testing.assert_allclose(index.keys.reconstruct(0), keys[1], atol=1e-6)
     assert pq.read_table(tmp_path / "out" / REJECTS).to_pylist() == [
-        {"caption_id": "0_cat", "noun": "", "reason": "vector not finite"}
+        {"caption_id": "0_cat", "caption": "", "noun": "", "reason": "vector not finite"}
     ]
 
 
