@@ -35,10 +35,11 @@ from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from index_build import BuildConfig, build_index
 from index_build.cluster import connect, installed_models
+from index_build.cutting import Shard
 from index_build.nouns import PatternNouns, TaggedCaption
 from index_build.progress import Progress
 from index_build.prototypes import ShardOutcome, build_prototypes, load_models
-from index_build.schedule import Shard, ShardSchedule
+from index_build.schedule import ShardSchedule
 from index_build.shards import shard_name
 from index_build.storage import Place
 from index_build.synthesis import tokenize

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import count, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,16 +17,15 @@ from freeda.errors import IndexMismatchError, OutputError
 from freeda.index_format import REJECTS, Manifest
 from freeda.index_writer import Origin
 from freeda.keys import check_factory
-from freeda.records import Caption, Reject
+from freeda.records import Reject
 from index_build.captions import CaptionSource, open_captions
 from index_build.cluster import connect, installed_models, usable_gpus
 from index_build.config import BuildConfig, fingerprint
+from index_build.cutting import ShardCutter
 from index_build.finalize import finalize
 from index_build.folders import check_target, locked, open_work, other_builds, refresh_preset, remove_work
-from index_build.nouns import PatternNouns, TaggedCaption, noun_spans
 from index_build.progress import Progress, Report
-from index_build.schedule import Shard, ShardSchedule
-from index_build.shards import shard_name
+from index_build.schedule import ShardSchedule
 from index_build.storage import Place
 
 __all__ = ["BuildSummary", "build_index"]
@@ -107,16 +105,18 @@ def build_index(
             for note in (f"Dask dashboard: {client.dashboard_link}", *other_builds(target, build, content)):
                 report(Progress(total=total, note=note))
             work = open_work(target, build, content)
-            run = _Run(source, config, total, report)
-            schedule = ShardSchedule(client, work, config, name, expected, lambda: run.tell(schedule))
-            reports = schedule.run(run.shards())
-        run.tell(schedule, "writing the index")
+            shards = ShardCutter(source, config.shard_size)
+            schedule = ShardSchedule(
+                client, work, config, name, expected, lambda: report(_progress(shards, schedule, total))
+            )
+            reports = schedule.run(shards)
+        report(_progress(shards, schedule, total, "writing the index"))
         origin = Origin(
             preset=config.preset.as_dict(), models=models, build=content, fingerprint=build, seed=config.seed
         )
-        manifest = finalize(target, work, reports, run.early, total, origin, factory)
+        manifest = finalize(target, work, reports, shards.rejects, total, origin, factory)
         remove_work(target, build)
-        return _summarize(target, manifest, run.early, schedule, time.perf_counter() - started)
+        return _summarize(target, manifest, shards.rejects, schedule, time.perf_counter() - started)
 
 
 @contextmanager
@@ -126,47 +126,17 @@ def _alone(target: Place) -> Iterator[None]:
         yield
 
 
-class _Run:
-    """The captions cut into shards, and how far they are."""
-
-    def __init__(self, source: CaptionSource, config: BuildConfig, total: int, report: Report) -> None:
-        self._source, self._config = source, config
-        self._total, self._report = total, report
-        self._left_out = 0
-        self.early: list[Reject] = []
-
-    def shards(self) -> Iterator[Shard]:
-        """All captions with nouns, in order: those without would leave holes in the last batches."""
-        captions = self._tagged()
-        for name in map(shard_name, count()):
-            chosen = tuple(islice(captions, self._config.shard_size))
-            if not chosen:
-                return
-            yield Shard(name, chosen)
-
-    def _tagged(self) -> Iterator[TaggedCaption]:
-        """Tags while the workers generate; what gives nothing to generate is put into `early`."""
-        find_nouns = PatternNouns()
-        for item in self._source:
-            spans, missing = ([], [item]) if isinstance(item, Reject) else noun_spans(item, find_nouns)
-            self.early += missing
-            if isinstance(item, Caption) and spans:
-                yield TaggedCaption(item, tuple(spans))
-            else:
-                self._left_out += 1
-
-    def tell(self, schedule: ShardSchedule, message: str = "") -> None:
-        progress = Progress(
-            total=self._total,
-            done=self._left_out + schedule.captions,
-            images=schedule.images,
-            prototypes=schedule.prototypes,
-            rejects=len(self.early) + schedule.rejects,
-            message=message,
-            resumed=schedule.resumed_captions,
-            workers=schedule.workers,
-        )
-        self._report(progress)
+def _progress(shards: ShardCutter, schedule: ShardSchedule, total: int, message: str = "") -> Progress:
+    return Progress(
+        total=total,
+        done=shards.left_out + schedule.captions,
+        images=schedule.images,
+        prototypes=schedule.prototypes,
+        rejects=len(shards.rejects) + schedule.rejects,
+        message=message,
+        resumed=schedule.resumed_captions,
+        workers=schedule.workers,
+    )
 
 
 def _require_weights(models: Mapping[str, str], expected: Mapping[str, str] | None) -> None:

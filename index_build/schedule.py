@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from itertools import islice
 from uuid import uuid4
 
@@ -17,13 +16,12 @@ from freeda.errors import FreedaError, WorkerError
 from freeda.records import Reject
 from index_build.cluster import LOST_SCHEDULER, WorkerDescription, replace_lost, run_shard, tolerated_deaths
 from index_build.config import BuildConfig
-from index_build.nouns import TaggedCaption
+from index_build.cutting import Shard
 from index_build.prototypes import ShardOutcome
 from index_build.shards import (
     ShardReport,
     WorkState,
     forget_report,
-    half_names,
     mark_split,
     read_report,
     read_state,
@@ -32,7 +30,7 @@ from index_build.shards import (
 )
 from index_build.storage import Place
 
-__all__ = ["DEADLY", "Shard", "ShardSchedule"]
+__all__ = ["DEADLY", "ShardSchedule"]
 
 DEADLY = "killed its worker"
 """The reason of a row whose process died each time it was tried alone."""
@@ -46,19 +44,6 @@ _NEVER_STARTED = 20
 _LOOK_AROUND_SECONDS = 5
 _UNMANNED_SECONDS = 300
 _SLOW_FILES_SECONDS = 90
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Captions of one task. Its two halves are shards as well."""
-
-    name: str
-    captions: tuple[TaggedCaption, ...]
-
-    def halves(self) -> tuple[Shard, Shard]:
-        middle = len(self.captions) // 2
-        first, second = half_names(self.name)
-        return Shard(first, self.captions[:middle]), Shard(second, self.captions[middle:])
 
 
 class ShardSchedule:

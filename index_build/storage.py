@@ -23,7 +23,7 @@ from freeda.index_format import KEYS, MANIFEST
 
 __all__ = ["Place", "find_parquet"]
 
-_READ_AHEAD = 16
+_READ_AHEAD = 8
 """Files read at once: an object store takes its time over each."""
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
 
