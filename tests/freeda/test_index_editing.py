@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from freeda.errors import ConfigError, IndexMismatchError, OutputError
+from freeda.errors import ConfigError, IndexMismatchError, IndexNotFoundError, OutputError
 from freeda.index import PrototypeIndex
 from freeda.index_editing import dedupe, merge, subset
+from freeda.index_format import FILES, MANIFEST
 from freeda.presets import load_preset
 from freeda.records import Prototype
 from tests.freeda.material import random_prototypes, write_index
@@ -45,6 +49,25 @@ def test_merged_indexes_hold_every_prototype_once(tmp_path: Path) -> None:
     assert done.dropped == 10
     assert done.manifest.rejects == 1  # the same row in both
     assert_holds(PrototypeIndex.open(tmp_path / "out", verify=True), [*items, other])
+
+
+def test_a_merge_that_is_killed_leaves_no_index_and_can_be_run_again(tmp_path: Path) -> None:
+    items = random_prototypes(20_000, KEY_DIM, VECTOR_DIM)
+    parts = [make(tmp_path / "a", items[:9000]), make(tmp_path / "b", items[9000:])]
+    merge(parts, tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "freeda.cli", "index", "merge", str(tmp_path / "a"), str(tmp_path / "b")]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
+    while not list(out.glob("prototypes.arrow*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    with pytest.raises(IndexNotFoundError):
+        PrototypeIndex.open(out)
+    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    for name in (MANIFEST, *FILES):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_indexes_of_other_weights_are_not_merged(tmp_path: Path) -> None:
