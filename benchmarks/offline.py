@@ -35,12 +35,12 @@ from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from index_build import BuildConfig, build_index
 from index_build.cluster import connect, installed_models
-from index_build.cutting import Shard
+from index_build.cutting import cut
 from index_build.nouns import PatternNouns, TaggedCaption
 from index_build.progress import Progress
 from index_build.prototypes import ShardOutcome, build_prototypes, load_models
 from index_build.schedule import ShardSchedule
-from index_build.shards import shard_name
+from index_build.shards import WorkState
 from index_build.storage import Place
 from index_build.synthesis import tokenize
 
@@ -255,10 +255,10 @@ def scheduling(count: int) -> Iterator[Row]:
         client.register_plugin(NoModels())
         with installed_models(client, config.preset, "cpu", 1) as (plugin, expected):
             schedule = ShardSchedule(client, Place(name), config, plugin, expected, lambda: None)
-            shards = (Shard(shard_name(start), tagged(texts)) for start in range(count // len(texts)))
+            rows = (Caption(id=str(n), text=texts[n % len(texts)]) for n in range(count))
             with PeakMemory() as peak:
                 started = time.perf_counter()
-                schedule.run(shards)
+                schedule.run(cut(rows, config.shard_size, {}), WorkState())
                 elapsed = time.perf_counter() - started
     yield (
         f"tagging, scheduling and writing, {count:,} captions of no cost, ms a caption",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "CaptionsError",
     "ClassNamesError",
@@ -49,7 +51,11 @@ class CaptionsError(FreedaError, ValueError):
 
 
 class NothingBuiltError(CaptionsError):
-    """Captions of which none gave a prototype."""
+    """Captions of which none gave a prototype; rejects: a table of them, where all were tried."""
+
+    def __init__(self, message: str, rejects: Any = None) -> None:
+        super().__init__(message)
+        self.rejects = rejects
 
 
 class ClassNamesError(FreedaError, ValueError):

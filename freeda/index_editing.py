@@ -19,6 +19,7 @@ from freeda.errors import IndexMismatchError, OutputError
 from freeda.index import PrototypeIndex
 from freeda.index_format import MANIFEST, REJECTS, Manifest
 from freeda.index_writer import REJECT_SCHEMA, NoPrototypesError, Origin, write_index
+from freeda.locking import locked
 from freeda.records import Prototype
 
 __all__ = ["Edited", "dedupe", "merge", "subset"]
@@ -33,19 +34,28 @@ class Edited:
 
 
 def merge(
-    indexes: Sequence[PrototypeIndex], out: Path, *, factory: str | None = None, overwrite: bool = False
+    indexes: Sequence[PrototypeIndex],
+    out: Path,
+    *,
+    factory: str | None = None,
+    overwrite: bool = False,
+    rejects: pa.Table | None = None,
 ) -> Edited:
     """All prototypes of several indexes in order; one that is in two of them (the same in name, caption,
     seed and looks) is taken once, and so are their rejects.
 
-    factory: FAISS's name for the kind of index over the keys, None for the one of their number.
+    factory: FAISS's name for the kind of index over the keys, None for the one of their number;
+    rejects: more of them, of `REJECT_SCHEMA`.
     Raises `IndexMismatchError` unless the same models and kind of key made all, `OutputError`.
     """
     first = indexes[0]
     for other in indexes[1:]:
         _require_same_models(first, other)
-    rejects = _unique(pa.concat_tables([_rejects(index) for index in indexes]))
-    return _write(out, _merged(indexes), rejects, indexes, {"merged": _builds(indexes)}, overwrite, factory)
+    more = [] if rejects is None else [rejects]
+    all_rejects = _unique(pa.concat_tables([*map(_rejects, indexes), *more]))
+    return _write(
+        out, _merged(indexes), all_rejects, indexes, {"merged": _builds(indexes)}, overwrite, factory
+    )
 
 
 def subset(
@@ -188,7 +198,8 @@ def _write(
     captions = sum(source.manifest.captions for source in sources)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = write_index(folder, prototypes, rejects, captions, origin, factory)
+        with locked(folder):
+            manifest = write_index(folder, prototypes, rejects, captions, origin, factory)
     except NoPrototypesError as error:
         raise IndexMismatchError(
             f"'{sources[0].folder}' has no such prototype; see `freeda index info`"

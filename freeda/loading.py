@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from safetensors import SafetensorError
 
+from freeda.config import Precision
 from freeda.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["choose_device", "fingerprint", "is_folder", "load_first", "prepare", "usual_precision"]
+__all__ = [
+    "choose_device",
+    "chosen_precision",
+    "fingerprint",
+    "is_folder",
+    "load_first",
+    "prepare",
+    "usual_precision",
+]
 
 Model = TypeVar("Model")
 
@@ -52,6 +61,12 @@ def _named_device(name: str) -> torch.device:
 def usual_precision(device: torch.device) -> torch.dtype:
     """Half on an NVIDIA GPU, single elsewhere."""
     return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def chosen_precision(name: Precision, device: torch.device) -> torch.dtype:
+    """The precision that a preset names."""
+    chosen: torch.dtype = usual_precision(device) if name == "auto" else getattr(torch, name)
+    return chosen
 
 
 def is_folder(model_id: str) -> bool:
@@ -86,9 +101,9 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
 def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     """A short digest of a model's weights: names, shapes and evenly spaced values as float16.
 
-    float16, so that a model loaded at single or half precision has the same one (bfloat16 has fewer
-    digits); a sample, so that a billion parameters take no time. It tells models apart; it is no proof
-    against forgery.
+    float16, so that a model loaded at single or half precision has the same one (bfloat16 has too
+    few digits: take it before); a sample, so that a billion parameters take no time. It tells models
+    apart; it is no proof against forgery.
     """
     digest = hashlib.sha256()
     for name in sorted(weights):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import freeda
@@ -19,18 +18,18 @@ from freeda.errors import IndexMismatchError, NothingBuiltError, OutputError
 from freeda.index import PrototypeIndex, find_index, search_paths
 from freeda.index_editing import merge
 from freeda.index_format import FILES, MANIFEST, REJECTS, REPORT, Manifest
+from freeda.locking import locked
 from freeda.records import Caption
 from index_build.captions import DUPLICATE_ID, open_captions
 from index_build.config import BuildConfig, CaptionColumns
-from index_build.folders import locked
+from index_build.cutting import UNTAGGED
 from index_build.job import BuildSummary, build_index
 from index_build.nouns import NO_NOUNS, NOT_IN_CAPTION
-from index_build.schedule import DEADLY
+from index_build.schedule import is_quarantine
 
 __all__ = ["Appended", "append"]
 
-_NOT_DRAWN = (DUPLICATE_ID, NO_NOUNS, NOT_IN_CAPTION, DEADLY)
-"""Reasons that say nothing against trying the caption again."""
+_NOT_DRAWN = (DUPLICATE_ID, NO_NOUNS, NOT_IN_CAPTION)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def append(index: str | Path, captions: str, columns: CaptionColumns, **options:
     """
     folder = _locate(str(index))
     _require_own(folder)
-    with locked(folder, _beside(folder, "lock")):
+    with locked(folder):
         _restore(folder)
         return _append(folder, captions, columns, **options)
 
@@ -77,14 +76,32 @@ def _append(folder: Path, captions: str, columns: CaptionColumns, **options: Any
     try:
         summary = build_index(source, addition, config, weights=opened.manifest.fingerprints, **options)
     except NothingBuiltError as error:
+        manifest = _grow(folder, opened, [], _new_rejects(opened, error.rejects))
         shutil.rmtree(addition)
-        return Appended(opened.manifest, None, str(error))
+        return Appended(manifest, None, str(error))
+    manifest = _grow(folder, opened, [PrototypeIndex.open(addition)])
+    shutil.rmtree(addition)
+    return Appended(manifest, summary)
+
+
+def _grow(
+    folder: Path, opened: PrototypeIndex, additions: list[PrototypeIndex], rejects: pa.Table | None = None
+) -> Manifest:
+    """Puts an index with the additions, or with more rejects, in the place of the one in `folder`."""
+    if not additions and not rejects:
+        return opened.manifest
     grown = _beside(folder, "grown")
     kind = None if opened.manifest.factory == "Flat" else opened.manifest.factory
-    merged = merge([opened, PrototypeIndex.open(addition)], grown, factory=kind, overwrite=True)
+    merged = merge([opened, *additions], grown, factory=kind, overwrite=True, rejects=rejects)
     _swap(grown, folder)
-    shutil.rmtree(addition)
-    return Appended(merged.manifest, summary)
+    return merged.manifest
+
+
+def _new_rejects(index: PrototypeIndex, found: pa.Table) -> pa.Table:
+    known = {tuple(row.values()) for row in pq.read_table(index.folder / REJECTS).to_pylist()}
+    return pa.Table.from_pylist(
+        [row for row in found.to_pylist() if tuple(row.values()) not in known], found.schema
+    )
 
 
 def _same_precision(index: PrototypeIndex) -> Preset:
@@ -94,12 +111,15 @@ def _same_precision(index: PrototypeIndex) -> Preset:
 
 
 def _known(index: PrototypeIndex) -> frozenset[tuple[str, str]]:
-    rejects = pq.read_table(index.folder / REJECTS)
-    tried = rejects.filter(pc.invert(pc.is_in(rejects.column("reason"), pa.array(_NOT_DRAWN))))
     drawn = zip(index.column("caption_id"), index.column("caption"), strict=True)
-    return frozenset(drawn) | frozenset(
-        zip(tried.column("caption_id").to_pylist(), tried.column("caption").to_pylist(), strict=True)
-    )
+    rejects = pq.read_table(index.folder / REJECTS).to_pylist()
+    refused = ((row["caption_id"], row["caption"]) for row in rejects if _was_drawn(row["reason"]))
+    return frozenset(drawn) | frozenset(refused)
+
+
+def _was_drawn(reason: str) -> bool:
+    """Whether a reject was refused for its picture, and not for what another try may change."""
+    return not (reason in _NOT_DRAWN or reason.startswith(UNTAGGED) or is_quarantine(reason))
 
 
 def _require_own(folder: Path) -> None:

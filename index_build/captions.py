@@ -70,24 +70,52 @@ class CaptionSource:
             with _opened(self.system, path) as file:
                 batches = file.iter_batches(_ROWS_PER_READ, columns=columns)
                 while (batch := _next_batch(path, batches)) is not None:
-                    yield from batch.to_pylist()
+                    yield from _as_bytes(batch).to_pylist()
 
     def _parse(
         self, number: int, row: dict[str, Any], given: set[str], repeats: Counter[str]
     ) -> Caption | Reject:
-        text = row[self.caption_column]
-        cleaned = " ".join(text.split()) if isinstance(text, str) else ""
+        text, readable = _decode(row[self.caption_column])
+        cleaned = " ".join(text.split())
         if self.id_column is None or row[self.id_column] is None:
             identity = _derived_id(cleaned, number, repeats)
         else:
-            identity = str(row[self.id_column])
+            identity = _decode(row[self.id_column])[0]
             if identity in given:
                 return Reject(caption_id=identity, caption=cleaned, noun="", reason=DUPLICATE_ID)
             given.add(identity)
         if not cleaned:
             return Reject(caption_id=identity, caption="", noun="", reason="empty caption")
+        if not readable:
+            return Reject(caption_id=identity, caption=cleaned, noun="", reason="not UTF-8 text")
         nouns = row[self.nouns_column] if self.nouns_column else None
-        return Caption(id=identity, text=cleaned, nouns=None if nouns is None else tuple(nouns))
+        names = None if nouns is None else tuple(_decode(noun)[0] for noun in nouns)
+        return Caption(id=identity, text=cleaned, nouns=names)
+
+
+def _as_bytes(batch: pa.RecordBatch) -> pa.Table:
+    """Text as it stands in the file: reading it as text would fail on one row for all."""
+    return pa.table(
+        {name: _bytes_column(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    )
+
+
+def _bytes_column(column: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if _is_text(column.type):
+        return column.cast(pa.large_binary())
+    return column.cast(pa.large_list(pa.large_binary())) if _is_list_of_text(column.type) else column
+
+
+def _decode(value: object) -> tuple[str, bool]:
+    """A value as text, and whether it was readable: what is not is shown by its escapes."""
+    if not isinstance(value, bytes):
+        return "" if value is None else str(value), True
+    try:
+        return value.decode(), True
+    except UnicodeDecodeError:
+        return value.decode(errors="backslashreplace"), False
 
 
 def open_captions(source: str, columns: CaptionColumns) -> CaptionSource:

@@ -34,7 +34,7 @@ from distributed.scheduler import KilledWorker
 from freeda.config import Preset
 from freeda.errors import FreedaError, WorkerError
 from index_build.config import BuildConfig
-from index_build.nouns import TaggedCaption
+from index_build.cutting import Shard
 from index_build.shards import mark_started, read_report, take_started, write_shard
 from index_build.storage import Place
 
@@ -276,8 +276,7 @@ def _load_models(name: str) -> None:
 
 def run_shard(
     work: str,
-    name: str,
-    captions: Sequence[TaggedCaption],
+    shard: Shard,
     config: BuildConfig,
     models_name: str,
     expected: WorkerDescription,
@@ -298,15 +297,16 @@ def run_shard(
             f"all workers the same package versions, model files and devices"
         )
     place = Place(work)
-    if read_report(place, name) is not None:
+    if read_report(place, shard.name) is not None:
         return
     with loaded.turn:
-        mark_started(place, name, run)
+        mark_started(place, shard.name, run)
         try:
-            outcome = build_prototypes(captions, loaded.models, config)
-        finally:
-            take_started(place, name, run)  # should its worker die while this one is written, it was another
-    write_shard(place, name, len(captions), outcome)
+            outcome = build_prototypes(shard.captions, loaded.models, config)
+        finally:  # should its worker die while this one is written, it was another
+            take_started(place, shard.name, run)
+    outcome.rejects[:0] = shard.rejects
+    write_shard(place, shard.name, shard.rows, outcome)
 
 
 def _loaded(worker: Worker, name: str) -> _Loaded:

@@ -57,8 +57,9 @@ class BuildConfig(CaptionColumns):
         """All that decides which prototypes come out, as plain data: settings, the preset's offline
         numbers, captions, weights, precision and version.
 
-        The batch size is no part of it: it may be lowered in the middle of a build. Nor are numbers
-        that only the online stage reads.
+        The batch size is no part of it: it may be lowered in the middle of a build. Nor is the precision
+        that the preset asks for, beside the one that the models have, nor numbers that only the online
+        stage reads.
         """
         preset = self.preset.as_dict()
         online = preset["segmentation"]
@@ -75,7 +76,9 @@ class BuildConfig(CaptionColumns):
             "thumbnail": self.thumbnail,
             "preset": {
                 "models": preset["models"],
-                "synthesis": {name: v for name, v in preset["synthesis"].items() if name != "batch"},
+                "synthesis": {
+                    name: v for name, v in preset["synthesis"].items() if name not in ("batch", "precision")
+                },
                 "localization": preset["localization"],
                 "segmentation": {name: online[name] for name in ("dense_size", "templates")},
             },

@@ -10,10 +10,9 @@ import pyarrow as pa
 from freeda.errors import FreedaError, NothingBuiltError, OutputError
 from freeda.index_format import Manifest
 from freeda.index_writer import Origin, write_index
-from freeda.records import Reject
 from index_build.folders import staged
 from index_build.report import SAMPLES, spread, write_report
-from index_build.shards import ShardReport, read_prototypes, read_rejects, read_samples, reject_table
+from index_build.shards import ShardReport, read_prototypes, read_rejects, read_samples
 from index_build.storage import Place
 
 __all__ = ["finalize"]
@@ -23,20 +22,17 @@ def finalize(
     out: Place,
     work: Place,
     reports: Sequence[ShardReport],
-    early_rejects: Sequence[Reject],
-    captions: int,
     origin: Origin,
     factory: str | None = None,
 ) -> Manifest:
     """Writes the index and its closing report into `out`.
 
-    reports: of all shards, in the captions' order; early_rejects: rows that were no captions and
-    nouns that gave nothing to generate; captions: rows in all; factory: as `write_index` takes it.
+    reports: of all shards, in the captions' order; factory: as `write_index` takes it.
     Raises `CaptionsError`, `OutputError`, `WorkerError`.
     """
-    rejects = pa.concat_tables([reject_table(early_rejects), *read_rejects(work, reports)])
+    rejects = pa.concat_tables(read_rejects(work, reports))
     if not sum(report.prototypes for report in reports):
-        raise NothingBuiltError(_nothing_built(rejects))
+        raise NothingBuiltError(_nothing_built(rejects), rejects)
     try:
         with staged(out) as folder:
             reasons = Counter(rejects.column("reason").to_pylist())
@@ -45,7 +41,7 @@ def finalize(
                 folder,
                 read_prototypes(work, reports),
                 rejects,
-                captions,
+                sum(report.captions for report in reports),
                 origin,
                 factory,
                 lambda manifest: write_report(folder, manifest, reasons, samples),

@@ -9,8 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from freeda.config import Preset
 from freeda.errors import IndexCorruptError, OutputError
 from freeda.index import PrototypeIndex
@@ -18,7 +16,7 @@ from freeda.index_format import MANIFEST, Manifest, manifest_text, parse_manifes
 from index_build.config import differences
 from index_build.storage import Place
 
-__all__ = ["check_target", "locked", "open_work", "other_builds", "refresh_preset", "remove_work", "staged"]
+__all__ = ["check_target", "open_work", "other_builds", "refresh_preset", "remove_work", "staged"]
 
 _WORK, _CONTENT = ".work", "build.json"
 
@@ -78,28 +76,6 @@ def remove_work(out: Place, fingerprint: str) -> None:
     out.discard(f"{_WORK}/{fingerprint}")
     if not (out / _WORK).names():
         out.discard(_WORK)
-
-
-@contextmanager
-def locked(folder: Path, file: Path) -> Iterator[None]:
-    """Keeps other runs from writing a folder of this machine, by a lock on `file` that ends with its process.
-
-    Raises `OutputError` where another run holds it.
-    """
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(
-            f"another run is writing '{folder}'; wait until it has ended, or choose another folder"
-        ) from None
-    except OSError as error:
-        raise OutputError(f"cannot write '{file}': {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager

@@ -17,20 +17,19 @@ from freeda.errors import IndexMismatchError, OutputError
 from freeda.index_format import REJECTS, Manifest
 from freeda.index_writer import Origin
 from freeda.keys import check_factory
-from freeda.records import Reject
+from freeda.locking import locked
 from index_build.captions import CaptionSource, open_captions
 from index_build.cluster import connect, installed_models, usable_gpus
 from index_build.config import BuildConfig, fingerprint
-from index_build.cutting import ShardCutter
+from index_build.cutting import cut
 from index_build.finalize import finalize
-from index_build.folders import check_target, locked, open_work, other_builds, refresh_preset, remove_work
+from index_build.folders import check_target, open_work, other_builds, refresh_preset, remove_work
 from index_build.progress import Progress, Report
 from index_build.schedule import ShardSchedule
+from index_build.shards import read_state
 from index_build.storage import Place
 
 __all__ = ["BuildSummary", "build_index"]
-
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,34 +104,34 @@ def build_index(
             for note in (f"Dask dashboard: {client.dashboard_link}", *other_builds(target, build, content)):
                 report(Progress(total=total, note=note))
             work = open_work(target, build, content)
-            shards = ShardCutter(source, config.shard_size)
+            state = read_state(work)
             schedule = ShardSchedule(
-                client, work, config, name, expected, lambda: report(_progress(shards, schedule, total))
+                client, work, config, name, expected, lambda: report(_progress(schedule, total))
             )
-            reports = schedule.run(shards)
-        report(_progress(shards, schedule, total, "writing the index"))
+            reports = schedule.run(cut(source, config.shard_size, state.finished), state)
+        report(_progress(schedule, total, "writing the index"))
         origin = Origin(
             preset=config.preset.as_dict(), models=models, build=content, fingerprint=build, seed=config.seed
         )
-        manifest = finalize(target, work, reports, shards.rejects, total, origin, factory)
+        manifest = finalize(target, work, reports, origin, factory)
         remove_work(target, build)
-        return _summarize(target, manifest, shards.rejects, schedule, time.perf_counter() - started)
+        return _summarize(target, manifest, schedule, time.perf_counter() - started)
 
 
 @contextmanager
 def _alone(target: Place) -> Iterator[None]:
     """Object stores have no locks; two runs there write the same bytes to the same names."""
-    with locked(target.local, target.local / _LOCK) if target.local else nullcontext():
+    with locked(target.local) if target.local else nullcontext():
         yield
 
 
-def _progress(shards: ShardCutter, schedule: ShardSchedule, total: int, message: str = "") -> Progress:
+def _progress(schedule: ShardSchedule, total: int, message: str = "") -> Progress:
     return Progress(
         total=total,
-        done=shards.left_out + schedule.captions,
+        done=schedule.captions,
         images=schedule.images,
         prototypes=schedule.prototypes,
-        rejects=len(shards.rejects) + schedule.rejects,
+        rejects=schedule.rejects,
         message=message,
         resumed=schedule.resumed_captions,
         workers=schedule.workers,
@@ -170,10 +169,8 @@ def _already_built(out: Place, manifest: Manifest, elapsed: float) -> BuildSumma
     )
 
 
-def _summarize(
-    out: Place, manifest: Manifest, early: list[Reject], schedule: ShardSchedule, elapsed: float
-) -> BuildSummary:
-    rejects = Counter(reject.reason for reject in early)
+def _summarize(out: Place, manifest: Manifest, schedule: ShardSchedule, elapsed: float) -> BuildSummary:
+    rejects: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     for name, item in schedule.reports.items():
         rejects.update(item.rejects)

@@ -17,7 +17,7 @@ from PIL import Image
 from freeda.attention import DegenerateMapError, localize
 from freeda.config import Preset
 from freeda.diffusion import load_pipeline, pipeline_fingerprint
-from freeda.loading import choose_device, usual_precision
+from freeda.loading import choose_device, chosen_precision, usual_precision
 from freeda.records import NounSpan, Prototype, Reject
 from freeda.regions import pool_mask
 from freeda.text import ClipModel, load_clip, textual_keys
@@ -32,15 +32,16 @@ __all__ = ["BuildModels", "ShardOutcome", "build_prototypes", "load_models"]
 
 @dataclass(frozen=True)
 class BuildModels:
-    """The three models of a preset, loaded once a process."""
+    """The three models of a preset, loaded once a process. pipeline_weights: their fingerprint."""
 
     pipeline: Any
+    pipeline_weights: str
     clip: ClipModel
     backbone: Backbone
 
     def fingerprints(self) -> dict[str, str]:
         return {
-            "diffusion": pipeline_fingerprint(self.pipeline),
+            "diffusion": self.pipeline_weights,
             "clip": self.clip.fingerprint(),
             "backbone": self.backbone.fingerprint(),
         }
@@ -70,11 +71,16 @@ class ShardOutcome:
 def load_models(preset: Preset, device: str = "auto") -> BuildModels:
     """Loads a preset's models, the diffusion model at the precision that the preset names."""
     place = choose_device(device)
-    dtype = usual_precision(place)
-    chosen = preset.synthesis.precision
-    generation = dtype if chosen == "auto" else getattr(torch, chosen)
+    dtype, generation = usual_precision(place), chosen_precision(preset.synthesis.precision, place)
+    # The weights are told by digits that bfloat16 does not keep.
+    loaded = torch.float32 if generation is torch.bfloat16 else generation
+    pipeline = load_pipeline(preset.models.diffusion, place, loaded)
+    weights = pipeline_fingerprint(pipeline)
+    if generation is not loaded:
+        pipeline.to(generation)
     return BuildModels(
-        pipeline=load_pipeline(preset.models.diffusion, place, generation),
+        pipeline=pipeline,
+        pipeline_weights=weights,
         clip=load_clip(preset.models.clip, place, dtype),
         backbone=load_backbone(preset.models.backbone, place, dtype),
     )

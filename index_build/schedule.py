@@ -24,26 +24,32 @@ from index_build.shards import (
     forget_report,
     mark_split,
     read_report,
-    read_state,
     take_started,
     write_shard,
 )
 from index_build.storage import Place
 
-__all__ = ["DEADLY", "ShardSchedule"]
+__all__ = ["DEADLY", "FAILED", "ShardSchedule", "is_quarantine"]
 
 DEADLY = "killed its worker"
 """The reason of a row whose process died each time it was tried alone."""
+FAILED = "failed in its worker"
+"""How the reason begins of a row whose task raised an error each time."""
 _IN_FLIGHT_PER_THREAD = 2
 _RETRIES = 2
 _LEAST_DEATHS = 2
 """One death may be a machine's; a shard is suspected from the second on."""
-_DEADLY_ALLOWED, _DEADLY_SHARE = 10, 0.01
-"""Where more rows than these kill their workers, it is not the rows."""
+_QUARANTINE_ALLOWED, _QUARANTINE_SHARE = 10, 0.01
+"""Where more rows than these kill their workers or fail, it is not the rows."""
 _NEVER_STARTED = 20
 _LOOK_AROUND_SECONDS = 5
 _UNMANNED_SECONDS = 300
 _SLOW_FILES_SECONDS = 90
+
+
+def is_quarantine(reason: str) -> bool:
+    """Whether a row was set aside for what happened to its task; another time it may succeed."""
+    return reason == DEADLY or reason.startswith(FAILED)
 
 
 class ShardSchedule:
@@ -51,8 +57,8 @@ class ShardSchedule:
 
     reports: of finished shards by name, with the sums of their captions, images, prototypes and rejects;
     resumed: names of those of an earlier run; damaged: how many of those had to be built again;
-    deadly: names of shards of one row, set aside because its process dies of it; workers: "busy" or
-    "idle" by address.
+    quarantined: names of shards of one row, set aside because its task dies or fails each time;
+    workers: "busy" or "idle" by address.
     """
 
     def __init__(
@@ -79,14 +85,15 @@ class ShardSchedule:
         self.captions = self.images = self.prototypes = self.rejects = self.resumed_captions = 0
         self.workers: dict[str, str] = {}
         self.damaged = 0
-        self.deadly: list[str] = []
+        self.quarantined: list[str] = []
+        self._last_failure = "in an earlier run"
 
-    def run(self, shards: Iterable[Shard]) -> list[ShardReport]:
+    def run(self, shards: Iterable[Shard], state: WorkState) -> list[ShardReport]:
         """Builds what is missing; returns the reports of all shards, in the captions' order.
 
+        state: of the work folder; shards that are finished there need no captions.
         Raises `WorkerError`, and whatever a task raises on purpose.
         """
-        state = read_state(self._work)
         pending = (part for shard in shards for part in self._unfinished(shard, state))
         self._launch(pending)
         while self._flying:
@@ -94,6 +101,8 @@ class ShardSchedule:
                 for shard in self._receive(future):
                     self._submit(shard)
             self._launch(pending)
+        if self.quarantined and not self.prototypes:
+            self._give_up()
         return [self.reports[name] for name in sorted(self.reports)]
 
     def _launch(self, pending: Iterator[Shard]) -> None:
@@ -118,6 +127,7 @@ class ShardSchedule:
         room = _IN_FLIGHT_PER_THREAD * max(1, threads) - len(self._flying)
         for shard in islice(pending, max(0, room)):
             self._submit(shard)
+            self._manned = time.monotonic()  # to find it among finished ones may have taken long
 
     def _next_done(self) -> list[Future]:
         """Those that have ended; none every few seconds, so that workers who have joined get work."""
@@ -139,7 +149,7 @@ class ShardSchedule:
         else:
             self.resumed.add(shard.name)
             self.resumed_captions += report.captions
-            self.deadly += [shard.name] if DEADLY in report.rejects else []
+            self.quarantined += [shard.name] if any(map(is_quarantine, report.rejects)) else []
             self._keep(report)
 
     def _submit(self, shard: Shard) -> None:
@@ -147,8 +157,7 @@ class ShardSchedule:
         future = self._client.submit(
             run_shard,
             self._work.url,
-            shard.name,
-            shard.captions,
+            shard,
             self._config,
             self._models_name,
             self._expected,
@@ -175,11 +184,7 @@ class ShardSchedule:
             return self._after_death(shard)
         if isinstance(error, FreedaError):
             raise error
-        # Whatever went wrong inside a task: what is finished is safe, and that is what to say.
-        raise WorkerError(
-            f"{shard.name} failed with {type(error).__name__}: {error}; finished shards are kept: run the "
-            f"same command again"
-        ) from error
+        return self._after_error(shard, error)
 
     def _report_of(self, shard: Shard) -> ShardReport:
         deadline = time.monotonic() + _SLOW_FILES_SECONDS
@@ -203,10 +208,27 @@ class ShardSchedule:
         self._deaths[shard.name] += 1
         if self._deaths[shard.name] < self._deaths_to_suspect:
             return (shard,)
+        self._last_failure = "their workers died: out of memory?"
+        return self._divide(shard, DEADLY)
+
+    def _after_error(self, shard: Shard, error: BaseException) -> tuple[Shard, ...]:
+        """A row that the models' libraries fail on each time is found as a deadly one is."""
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            cure = "run the same command again, with a smaller batch in the preset"
+            raise WorkerError(f"{shard.name} failed with {said}; finished shards are kept: {cure}") from error
+        if type(error).__module__.startswith("distributed."):
+            raise WorkerError(
+                f"{shard.name} failed with {said}; finished shards are kept: run the same command again"
+            ) from error
+        self._last_failure = f"the last failed with {said}"
+        return self._divide(shard, f"{FAILED} ({type(error).__name__})")
+
+    def _divide(self, shard: Shard, reason: str) -> tuple[Shard, ...]:
         if len(shard.captions) > 1:
             mark_split(self._work, shard.name)
             return shard.halves()
-        self._set_aside(shard)
+        self._quarantine(shard, reason)
         return ()
 
     def _wait_again(self, shard: Shard) -> Shard:
@@ -219,19 +241,25 @@ class ShardSchedule:
             )
         return shard
 
-    def _set_aside(self, shard: Shard) -> None:
-        self.deadly.append(shard.name)
-        if len(self.deadly) > _DEADLY_ALLOWED + _DEADLY_SHARE * self.captions:
-            for name in self.deadly:  # so many are not to blame themselves: the next run tries them again
-                forget_report(self._work, name)
-            raise WorkerError(
-                f"{len(self.deadly)} captions killed their workers (out of memory?); finished shards are "
-                f"kept: run the same command again, with a smaller batch in the preset if memory was short"
-            )
-        caption = shard.captions[0].caption
-        reject = Reject(caption_id=caption.id, caption=caption.text, noun="", reason=DEADLY)
-        outcome = ShardOutcome(rejects=[reject])
-        self._keep(write_shard(self._work, shard.name, 1, outcome))
+    def _quarantine(self, shard: Shard, reason: str) -> None:
+        self.quarantined.append(shard.name)
+        if len(self.quarantined) > _QUARANTINE_ALLOWED + _QUARANTINE_SHARE * self.captions:
+            self._give_up()
+        rejects = [
+            Reject(caption_id=item.caption.id, caption=item.caption.text, noun="", reason=reason)
+            for item in shard.captions
+        ]
+        outcome = ShardOutcome(rejects=[*shard.rejects, *rejects])
+        self._keep(write_shard(self._work, shard.name, shard.rows, outcome))
+
+    def _give_up(self) -> None:
+        """So many rows are not to blame themselves: the next run tries them again."""
+        for name in self.quarantined:
+            forget_report(self._work, name)
+        raise WorkerError(
+            f"{len(self.quarantined)} captions failed ({self._last_failure}); finished shards are kept: run "
+            f"the same command again, with a smaller batch in the preset if memory was short"
+        )
 
     def _keep(self, report: ShardReport) -> None:
         self.reports[report.name] = report

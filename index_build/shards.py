@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,8 @@ _SAMPLE_SCHEMA = pa.schema(
 class ShardReport:
     """What a finished shard holds; all that a task sends back.
 
-    name: of its files; shards sort by it into the captions' order. digests: sha256 by file suffix.
+    name: of its files; shards sort by it into the captions' order; captions: rows of their source,
+    those without nouns among them; digests: sha256 by file suffix.
     """
 
     name: str
@@ -84,9 +85,14 @@ class WorkState:
     split: names of those that are built as two halves.
     """
 
-    reports: dict[str, ShardReport]
-    damaged: frozenset[str]
-    split: frozenset[str]
+    reports: dict[str, ShardReport] = field(default_factory=dict)
+    damaged: frozenset[str] = frozenset()
+    split: frozenset[str] = frozenset()
+
+    @property
+    def finished(self) -> dict[str, int]:
+        """Rows of the shards that are built and are not to be divided, by name."""
+        return {name: report.captions for name, report in self.reports.items() if name not in self.split}
 
 
 def shard_name(number: int) -> str:
@@ -176,7 +182,7 @@ def mark_split(work: Place, name: str) -> None:
 
 
 def read_prototypes(work: Place, reports: Sequence[ShardReport]) -> Iterator[Prototype]:
-    """All prototypes in the captions' order, one shard in memory at a time.
+    """All prototypes in the captions' order, a few shards in memory at a time.
 
     Raises `WorkerError` for a shard whose bytes are not those that were written, after making sure
     that the next run builds it again.

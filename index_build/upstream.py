@@ -78,7 +78,7 @@ def import_upstream(
         reports.append(report)
         progress(start + len(part), len(names))
     origin = Origin(preset=preset.as_dict(), models=models, build=content, fingerprint=name)
-    manifest = finalize(target, work, reports, [], len(names), origin)
+    manifest = finalize(target, work, reports, origin)
     remove_work(target, name)
     return manifest
 

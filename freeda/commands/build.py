@@ -25,7 +25,7 @@ _CONFIG_OPTIONS = ("caption_column", "id_column", "nouns_column", "limit", "seed
 @column_options
 @click.option("--limit", type=click.IntRange(1), help="Take only so many captions.")
 @click.option("--seed", type=int, default=0)
-@click.option("--shard-size", type=click.IntRange(1), default=32, help="Captions a task.")
+@click.option("--shard-size", type=click.IntRange(1), default=32, help="Captions with nouns a task.")
 @click.option("--workers", type=click.IntRange(1), help="Processes on this machine; else one a GPU.")
 @click.option("--threads", type=click.IntRange(1), help="Of each process; else a share of the cores.")
 @click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")

@@ -26,7 +26,7 @@ from freeda.diffusion import load_pipeline, noise_latents, pipeline_fingerprint,
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.images import ImageLike, OnError, map_ahead, read_image, reading_pool, require_aspect
 from freeda.index import PrototypeIndex
-from freeda.loading import choose_device, usual_precision
+from freeda.loading import choose_device, chosen_precision, usual_precision
 from freeda.presets import load_preset
 from freeda.records import ClassName, NounSpan
 from freeda.segmentation import Segmentation
@@ -303,10 +303,9 @@ def load(
         preset = PrototypeIndex.open(index).preset
     chosen = load_preset(preset) if isinstance(preset, str) else preset
     place = choose_device(device)
-    dtype = usual_precision(place)
     return DiffSegmenter(
-        load_pipeline(chosen.models.diffusion, place, dtype),
-        load_clip(chosen.models.clip, place, dtype),
+        load_pipeline(chosen.models.diffusion, place, chosen_precision(chosen.synthesis.precision, place)),
+        load_clip(chosen.models.clip, place, usual_precision(place)),
         chosen.segmentation.templates,
         Config(height=chosen.synthesis.height, width=chosen.synthesis.width),
         background=background,

@@ -1,0 +1,51 @@
+"""One writer at a time for a folder of this machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from freeda.errors import OutputError
+
+__all__ = ["locked"]
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing `folder` while it lasts, at most as long as this process does.
+
+    Where the file system knows no locks, a warning says so. Raises `OutputError` where another run
+    writes the folder.
+    """
+    file = _lock_file(folder)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            f"another run is writing '{folder}'; wait until it has ended, or choose another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise OutputError(f"cannot write '{file}': {error.strerror or error}") from error
+        warnings.warn(f"'{folder}' cannot be locked; see that no other run writes it", stacklevel=3)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _lock_file(folder: Path) -> Path:
+    """Beside the folder, which may be swapped for another one while it is locked; inside where it must."""
+    folder = folder.resolve()
+    beside = os.access(folder.parent, os.W_OK)
+    return folder.with_name(f".{folder.name}.lock") if beside else folder / ".lock"
