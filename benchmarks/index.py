@@ -22,7 +22,7 @@ import torch
 from measuring import machine
 from results import publish
 
-from freeda.keys import RECALL_AT, build_keys, choose_factory, open_keys
+from freeda.keys import RECALL_AT, TRAINED_A_CELL, build_keys, choose_factory, open_keys
 
 CLASSES = 1000
 _CENTRES = 4000
@@ -103,9 +103,13 @@ def table(count: int, dim: int) -> Iterator[str]:
 def projection(count: int, dim: int) -> Iterator[str]:
     factory, code = choose_factory(_PROJECTED, dim), dim // 8
     coded, exact = _PROJECTED * (code + 8) / 1e9, _PROJECTED * 4 * dim / 1e9
+    cells = int(factory.split("IVF")[1].split("_")[0])
+    trained = cells * TRAINED_A_CELL * 4 * dim / 1e9
     yield f"At {_PROJECTED:,} keys the rule gives `{factory}`: {code} bytes of code and 8 of row number a"
     yield f"key, {_PROJECTED:,} x {code + 8} = {coded:.1f} GB, where exact keys would be"
-    yield f"{_PROJECTED:,} x {4 * dim} = {exact:.0f} GB. That was not built; {count:,} keys were."
+    yield f"{_PROJECTED:,} x {4 * dim} = {exact:.0f} GB. Until they are coded they wait in a file of that"
+    yield f"size, of which training reads {cells:,} x {TRAINED_A_CELL} keys, {trained:.1f} GB. That was not built;"
+    yield f"{count:,} keys were."
 
 
 @click.command(context_settings={"show_default": True})

@@ -232,14 +232,23 @@ def _rate(count: int, workers: int) -> float:
     return count / (seen[-1] - seen[0])
 
 
-class NoModels(WorkerPlugin):
-    """A worker whose models take no time and give nothing: what is left is Dask's own cost."""
+class SimulatedModels(WorkerPlugin):
+    """A worker whose models take so many seconds a shard, no core, and give nothing: what is left is the
+    cost of Dask, of tagging and of files.
+    """
 
-    name = "no-models"
+    name = "simulated-models"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
     def setup(self, worker: Worker) -> None:
         index_build.prototypes.load_models = lambda preset, device: _Nothing()  # type: ignore[assignment]
-        index_build.prototypes.build_prototypes = lambda *_: ShardOutcome()
+        index_build.prototypes.build_prototypes = self.build  # type: ignore[assignment]
+
+    def build(self, *_: object) -> ShardOutcome:
+        time.sleep(self.seconds)
+        return ShardOutcome()
 
 
 class _Nothing:
@@ -247,24 +256,42 @@ class _Nothing:
         return {"none": "0"}
 
 
-def scheduling(count: int) -> Iterator[Row]:
-    """What a caption costs where its models cost nothing, and how the client's memory grows."""
+def _simulate(workers: int, seconds: float, count: int) -> tuple[float, float]:
+    """Seconds for `count` captions, and the growth of the client's memory in MB."""
     config = BuildConfig(preset=load_preset("toy"))
     texts = captions(config.shard_size)
-    with TemporaryDirectory() as name, connect(1, None) as client:
-        client.register_plugin(NoModels())
+    rows = (Caption(id=str(n), text=texts[n % len(texts)]) for n in range(count))
+    with TemporaryDirectory() as name, connect(workers, None) as client:
+        client.register_plugin(SimulatedModels(seconds))
         with installed_models(client, config.preset, "cpu", 1) as (plugin, expected):
+            client.wait_for_workers(workers)
             schedule = ShardSchedule(client, Place(name), config, plugin, expected, lambda: None)
-            rows = (Caption(id=str(n), text=texts[n % len(texts)]) for n in range(count))
             with PeakMemory() as peak:
                 started = time.perf_counter()
                 schedule.run(cut(rows, config.shard_size, {}), WorkState())
-                elapsed = time.perf_counter() - started
+                return time.perf_counter() - started, peak.megabytes
+
+
+def scheduling(count: int) -> Iterator[Row]:
+    """What a caption costs where its models cost nothing, and how the client's memory grows."""
+    elapsed, megabytes = _simulate(1, 0.0, count)
     yield (
         f"tagging, scheduling and writing, {count:,} captions of no cost, ms a caption",
         f"{elapsed / count * 1e3:.3f}",
     )
-    yield "the client's memory meanwhile, MB", f"{peak.megabytes:.0f}"
+    yield "the client's memory meanwhile, MB", f"{megabytes:.0f}"
+
+
+def simulated_scaling(workers: int, seconds: float, shards: int) -> Iterator[Row]:
+    """The rate of many workers whose models only wait, over so many times that of one that does nothing
+    but wait.
+    """
+    size = BuildConfig(preset=load_preset("toy")).shard_size
+    elapsed, _ = _simulate(workers, seconds, workers * shards * size)
+    yield (
+        f"{workers} simulated workers of {seconds:.0f} s a shard over {workers} x one, rate",
+        f"{shards * seconds / elapsed:.3f}",
+    )
 
 
 def table(device: torch.device, repeats: int, count: int) -> Iterator[str]:
@@ -278,6 +305,7 @@ def table(device: torch.device, repeats: int, count: int) -> Iterator[str]:
         formats(size, device, repeats),
         whole_job(device, repeats),
         scaling(32, os.cpu_count() or 1),
+        simulated_scaling(16, 4.0, 8),
         scheduling(count),
     ):
         for name, value in rows:

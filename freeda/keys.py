@@ -19,6 +19,7 @@ from freeda.errors import ConfigError
 __all__ = [
     "EXACT_UP_TO",
     "RECALL_AT",
+    "TRAINED_A_CELL",
     "build_keys",
     "check_factory",
     "choose_factory",
@@ -33,7 +34,8 @@ _USUAL_DIMS = (512, 768, 1024)
 """Of CLIP's text embeddings: before the models are loaded, the keys' width is not known."""
 _MEMORY = 16 * 2**30
 _LEAST_CELLS = 64
-_TRAINED_A_CELL = 64
+TRAINED_A_CELL = 64
+"""Keys that an inverted file is trained on, for each of its cells: memory stays bounded."""
 _QUERIES = 256
 _WANTED_RECALL = 0.95
 _LEAST_GAIN = 0.005
@@ -119,7 +121,7 @@ def _inverted_file(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def _train(index: faiss.Index, keys: np.ndarray, cells: int) -> None:
-    count = min(len(keys), max(cells * _TRAINED_A_CELL, _BLOCK))
+    count = min(len(keys), max(cells * TRAINED_A_CELL, _BLOCK))
     rows = np.sort(np.random.default_rng(0).choice(len(keys), count, replace=False))
     inverted = _inverted_file(index)
     if inverted is not None and faiss.get_num_gpus():

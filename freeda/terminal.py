@@ -59,11 +59,13 @@ class ProgressBar:
         self._bar.set_description(progress.message or "building", refresh=False)
         busy = sum(state == "busy" for state in progress.workers.values())
         counts = {"prototypes": progress.prototypes, "rejects": progress.rejects}
+        if progress.resumed > self._bar.initial:  # what an earlier run did is no speed of this one
+            self._bar.initial = progress.resumed
+        if new := progress.images - progress.resumed_images:
+            counts["images/s"] = f"{new / self._bar.format_dict['elapsed']:.2f}"
         if progress.workers:
             counts["workers"] = f"{busy}/{len(progress.workers)} busy"
         self._bar.set_postfix(counts, refresh=False)
-        if progress.resumed > self._bar.initial:  # what an earlier run did is no speed of this one
-            self._bar.initial = progress.resumed
         self._bar.update(progress.done - self._bar.n)
         self._bar.refresh()
 

@@ -134,6 +134,7 @@ def _progress(schedule: ShardSchedule, total: int, message: str = "") -> Progres
         rejects=schedule.rejects,
         message=message,
         resumed=schedule.resumed_captions,
+        resumed_images=schedule.resumed_images,
         workers=schedule.workers,
     )
 

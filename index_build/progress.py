@@ -16,8 +16,8 @@ __all__ = ["Progress", "Report", "log_progress"]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Counts so far. done, total, resumed: captions, the last of an earlier run; message: the stage;
-    note: worth a line of its own; workers: "busy" or "idle" by address.
+    """Counts so far. done, total, resumed: captions, the last of an earlier run, as are resumed_images of
+    images; message: the stage; note: worth a line of its own; workers: "busy" or "idle" by address.
     """
 
     total: int
@@ -26,6 +26,7 @@ class Progress:
     prototypes: int = 0
     rejects: int = 0
     resumed: int = 0
+    resumed_images: int = 0
     message: str = ""
     note: str = ""
     workers: Mapping[str, str] = field(default_factory=dict)

@@ -82,7 +82,8 @@ class ShardSchedule:
         self._deaths_to_suspect = max(1, _LEAST_DEATHS - tolerated_deaths(client))
         self.reports: dict[str, ShardReport] = {}
         self.resumed: set[str] = set()
-        self.captions = self.images = self.prototypes = self.rejects = self.resumed_captions = 0
+        self.captions = self.images = self.prototypes = self.rejects = 0
+        self.resumed_captions = self.resumed_images = 0
         self.workers: dict[str, str] = {}
         self.damaged = 0
         self.quarantined: list[str] = []
@@ -149,6 +150,7 @@ class ShardSchedule:
         else:
             self.resumed.add(shard.name)
             self.resumed_captions += report.captions
+            self.resumed_images += report.images
             self.quarantined += [shard.name] if any(map(is_quarantine, report.rejects)) else []
             self._keep(report)
 

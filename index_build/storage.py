@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,15 +78,26 @@ class Place:
             raise OutputError(f"cannot read '{self._path(name)}': {_reason(error)}") from error
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
-        """Whole files, in order, a few ahead of the one that is asked for; raises as `read` does."""
+        """Whole files that are known to be there, in order, a few ahead of the one that is asked for.
+
+        Raises `OutputError`.
+        """
         with ThreadPoolExecutor(_READ_AHEAD, "freeda-reading") as threads:
             ahead: deque[Future[bytes]] = deque()
             for name in names:
-                ahead.append(threads.submit(self.read, name))
+                ahead.append(threads.submit(self._read_known, name))
                 if len(ahead) == _READ_AHEAD:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+
+    def _read_known(self, name: str) -> bytes:
+        try:
+            return self.read(name)
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"'{self._path(name)}' has gone; does another run write there? Run the same command again"
+            ) from error
 
     def write(self, name: str, content: bytes) -> None:
         """Replaces a file at once: a reader, or a run after a power cut, finds the old or the new one.
@@ -126,9 +136,13 @@ class Place:
                 raise OutputError(f"cannot list '{self}': {_reason(error)}") from error
 
     def discard(self, name: str) -> None:
-        """Removes a file or a folder with all it holds, if there is one."""
-        with suppress(FileNotFoundError):
+        """Removes a file or a folder with all it holds, if there is one; raises `OutputError`."""
+        try:
             self._files.rm(self._path(name), recursive=True)
+        except FileNotFoundError:
+            return
+        except _errors() as error:
+            raise OutputError(f"cannot remove '{self._path(name)}': {_reason(error)}") from error
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

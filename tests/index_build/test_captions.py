@@ -29,6 +29,20 @@ def test_rows_become_captions_with_their_ids(tmp_path: Path) -> None:
     ]
 
 
+def test_bytes_that_are_no_text_cost_their_row_only(tmp_path: Path) -> None:
+    texts = pa.array([b"a cat", b"a \xff dog", "une fl\u00e2neuse".encode()], pa.binary())
+    lists = pa.array([[b"cat"], [b"dog"], [b"\xff", None]], pa.list_(pa.binary()))
+    table = pa.table({"caption": texts, "nouns": lists, "id": pa.array([b"1", b"2", b"\xfe"], pa.binary())})
+    schema = pa.schema([("caption", pa.string()), ("nouns", pa.list_(pa.string())), ("id", pa.string())])
+    source = tmp_path / "c.parquet"
+    pq.write_table(table.cast(schema, safe=False), source)
+    assert list(open_captions(str(source), config())) == [
+        Caption(id="1", text="a cat", nouns=("cat",)),
+        Reject(caption_id="2", caption="a \\xff dog", noun="", reason="not UTF-8 text"),
+        Caption(id="\\xfe", text="une fl\u00e2neuse", nouns=("\\xff", "")),
+    ]
+
+
 def test_folder_glob_and_chosen_columns(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", t=["two"], key=["y"])
     write(tmp_path / "a.parquet", t=["one"], key=["x"])

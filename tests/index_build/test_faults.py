@@ -38,7 +38,7 @@ from freeda.preset_files import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
 from index_build.progress import Progress
-from index_build.schedule import DEADLY
+from index_build.schedule import DEADLY, FAILED
 from tests.conftest import CAPTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -108,13 +108,15 @@ def wait_for(condition, process: subprocess.Popen | Thread, seconds: float = 300
 def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
     config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
+    config = replace(config, shard_size=1)
     with cluster(2, allowed_failures=3) as started, Client(started) as client:
         victims = set(client.run(os.getpid).values())
         options = {"scheduler": started.scheduler_address, "device": "cpu"}
         build = Thread(target=build_index, args=(str(captions), tmp_path / "index", config), kwargs=options)
         build.start()
-        wait_for(lambda: len(list(tmp_path.glob("index/.work/*/*.started"))) > 1, build)
-        for pid in victims:
+        for done, pid in enumerate(victims):
+            wait_for(lambda done=done: len(list(tmp_path.glob("index/.work/*/*.done.json"))) >= done, build)
+            wait_for(lambda: list(tmp_path.glob("index/.work/*/*.started")), build)
             os.kill(pid, signal.SIGKILL)
         build.join(300)
         assert victims.isdisjoint(client.run(os.getpid).values())
@@ -170,37 +172,78 @@ def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
-class Killer(AroundBuilding):
-    """Makes one caption deadly: the process that builds it kills itself."""
+class Troublemaker(AroundBuilding):
+    """Makes one word deadly, the process that builds it kills itself, and another one an error."""
 
-    name = "killer"
+    name = "troublemaker"
 
-    def __init__(self, word: str) -> None:
-        self.word = word
+    def __init__(self, deadly: str, failing: str) -> None:
+        self.deadly, self.failing = deadly, failing
 
     def build(self, original, captions, models, config):
         outcome = original(captions, models, config)
-        if any(self.word in item.caption.text for item in captions):
+        texts = " ".join(item.caption.text for item in captions)
+        if self.failing in texts:
+            raise ArithmeticError("no such mountain")
+        if self.deadly in texts:
             time.sleep(2)  # a nanny does not restart a worker that dies while it is being started
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome
 
 
-def test_a_deadly_caption_is_set_aside_and_no_other(
+def test_captions_that_kill_or_fail_are_set_aside_and_no_other(
     config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    texts = [*CAPTIONS[:3], "a zeppelin above a beach", *CAPTIONS[3:]]
+    rows = [{"id": f"c{number}", "caption": text} for number, text in enumerate(CAPTIONS)]
+    rows.insert(3, {"id": "deadly", "caption": "a zeppelin above a beach"})
+    rows.insert(6, {"id": "failing", "caption": "a volcano and a lake"})
     source = tmp_path / "captions.parquet"
-    ids = ["c0", "c1", "c2", "deadly", *(f"c{n}" for n in range(3, len(CAPTIONS)))]
-    pq.write_table(pa.table({"id": ids, "caption": texts}), source)
+    pq.write_table(pa.Table.from_pylist(rows), source)
     with cluster(1, allowed_failures=1, threads=2) as started, Client(started) as client:
-        client.register_plugin(Killer("zeppelin"))
+        client.register_plugin(Troublemaker("zeppelin", "volcano"))
         address = started.scheduler_address
-        summary = build_index(str(source), tmp_path / "index", config, scheduler=address, device="cpu")
-    assert summary.rejects[DEADLY] == 1
+        build_index(str(source), tmp_path / "index", config, scheduler=address, device="cpu")
     rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").to_pylist()
-    assert {"caption_id": "deadly", "caption": texts[3], "noun": "", "reason": DEADLY} in rejects
+    assert [row for row in rejects if row["caption_id"] in ("deadly", "failing")] == [
+        {"caption_id": "deadly", "caption": rows[3]["caption"], "noun": "", "reason": DEADLY},
+        {
+            "caption_id": "failing",
+            "caption": rows[6]["caption"],
+            "noun": "",
+            "reason": f"{FAILED} (ArithmeticError)",
+        },
+    ]
     assert_same_rows(tmp_path / "index", undisturbed)
+
+
+def test_what_fails_with_every_caption_ends_the_build_and_is_tried_again(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with cluster(1, allowed_failures=1) as started, Client(started) as client:
+        client.register_plugin(Troublemaker("zeppelin", " "))
+        with pytest.raises(WorkerError, match=r"5 captions failed \(the last .* ArithmeticError: no such"):
+            build_index(
+                str(captions), tmp_path / "index", config, scheduler=started.scheduler_address, device="cpu"
+            )
+    build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+def test_a_worker_with_other_package_versions_is_named(
+    config: BuildConfig, captions: Path, tmp_path: Path
+) -> None:
+    preload = tmp_path / "preload.py"
+    preload.write_text(
+        "import importlib.metadata as metadata\n"
+        "real = metadata.version\n"
+        "metadata.version = lambda name: '0.1' if name == 'timm' else real(name)\n"
+    )
+    with (
+        dask.config.set({"distributed.worker.preload": [str(preload)]}),
+        pytest.raises(WorkerError, match=r"worker tcp://\S+ has timm 0.1 \(here .*install the same versions"),
+    ):
+        build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert not list(tmp_path.glob("index/.work"))
 
 
 FAILING_START = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from freeda.config import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
 from freeda.index import PrototypeIndex
 from freeda.index_format import FILES, MANIFEST
+from freeda.locking import locked
 from freeda.preset_files import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
 from index_build.append import append
 from index_build.config import CaptionColumns
-from index_build.folders import locked
+from index_build.progress import Progress
 from tests.conftest import CAPTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -162,8 +164,15 @@ def test_another_build_s_index_is_replaced_on_request_only(
     with pytest.raises(OutputError, match=r"another build \(seed 0 -> 1\).*--overwrite"):
         build_index(str(captions_file), out, second, device="cpu")
     assert contents(out) == before
-    build_index(str(captions_file), out, second, device="cpu", overwrite=True)
+    left = out / ".work" / "0123456789abcdef" / "build.json"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"seed": 5}')
+    seen: list[Progress] = []
+    build_index(str(captions_file), out, second, device="cpu", overwrite=True, report=seen.append)
     assert PrototypeIndex.open(out).manifest.seed == 1
+    (note,) = (item.note for item in seen if "stays aside" in item.note)
+    assert note.startswith("unfinished build 0123456789abcdef stays aside: ")
+    assert left.exists()
 
 
 def test_captions_without_any_noun_build_nothing(tiny_preset: Preset, tmp_path: Path) -> None:
@@ -192,7 +201,7 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
     # As a process leaves it that dies while the grown index takes the old one's place.
     (tmp_path / "index").rename(tmp_path / ".index.replaced")
     with (
-        locked(tmp_path / "index", tmp_path / ".index.lock"),
+        locked(tmp_path / "index"),
         pytest.raises(OutputError, match="another run is writing"),
     ):
         append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
@@ -208,8 +217,24 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
     again = append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
     assert again.addition is None
     assert "no nouns" in again.note
-    assert TOO_LONG not in again.note  # neither prototypes nor rejects are drawn again
     assert again.manifest == grown.manifest
+    assert TOO_LONG not in again.note  # neither prototypes nor rejects are drawn again
+
+
+def test_appended_captions_without_a_prototype_are_remembered(uninterrupted, tmp_path: Path) -> None:
+    _, whole, _ = uninterrupted
+    index = tmp_path / "index"
+    shutil.copytree(whole, index)
+    more = tmp_path / "more.parquet"
+    pq.write_table(pa.table({"id": ["late"], "caption": ["very " * 45 + "near a dog"]}), more)
+    done = append(index, str(more), CaptionColumns(), device="cpu")
+    assert done.addition is None
+    rejects = pq.read_table(index / "rejects.parquet").to_pylist()
+    assert [row["reason"] for row in rejects if row["caption_id"] == "late"] == [TOO_LONG]
+    assert len(PrototypeIndex.open(index, verify=True)) == len(PrototypeIndex.open(whole))
+    again = append(index, str(more), CaptionColumns(), device="cpu")
+    assert again.note == "all captions were in it already"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "more.parquet"]
 
 
 _THINGS = ("cat", "dog", "bird", "tree", "boat", "clock", "apple", "lamp")
