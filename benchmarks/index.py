@@ -108,8 +108,8 @@ def projection(count: int, dim: int) -> Iterator[str]:
     yield f"At {_PROJECTED:,} keys the rule gives `{factory}`: {code} bytes of code and 8 of row number a"
     yield f"key, {_PROJECTED:,} x {code + 8} = {coded:.1f} GB, where exact keys would be"
     yield f"{_PROJECTED:,} x {4 * dim} = {exact:.0f} GB. Until they are coded they wait in a file of that"
-    yield f"size, of which training reads {cells:,} x {TRAINED_A_CELL} keys, {trained:.1f} GB. That was not built;"
-    yield f"{count:,} keys were."
+    yield f"size, of which training reads {cells:,} x {TRAINED_A_CELL} keys, {trained:.1f} GB. That was not"
+    yield f"built; {count:,} keys were."
 
 
 @click.command(context_settings={"show_default": True})
