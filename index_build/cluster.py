@@ -159,8 +159,8 @@ def _started(workers: dict[int, Any], scheduler: dict[str, Any]) -> SpecCluster:
 
 
 def replace_lost(client: Client) -> None:
-    """Starts others for the workers of our own cluster that are gone for good: Dask restarts one that dies
-    once only, if that fails.
+    """Starts others for the workers of our own cluster that are gone for good: Dask gives one up whose
+    restart fails, and one that is being restarted 15 s after it died before.
     """
     if isinstance(client.cluster, SpecCluster):
         client.cluster.sync(_replace_lost, client.cluster)

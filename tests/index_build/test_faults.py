@@ -87,8 +87,13 @@ def undisturbed(config: BuildConfig, captions: Path, tmp_path_factory: pytest.Te
 
 @contextmanager
 def cluster(workers: int, allowed_failures: int, threads: int = 1) -> Iterator[LocalCluster]:
+    settings = {
+        "distributed.scheduler.allowed-failures": allowed_failures,
+        # Else a worker that is being restarted so long after it died before is taken for lost.
+        "distributed.deploy.lost-worker-timeout": "1h",
+    }
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
+        dask.config.set(settings),
         LocalCluster(
             n_workers=workers, threads_per_worker=threads, memory_limit=0, dashboard_address="127.0.0.1:0"
         ) as started,
@@ -186,7 +191,6 @@ class Troublemaker(AroundBuilding):
         if self.failing in texts:
             raise ArithmeticError("no such mountain")
         if self.deadly in texts:
-            time.sleep(2)  # a nanny does not restart a worker that dies while it is being started
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome
 
@@ -234,9 +238,8 @@ def test_a_worker_with_other_package_versions_is_named(
 ) -> None:
     preload = tmp_path / "preload.py"
     preload.write_text(
-        "import importlib.metadata as metadata\n"
-        "real = metadata.version\n"
-        "metadata.version = lambda name: '0.1' if name == 'timm' else real(name)\n"
+        "from importlib import metadata\n"
+        "metadata.version = lambda name, real=metadata.version: '0.1' if name == 'timm' else real(name)\n"
     )
     with (
         dask.config.set({"distributed.worker.preload": [str(preload)]}),
