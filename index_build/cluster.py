@@ -56,6 +56,7 @@ LOST_SCHEDULER = (
     "the connection to the Dask scheduler is lost; finished shards are kept: run the same command again"
 )
 _START_SECONDS = 300
+_ANSWER_SECONDS = 20
 _LOOK_AROUND_SECONDS = 5
 _SETTINGS = {
     "distributed.scheduler.no-workers-timeout": f"{_START_SECONDS}s",
@@ -366,9 +367,9 @@ def _versions() -> dict[str, str]:
 def _connected(scheduler: str) -> Iterator[Client]:
     try:
         if "://" not in scheduler and Path(scheduler).is_file():
-            client = Client(scheduler_file=scheduler, timeout=20)
+            client = Client(scheduler_file=scheduler, timeout=_ANSWER_SECONDS)
         else:
-            client = Client(scheduler, timeout=20)
+            client = Client(scheduler, timeout=_ANSWER_SECONDS)
     except (OSError, ValueError) as error:
         raise WorkerError(f"no Dask scheduler answers at '{scheduler}': {error}") from error
     with client:

@@ -114,8 +114,8 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
     assert summary["images"] == 5
     assert contents(out) == contents(whole)
 
-    third = subprocess.run(command(captions, out, preset_file), capture_output=True, text=True, check=True)
-    assert json.loads(third.stdout)["already_built"]
+    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
+    assert build_index(str(captions), out, config, device="cpu").already_built
 
 
 def test_four_workers_build_the_same_prototypes(uninterrupted, preset_file: Path, tmp_path: Path) -> None:
@@ -146,8 +146,9 @@ def test_a_cluster_that_exists_with_several_threads_a_worker(
 
 
 def test_a_scheduler_that_does_not_answer_is_named(
-    tiny_preset: Preset, captions_file: Path, tmp_path: Path
+    tiny_preset: Preset, captions_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("index_build.cluster._ANSWER_SECONDS", 2)
     config = BuildConfig(preset=tiny_preset)
     with pytest.raises(WorkerError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         build_index(str(captions_file), tmp_path / "out", config, scheduler="tcp://127.0.0.1:9")
