@@ -304,6 +304,10 @@ def run_shard(
         mark_started(place, shard.name, run)
         try:
             outcome = build_prototypes(shard.captions, loaded.models, config)
+        except RuntimeError as error:
+            if "CUDA error" in str(error):
+                os._exit(1)  # this process's GPU context is lost, and so would be all that it tried next
+            raise
         finally:  # should its worker die while this one is written, it was another
             take_started(place, shard.name, run)
     outcome.rejects[:0] = shard.rejects

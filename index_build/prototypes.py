@@ -72,15 +72,13 @@ def load_models(preset: Preset, device: str = "auto") -> BuildModels:
     """Loads a preset's models, the diffusion model at the precision that the preset names."""
     place = choose_device(device)
     dtype, generation = usual_precision(place), chosen_precision(preset.synthesis.precision, place)
-    # The weights are told by digits that bfloat16 does not keep.
-    loaded = torch.float32 if generation is torch.bfloat16 else generation
-    pipeline = load_pipeline(preset.models.diffusion, place, loaded)
-    weights = pipeline_fingerprint(pipeline)
-    if generation is not loaded:
-        pipeline.to(generation)
+    pipeline = load_pipeline(preset.models.diffusion, place, generation)
+    told = pipeline
+    if generation is torch.bfloat16:  # it does not keep the digits that weights are told by
+        told = load_pipeline(preset.models.diffusion, torch.device("cpu"), torch.float32)
     return BuildModels(
         pipeline=pipeline,
-        pipeline_weights=weights,
+        pipeline_weights=pipeline_fingerprint(told),
         clip=load_clip(preset.models.clip, place, dtype),
         backbone=load_backbone(preset.models.backbone, place, dtype),
     )

@@ -178,7 +178,9 @@ def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
 
 
 class Troublemaker(AroundBuilding):
-    """Makes one word deadly, the process that builds it kills itself, and another one an error."""
+    """Makes one word deadly, the process that builds it kills itself or loses its GPU, and another one an
+    error.
+    """
 
     name = "troublemaker"
 
@@ -190,6 +192,8 @@ class Troublemaker(AroundBuilding):
         texts = " ".join(item.caption.text for item in captions)
         if self.failing in texts:
             raise ArithmeticError("no such mountain")
+        if self.deadly in texts and len(captions) == 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
         if self.deadly in texts:
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome

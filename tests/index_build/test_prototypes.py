@@ -127,7 +127,9 @@ def test_batch_size_does_not_change_a_caption_s_picture(models: BuildModels, tin
 def test_the_diffusion_model_alone_takes_the_preset_s_precision(tiny_preset: Preset) -> None:
     brief = replace(tiny_preset, synthesis=replace(tiny_preset.synthesis, precision="bfloat16"))
     models = load_models(brief, "cpu")
-    assert models.describe()["precision"] == "bfloat16"
+    usual = load_models(tiny_preset, "cpu")
+    assert models.fingerprints() == usual.fingerprints()
+    assert (models.describe()["precision"], usual.describe()["precision"]) == ("bfloat16", "float32")
     assert {part.dtype for part in (models.pipeline.unet, models.pipeline.vae)} == {torch.bfloat16}
     assert models.clip.dtype == models.backbone.dtype == torch.float32
     outcome = build_prototypes(captions(*TEXTS), models, BuildConfig(preset=brief))
