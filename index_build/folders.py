@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,12 +13,22 @@ from freeda.config import Preset
 from freeda.errors import IndexCorruptError, OutputError
 from freeda.index import PrototypeIndex
 from freeda.index_format import MANIFEST, Manifest, manifest_text, parse_manifest
+from freeda.locking import locked
 from index_build.config import differences
 from index_build.storage import Place
 
-__all__ = ["check_target", "open_work", "other_builds", "refresh_preset", "remove_work", "staged"]
+__all__ = ["alone", "check_target", "open_work", "other_builds", "refresh_preset", "remove_work", "staged"]
 
 _WORK, _CONTENT = ".work", "build.json"
+
+
+@contextmanager
+def alone(out: Place) -> Iterator[None]:
+    """Keeps other runs from `out`, but not in an object store: it has no locks, and two runs of one build
+    write the same bytes to the same names there. Raises `OutputError`.
+    """
+    with locked(out.local) if out.local else nullcontext():
+        yield
 
 
 def check_target(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,12 @@ from freeda.errors import IndexMismatchError, OutputError
 from freeda.index_format import REJECTS, Manifest
 from freeda.index_writer import Origin
 from freeda.keys import check_factory
-from freeda.locking import locked
 from index_build.captions import CaptionSource, open_captions
 from index_build.cluster import connect, installed_models, usable_gpus
 from index_build.config import BuildConfig, fingerprint
 from index_build.cutting import cut
 from index_build.finalize import finalize
-from index_build.folders import check_target, open_work, other_builds, refresh_preset, remove_work
+from index_build.folders import alone, check_target, open_work, other_builds, refresh_preset, remove_work
 from index_build.progress import Progress, Report
 from index_build.schedule import ShardSchedule
 from index_build.shards import read_state
@@ -86,7 +84,7 @@ def build_index(
     processes = workers or max(1, len(gpus))
     if scheduler is None:
         threads = threads or max(1, (os.cpu_count() or 1) // processes)
-    with _alone(target):
+    with alone(target):
         report(Progress(total=total, message="loading models"))
         with (
             connect(processes, scheduler, gpus) as client,
@@ -116,13 +114,6 @@ def build_index(
         manifest = finalize(target, work, reports, origin, factory)
         remove_work(target, build)
         return _summarize(target, manifest, schedule, time.perf_counter() - started)
-
-
-@contextmanager
-def _alone(target: Place) -> Iterator[None]:
-    """Object stores have no locks; two runs there write the same bytes to the same names."""
-    with locked(target.local) if target.local else nullcontext():
-        yield
 
 
 def _progress(schedule: ShardSchedule, total: int, message: str = "") -> Progress:

@@ -25,7 +25,7 @@ from freeda.text import load_clip
 from freeda.vision import load_backbone
 from index_build.config import fingerprint
 from index_build.finalize import finalize
-from index_build.folders import check_target, open_work, remove_work
+from index_build.folders import alone, check_target, open_work, remove_work
 from index_build.prototypes import ShardOutcome
 from index_build.shards import read_state, shard_name, write_shard
 from index_build.storage import Place
@@ -62,25 +62,26 @@ def import_upstream(
     models, width = _models(preset, keys.d, knn_index)
     target = Place(out)
     target.prepare()
-    content = _content(embeddings, names, knn_index, preset, models, chunk)
-    name = fingerprint(content)
-    if (there := check_target(target, name, content, overwrite)) is not None:
+    with alone(target):
+        content = _content(embeddings, names, knn_index, preset, models, chunk)
+        name = fingerprint(content)
+        if (there := check_target(target, name, content, overwrite)) is not None:
+            remove_work(target, name)
+            return there
+        work = open_work(target, name, content)
+        finished, reports = read_state(work).reports, []
+        for number, start in enumerate(range(0, len(names), chunk)):
+            part = names[start : start + chunk]
+            report = finished.get(shard_name(number))
+            if report is None:
+                outcome = _read_chunk(embeddings, part, keys, start, width)
+                report = write_shard(work, shard_name(number), len(part), outcome)
+            reports.append(report)
+            progress(start + len(part), len(names))
+        origin = Origin(preset=preset.as_dict(), models=models, build=content, fingerprint=name)
+        manifest = finalize(target, work, reports, origin)
         remove_work(target, name)
-        return there
-    work = open_work(target, name, content)
-    finished, reports = read_state(work).reports, []
-    for number, start in enumerate(range(0, len(names), chunk)):
-        part = names[start : start + chunk]
-        report = finished.get(shard_name(number))
-        if report is None:
-            outcome = _read_chunk(embeddings, part, keys, start, width)
-            report = write_shard(work, shard_name(number), len(part), outcome)
-        reports.append(report)
-        progress(start + len(part), len(names))
-    origin = Origin(preset=preset.as_dict(), models=models, build=content, fingerprint=name)
-    manifest = finalize(target, work, reports, origin)
-    remove_work(target, name)
-    return manifest
+        return manifest
 
 
 def _vector_files(folder: Path) -> list[str]:
