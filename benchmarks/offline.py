@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -294,21 +294,25 @@ def simulated_scaling(workers: int, seconds: float, shards: int) -> Iterator[Row
     )
 
 
-def table(device: torch.device, repeats: int, count: int) -> Iterator[str]:
+PARTS = ("capture", "formats", "whole job", "scaling", "simulated scaling", "scheduling")
+
+
+def table(device: torch.device, repeats: int, count: int, parts: Sequence[str] = PARTS) -> Iterator[str]:
     size = FULL if device.type == "cuda" else SMALL
     yield f"{machine(device)}; UNet of {size.channels} channels at {size.side} px."
     yield ""
     yield "| | |"
     yield "|---|---|"
-    for rows in (
-        capture(size, device, repeats),
-        formats(size, device, repeats),
-        whole_job(device, repeats),
-        scaling(32, os.cpu_count() or 1),
-        simulated_scaling(16, 4.0, 8),
-        scheduling(count),
-    ):
-        for name, value in rows:
+    rows = {
+        "capture": capture(size, device, repeats),
+        "formats": formats(size, device, repeats),
+        "whole job": whole_job(device, repeats),
+        "scaling": scaling(32, os.cpu_count() or 1),
+        "simulated scaling": simulated_scaling(16, 4.0, 8),
+        "scheduling": scheduling(count),
+    }
+    for part in parts:
+        for name, value in rows[part]:
             yield f"| {name} | {value} |"
 
 
@@ -317,9 +321,12 @@ def table(device: torch.device, repeats: int, count: int) -> Iterator[str]:
 @click.option("--repeats", type=int, default=3)
 @click.option("--count", type=int, default=100_000, help="Captions of no cost to schedule.")
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
-def main(device: str, repeats: int, count: int, write: bool) -> None:
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Measure these parts alone.")
+def main(device: str, repeats: int, count: int, write: bool, only: tuple[str, ...]) -> None:
     """Prints the table."""
-    publish("offline", [_HEADER], table(choose_device(device), repeats, count), write=write)
+    if only and write:
+        raise click.UsageError("--only prints; --write takes the whole table")
+    publish("offline", [_HEADER], table(choose_device(device), repeats, count, only or PARTS), write=write)
 
 
 if __name__ == "__main__":
