@@ -47,7 +47,7 @@ from index_build.synthesis import tokenize
 _HEADER = """## The offline job
 
 `python benchmarks/offline.py --write`. Ratios are of the least times of runs that took turns; memory is the
-peak above what was held before, over that of plain generation.
+peak above what was held before, over that of plain generation. Rows of one part (`--only`) are of one run.
 """
 Row = tuple[str, str]
 
