@@ -204,6 +204,8 @@ def _write(
         raise IndexMismatchError(
             f"'{sources[0].folder}' has no such prototype; see `freeda index info`"
         ) from error
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write the index to '{out}': {error.strerror or error}") from error
     return Edited(manifest, sum(map(len, sources)) - manifest.prototypes)

@@ -6,7 +6,7 @@ import errno
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,12 +40,15 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # a file that stays behind locks nothing
+            file.unlink()
         lock.release()
 
 
 def _lock_file(folder: Path) -> Path:
-    """Beside the folder, which may be swapped for another one while it is locked; inside where it must."""
+    """Beside the folder, which may be swapped for another one while it is locked; inside where that is
+    another file system or not to be written.
+    """
     folder = folder.resolve()
-    beside = os.access(folder.parent, os.W_OK)
+    beside = os.access(folder.parent, os.W_OK) and not os.path.ismount(folder)
     return folder.with_name(f".{folder.name}.lock") if beside else folder / ".lock"

@@ -25,7 +25,6 @@ from index_build.config import BuildConfig, CaptionColumns
 from index_build.cutting import UNTAGGED
 from index_build.job import BuildSummary, build_index
 from index_build.nouns import NO_NOUNS, NOT_IN_CAPTION
-from index_build.schedule import is_quarantine
 
 __all__ = ["Appended", "append"]
 
@@ -118,8 +117,8 @@ def _known(index: PrototypeIndex) -> frozenset[tuple[str, str]]:
 
 
 def _was_drawn(reason: str) -> bool:
-    """Whether a reject was refused for its picture, and not for what another try may change."""
-    return not (reason in _NOT_DRAWN or reason.startswith(UNTAGGED) or is_quarantine(reason))
+    """Whether a reject came as far as a task, and not only as far as the tagger."""
+    return not (reason in _NOT_DRAWN or reason.startswith(UNTAGGED))
 
 
 def _require_own(folder: Path) -> None:

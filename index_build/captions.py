@@ -105,7 +105,9 @@ def _bytes_column(column: pa.Array) -> pa.Array:
         column = column.dictionary_decode()
     if _is_text(column.type):
         return column.cast(pa.large_binary())
-    return column.cast(pa.large_list(pa.large_binary())) if _is_list_of_text(column.type) else column
+    if _is_list_of_text(column.type) and not pa.types.is_dictionary(column.type.value_type):
+        return column.cast(pa.large_list(pa.large_binary()))
+    return column
 
 
 def _decode(value: object) -> tuple[str, bool]:

@@ -315,7 +315,10 @@ def run_shard(
 
 
 def _loaded(worker: Worker, name: str) -> _Loaded:
-    loaded: _Loaded = getattr(worker, _ATTRIBUTE)[name].result()
+    found = getattr(worker, _ATTRIBUTE, {}).get(name)
+    if found is None:
+        raise WorkerError(f"worker {worker.address} has let its models go; run the same command again")
+    loaded: _Loaded = found.result()
     if loaded.error is not None:
         raise loaded.error
     return loaded

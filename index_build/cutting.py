@@ -79,6 +79,8 @@ def _tag(row: Caption | Reject, find_nouns: FindNouns) -> tuple[list[TaggedCapti
         return [], [row]
     try:
         spans, missing = noun_spans(row, find_nouns)
+    except MemoryError:
+        raise
     except Exception as error:  # of the tagger's libraries; one text that they fail on is no reason to end
         reason = f"{UNTAGGED} ({type(error).__name__})"
         return [], [Reject(caption_id=row.id, caption=row.text, noun="", reason=reason)]

@@ -22,6 +22,7 @@ from index_build.shards import (
     ShardReport,
     WorkState,
     forget_report,
+    forget_split,
     mark_split,
     read_report,
     take_started,
@@ -87,6 +88,7 @@ class ShardSchedule:
         self.workers: dict[str, str] = {}
         self.damaged = 0
         self.quarantined: list[str] = []
+        self._divided: list[str] = []
         self._last_failure = "in an earlier run"
 
     def run(self, shards: Iterable[Shard], state: WorkState) -> list[ShardReport]:
@@ -229,6 +231,7 @@ class ShardSchedule:
     def _divide(self, shard: Shard, reason: str) -> tuple[Shard, ...]:
         if len(shard.captions) > 1:
             mark_split(self._work, shard.name)
+            self._divided.append(shard.name)
             return shard.halves()
         self._quarantine(shard, reason)
         return ()
@@ -255,9 +258,15 @@ class ShardSchedule:
         self._keep(write_shard(self._work, shard.name, shard.rows, outcome))
 
     def _give_up(self) -> None:
-        """So many rows are not to blame themselves: the next run tries them again."""
+        """Rows of which so many fail, or all, are not to blame themselves: the next run tries them again, and
+        whole shards where no part is finished.
+        """
         for name in self.quarantined:
             forget_report(self._work, name)
+        finished = self.reports.keys() - set(self.quarantined)
+        for name in self._divided:
+            if not any(part.startswith(f"{name}-") for part in finished):
+                forget_split(self._work, name)
         raise WorkerError(
             f"{len(self.quarantined)} captions failed ({self._last_failure}); finished shards are kept: run "
             f"the same command again, with a smaller batch in the preset if memory was short"

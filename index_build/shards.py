@@ -24,6 +24,7 @@ __all__ = [
     "ShardReport",
     "WorkState",
     "forget_report",
+    "forget_split",
     "half_names",
     "mark_split",
     "mark_started",
@@ -179,6 +180,11 @@ def forget_report(work: Place, name: str) -> None:
 def mark_split(work: Place, name: str) -> None:
     """Notes for good that a shard is built as two halves."""
     work.write(name + _SPLIT, b"")
+
+
+def forget_split(work: Place, name: str) -> None:
+    """Makes a divided shard one that is built whole."""
+    work.discard(name + _SPLIT)
 
 
 def read_prototypes(work: Place, reports: Sequence[ShardReport]) -> Iterator[Prototype]:

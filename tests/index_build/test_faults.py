@@ -233,6 +233,7 @@ def test_what_fails_with_every_caption_ends_the_build_and_is_tried_again(
             build_index(
                 str(captions), tmp_path / "index", config, scheduler=started.scheduler_address, device="cpu"
             )
+    assert not list(tmp_path.glob("index/.work/*/*.split"))
     build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
     assert_same_rows(tmp_path / "index", undisturbed)
 
