@@ -352,8 +352,8 @@ def test_a_full_disk_is_named_and_costs_nothing(
     assert "cannot write" in failed.stderr.splitlines()[-1]
     assert "File too large" in failed.stderr.splitlines()[-1]
     assert not (tmp_path / "i" / "manifest.json").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["prototypes"] == len(PrototypeIndex.open(undisturbed))
+    done = build_index(str(captions), tmp_path / "i", config, workers=1, device="cpu")
+    assert done.prototypes == len(PrototypeIndex.open(undisturbed))
     assert contents(tmp_path / "i") == contents(undisturbed)
 
 
@@ -387,26 +387,6 @@ def use_s3(monkeypatch: pytest.MonkeyPatch, port: int) -> fsspec.AbstractFileSys
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     return fsspec.filesystem("s3", skip_instance_cache=True)
-
-
-def test_captions_and_index_may_lie_in_s3(
-    config: BuildConfig,
-    captions: Path,
-    undisturbed: Path,
-    tmp_path: Path,
-    s3_port: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    files = use_s3(monkeypatch, s3_port)
-    files.mkdir("bucket")
-    files.put_file(str(captions), "bucket/captions/captions.parquet")
-    build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
-    found = {name.rsplit("/", 1)[1] for name in files.find("s3://bucket/index")}
-    assert found == {*contents(undisturbed), "report.html"}
-    files.get("s3://bucket/index", str(tmp_path / "index"), recursive=True)
-    assert contents(tmp_path / "index") == contents(undisturbed)
-    again = build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
-    assert again.already_built
 
 
 class _FailingProxy(BaseHTTPRequestHandler):
@@ -455,7 +435,7 @@ class _FailingProxy(BaseHTTPRequestHandler):
         pass
 
 
-def test_an_s3_whose_requests_fail_again_and_again(
+def test_captions_and_index_in_an_s3_whose_requests_fail_again_and_again(
     config: BuildConfig,
     captions: Path,
     undisturbed: Path,
@@ -467,14 +447,21 @@ def test_an_s3_whose_requests_fail_again_and_again(
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _FailingProxy)
     Thread(target=proxy.serve_forever, daemon=True).start()
     files = use_s3(monkeypatch, s3_port)
-    files.mkdir("failing")
+    files.mkdir("bucket")
+    files.put_file(str(captions), "bucket/captions/captions.parquet")
     use_s3(monkeypatch, proxy.server_port)
     patience = {"config_kwargs": {"read_timeout": READ_TIMEOUT}}
     monkeypatch.setenv("FSSPEC_S3", json.dumps(patience))
     monkeypatch.setitem(fsspec.config.conf, "s3", patience)
     fsspec.filesystem("s3").clear_instance_cache()
-    build_index(str(captions), "s3://failing/index", config, workers=1, device="cpu")
+    build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
     proxy.shutdown()
     assert min(_FailingProxy.failed[name] for name in ("503", "hung up", "timed out")) > 2
-    files.get("s3://failing/index", str(tmp_path / "index"), recursive=True)
+    found = {name.rsplit("/", 1)[1] for name in files.find("s3://bucket/index")}
+    assert found == {*contents(undisturbed), "report.html"}
+    files.get("s3://bucket/index", str(tmp_path / "index"), recursive=True)
     assert contents(tmp_path / "index") == contents(undisturbed)
+    use_s3(monkeypatch, s3_port)
+    fsspec.filesystem("s3").clear_instance_cache()
+    again = build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
+    assert again.already_built

@@ -155,21 +155,21 @@ def test_a_scheduler_that_does_not_answer_is_named(
 
 
 def test_another_build_s_index_is_replaced_on_request_only(
-    uninterrupted, tiny_preset: Preset, captions_file: Path, tmp_path: Path
+    uninterrupted, preset_file: Path, tmp_path: Path
 ) -> None:
+    captions, whole, _ = uninterrupted
     out = tmp_path / "index"
-    first = BuildConfig(preset=tiny_preset, limit=1)
-    second = BuildConfig(preset=tiny_preset, limit=1, seed=1)
-    build_index(str(captions_file), out, first, device="cpu")
+    shutil.copytree(whole, out)
+    second = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1, seed=1)
     before = contents(out)
     with pytest.raises(OutputError, match=r"another build \(seed 0 -> 1\).*--overwrite"):
-        build_index(str(captions_file), out, second, device="cpu")
+        build_index(str(captions), out, second, device="cpu")
     assert contents(out) == before
     left = out / ".work" / "0123456789abcdef" / "build.json"
     left.parent.mkdir(parents=True)
     left.write_text('{"seed": 5}')
     seen: list[Progress] = []
-    build_index(str(captions_file), out, second, device="cpu", overwrite=True, report=seen.append)
+    build_index(str(captions), out, second, device="cpu", overwrite=True, report=seen.append)
     assert PrototypeIndex.open(out).manifest.seed == 1
     (note,) = (item.note for item in seen if "stays aside" in item.note)
     assert note.startswith("unfinished build 0123456789abcdef stays aside: ")
