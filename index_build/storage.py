@@ -130,7 +130,7 @@ class Place:
                 found = self._files.ls(self._root, detail=True)
                 return {item["name"].rstrip("/").rsplit("/", 1)[-1]: int(item["size"] or 0) for item in found}
             except FileNotFoundError:  # of the folder, or of a file that went while it was being listed
-                if not self._files.exists(self._root):
+                if not (self.local and self.local.exists()):
                     return {}
             except _errors() as error:
                 raise OutputError(f"cannot list '{self}': {_reason(error)}") from error

@@ -21,7 +21,6 @@ from distributed import LocalCluster
 from freeda.config import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
 from freeda.index import PrototypeIndex
-from freeda.index_format import FILES, MANIFEST
 from freeda.locking import locked
 from freeda.preset_files import to_toml
 from freeda.presets import load_preset
@@ -30,12 +29,9 @@ from index_build.append import append
 from index_build.config import CaptionColumns
 from index_build.progress import Progress
 from tests.conftest import CAPTIONS
+from tests.index_build.conftest import contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in (MANIFEST, *FILES)}
 
 
 @pytest.fixture(scope="module")
