@@ -7,10 +7,10 @@ from itertools import groupby
 
 import numpy as np
 
-from freeda.toyworld.scenes import Placement, Scene
+from freeda.toyworld.scenes import Scene
 from freeda.toyworld.vocabulary import Kind
 
-__all__ = ["describe", "mention"]
+__all__ = ["describe", "describe_parts", "mention"]
 
 _SYNONYM_RATE = 0.3
 _COLOR_RATE = 0.55
@@ -61,10 +61,21 @@ _PROMPTS = (
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """A sentence that names everything in the scene, such as "two kittens and a red bus on a lawn"."""
-    kinds = groupby(scene.things, key=lambda placement: placement.kind)
-    phrases = [_thing_phrase(kind, list(group), rng) for kind, group in kinds]
+    return describe_parts([(item.kind, item.color) for item in scene.things], scene.stuff, rng)
+
+
+def describe_parts(
+    things: Sequence[tuple[Kind, str]], stuff: Sequence[Kind], rng: np.random.Generator
+) -> str:
+    """The same for some of a scene's things, each with its colour, on some of its stuff.
+
+    stuff: one kind, or two, the one behind first.
+    """
+    groups = groupby(things, key=lambda item: item[0])
+    phrases = [_thing_phrase(kind, [color for _, color in group], rng) for kind, group in groups]
     opening = str(rng.choice(_OPENINGS))
-    return f"{opening}{_join(phrases)} {_place_phrase(scene.stuff, rng)}"
+    named = f"{_join(phrases)} " if phrases else ""
+    return f"{opening}{named}{_place_phrase(stuff, rng)}"
 
 
 def mention(scene: Scene, rng: np.random.Generator) -> str:
@@ -74,11 +85,11 @@ def mention(scene: Scene, rng: np.random.Generator) -> str:
     return str(rng.choice(_PROMPTS)).format(noun)
 
 
-def _thing_phrase(kind: Kind, group: Sequence[Placement], rng: np.random.Generator) -> str:
-    if len(group) > 1:
-        return f"{rng.choice(_COUNTS[len(group)])} {kind.plural}"
+def _thing_phrase(kind: Kind, colors: Sequence[str], rng: np.random.Generator) -> str:
+    if len(colors) > 1:
+        return f"{rng.choice(_COUNTS[len(colors)])} {kind.plural}"
     noun = _choose_noun(kind, rng)
-    words = f"{group[0].color} {noun}" if rng.random() < _COLOR_RATE else noun
+    words = f"{colors[0]} {noun}" if rng.random() < _COLOR_RATE else noun
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

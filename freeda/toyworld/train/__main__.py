@@ -3,97 +3,131 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
+from freeda.diffusion import load_pipeline
 from freeda.loading import choose_device
+from freeda.toyworld.train import autoencoder, clip, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
-from freeda.toyworld.train.loop import Plan
+from freeda.toyworld.train.loop import Plan, Task, fit
+from freeda.toyworld.train.tokenizer import train_tokenizer
+from freeda.vision import load_backbone
 
-STAGES = ("diffusion", "dense", "clip")
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of the command: scenes, where to work and write, and how long."""
+
+    scenes: SceneCache
+    work: Path
+    out: Path
+    device: torch.device
+    scale: float
+    start: Path | None
+
+    def fit(self, task: Task, plan: Plan) -> None:
+        scaled = replace(plan, minutes=plan.minutes * self.scale)
+        fit(task, len(self.scenes), scaled, self.work, self.device)
+
+
+def train_dense(run: Run) -> None:
+    task = dense.DenseTask(run.scenes, run.device)
+    run.fit(task, dense.PLAN)
+    dense.save(task, run.out / "dense")
+
+
+def train_diffusion(run: Run) -> None:
+    """Needs the dense backbone: the UNet's features are drawn towards its own."""
+    start = load_pipeline([str(run.start)], torch.device("cpu")) if run.start else None
+    parts = _trained_parts(run) if start is None else start
+    vae, tokenizer = parts.vae.to(run.device), parts.tokenizer
+    latents = autoencoder.encode_scenes(
+        vae, run.scenes, run.work / f"latents-{len(run.scenes)}.safetensors", run.device
+    )
+    backbone = load_backbone([str(run.out / "dense")], run.device)
+    features = dense.encode_scenes(backbone, run.scenes, run.work)
+    task = diffusion.DiffusionTask(latents, features, run.scenes, tokenizer, run.device, start)
+    run.fit(task, diffusion.PLAN)
+    pipeline = diffusion.assemble_pipeline(vae, task, tokenizer)
+    pipeline.to(torch.float16).save_pretrained(run.out / "diffusion")
+
+
+def train_clip(run: Run) -> None:
+    tokenizer = train_tokenizer(corpus(run.scenes), run.work / "tokenizer")
+    task = clip.ClipTask(run.scenes, tokenizer, run.work, run.device)
+    run.fit(task, clip.PLAN)
+    clip.save(task, tokenizer, run.out / "clip")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the denoiser stands on."""
+
+    vae: Any
+    tokenizer: Any
+
+
+def _trained_parts(run: Run) -> _Parts:
+    tokenizer = train_tokenizer(corpus(run.scenes), run.work / "tokenizer")
+    images = autoencoder.AutoencoderTask(run.scenes, run.device)
+    run.fit(images, autoencoder.PLAN)
+    return _Parts(images.network, tokenizer)
+
+
+def corpus(scenes: SceneCache) -> list[str]:
+    """Every sentence of the training scenes, what the tokenizer learns from."""
+    return [text for texts in (*scenes.captions, *scenes.mentions) for text in texts]
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "dense": train_dense,
+    "diffusion": train_diffusion,
+    "clip": train_clip,
+}
+_PLANS = {
+    "dense": (dense.PLAN,),
+    "diffusion": (autoencoder.PLAN, diffusion.PLAN),
+    "clip": (clip.PLAN,),
+}
 
 
 @click.command(context_settings={"show_default": True})
+@click.argument("stages", nargs=-1, type=click.Choice(tuple(STAGES)))
 @click.option("--work", type=Path, default=Path("toy-training"), help="Scenes and checkpoints.")
-@click.option("--out", type=Path, default=Path(__file__).parents[1] / "weights", help="Finished models.")
-@click.option("--stage", type=click.Choice(STAGES), multiple=True, default=STAGES)
+@click.option("--out", type=Path, default=WEIGHTS, help="Finished models.")
+@click.option("--start", type=Path, help="Diffusion pipeline whose weights the training begins with.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice.")
-@click.option("--minutes", type=float, default=0.0, help="Budget for all stages; 0 keeps the recipe's.")
+@click.option("--minutes", type=float, default=0.0, help="Budget of all stages; 0 keeps the recipe's.")
 @click.option("--scenes", type=int, default=24_000, help="How many training scenes to draw.")
 def main(
-    work: Path, out: Path, stage: tuple[str, ...], device: str, threads: int, minutes: float, scenes: int
+    stages: tuple[str, ...],
+    work: Path,
+    out: Path,
+    start: Path | None,
+    device: str,
+    threads: int,
+    minutes: float,
+    scenes: int,
 ) -> None:
-    """Trains the toy world's models from scratch; run it again and it goes on where it stopped."""
+    """Trains the toy world's models, or those of STAGES; run it again and it continues where it stopped."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    cache = SceneCache.open(work, scenes)
-    scale = minutes / _recipe_minutes() if minutes else 1.0
-    for name in stage:
-        _TRAINERS[name](cache, work, out, choose_device(device), scale)
+    chosen = [name for name in STAGES if name in (stages or STAGES)]
+    recipe = sum(plan.minutes for name in chosen for plan in _PLANS[name][-1 if start else 0 :])
+    scale = minutes / recipe if minutes else 1.0
+    run = Run(SceneCache.open(work, scenes), work, out, choose_device(device), scale, start)
+    for name in chosen:
+        STAGES[name](run)
 
-
-def _scaled(plan: Plan, scale: float) -> Plan:
-    return replace(plan, minutes=plan.minutes * scale)
-
-
-def _recipe_minutes() -> float:
-    from freeda.toyworld.train import autoencoder, clip, dense, diffusion
-
-    return sum(module.PLAN.minutes for module in (autoencoder, clip, dense, diffusion))
-
-
-def _train_diffusion(cache: SceneCache, work: Path, out: Path, device: torch.device, scale: float) -> None:
-    from freeda.toyworld.train import autoencoder, diffusion
-    from freeda.toyworld.train.loop import fit
-    from freeda.toyworld.train.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer(corpus(cache), work / "tokenizer")
-    images = autoencoder.AutoencoderTask(cache, device)
-    fit(images, len(cache), _scaled(autoencoder.PLAN, scale), work, device)
-    latents = autoencoder.encode_scenes(
-        images.network, cache, work / f"latents-{len(cache)}.safetensors", device
-    )
-    task = diffusion.DiffusionTask(latents, cache, tokenizer, device)
-    fit(task, len(cache), _scaled(diffusion.PLAN, scale), work, device)
-    pipeline = diffusion.assemble_pipeline(images.network, task, tokenizer)
-    pipeline.to(torch.float16).save_pretrained(out / "diffusion")
-
-
-def _train_dense(cache: SceneCache, work: Path, out: Path, device: torch.device, scale: float) -> None:
-    from freeda.toyworld.train import dense
-    from freeda.toyworld.train.loop import fit
-
-    task = dense.DenseTask(cache, device)
-    fit(task, len(cache), _scaled(dense.PLAN, scale), work, device)
-    dense.save(task, out / "dense")
-
-
-def _train_clip(cache: SceneCache, work: Path, out: Path, device: torch.device, scale: float) -> None:
-    from freeda.toyworld.train import clip
-    from freeda.toyworld.train.loop import fit
-    from freeda.toyworld.train.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer(corpus(cache), work / "tokenizer")
-    task = clip.ClipTask(cache, tokenizer, work, device)
-    fit(task, len(cache), _scaled(clip.PLAN, scale), work, device)
-    clip.save(task, tokenizer, out / "clip")
-
-
-def corpus(cache: SceneCache) -> list[str]:
-    """Every sentence of the training scenes, what the tokenizer learns from."""
-    return [text for texts in (*cache.captions, *cache.mentions) for text in texts]
-
-
-_TRAINERS: dict[str, Callable[[SceneCache, Path, Path, torch.device, float], None]] = {
-    "diffusion": _train_diffusion,
-    "dense": _train_dense,
-    "clip": _train_clip,
-}
 
 if __name__ == "__main__":
     main()

@@ -43,7 +43,7 @@ class AutoencoderTask:
         self._scenes = scenes
         self._device = device
 
-    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
         crops = self._crops(numbers, rng)
         posterior = self.network.encode(crops).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))

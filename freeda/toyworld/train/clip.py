@@ -45,7 +45,7 @@ class ClipTask:
         self._mentions = _tokenize(tokenizer, scenes.mentions)
         self._device = device
 
-    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
         images = self.network.encode_image(self._images(numbers, rng), normalize=True)
         texts = self.network.encode_text(self._texts(numbers, rng).to(self._device), normalize=True)
         scale = self.network.logit_scale.clamp(max=_LOGIT_SCALE_LIMIT).exp()

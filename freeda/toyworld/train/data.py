@@ -14,13 +14,25 @@ import numpy as np
 import torch
 
 from freeda.toyworld.captions import describe, mention
-from freeda.toyworld.scenes import draw_scene, scene_rng
+from freeda.toyworld.scenes import Scene, draw_scene, scene_rng
+from freeda.toyworld.vocabulary import KINDS, Kind
 
-__all__ = ["CAPTIONS_PER_SCENE", "IMAGE_SIZE", "SceneCache"]
+__all__ = ["CAPTIONS_PER_SCENE", "IMAGE_SIZE", "Content", "SceneCache"]
 
 IMAGE_SIZE = 128
 CAPTIONS_PER_SCENE = 2
 _CHUNK = 200
+_KINDS = {kind.name: kind for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a scene shows: the kind of every stuff, and the kind and colour of every thing, in the order of
+    their instance numbers.
+    """
+
+    stuff: tuple[Kind, ...]
+    things: tuple[tuple[Kind, str], ...]
 
 
 @dataclass(frozen=True)
@@ -29,14 +41,14 @@ class SceneCache:
 
     images: (N, 128, 128, 3) uint8; instances: (N, 128, 128) uint8, numbered as in `Scene`;
     captions and mentions: for every scene, `CAPTIONS_PER_SCENE` full sentences and short prompts;
-    stuffs: (N,) how many of a scene's instances, the first ones, are stuff.
+    contents: what each scene shows.
     """
 
     images: np.ndarray
     instances: np.ndarray
     captions: list[list[str]]
     mentions: list[list[str]]
-    stuffs: np.ndarray
+    contents: list[Content]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,7 +60,8 @@ class SceneCache:
 
     def things(self, numbers: np.ndarray) -> np.ndarray:
         """(B, 128, 128) bool: where a thing stands, not stuff."""
-        return self.instances[numbers] >= self.stuffs[numbers, None, None]
+        stuffs = np.array([len(self.contents[number].stuff) for number in numbers])
+        return self.instances[numbers] >= stuffs[:, None, None]
 
     @classmethod
     def open(cls, folder: Path, count: int) -> SceneCache:
@@ -68,8 +81,19 @@ class SceneCache:
             arrays["instances"],
             sentences["captions"],
             sentences["mentions"],
-            np.array(sentences["stuffs"]),
+            [_content(stuff, things) for stuff, things in sentences["contents"]],
         )
+
+
+def _content(stuff: list[str], things: list[list[str]]) -> Content:
+    return Content(
+        tuple(_KINDS[name] for name in stuff), tuple((_KINDS[name], color) for name, color in things)
+    )
+
+
+def _names(scene: Scene) -> tuple[list[str], list[list[str]]]:
+    """A scene's content as JSON holds it."""
+    return [kind.name for kind in scene.stuff], [[item.kind.name, item.color] for item in scene.things]
 
 
 def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done: Path) -> None:
@@ -77,16 +101,16 @@ def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done
         name: np.memmap(folder / f"{name}-{count}.raw", np.uint8, "w+", shape=shape)
         for name, shape in shapes.items()
     }
-    sentences: dict[str, list[Any]] = {"captions": [], "mentions": [], "stuffs": []}
+    sentences: dict[str, list[Any]] = {"captions": [], "mentions": [], "contents": []}
     starts = range(0, count, _CHUNK)
     with get_context("spawn").Pool(os.cpu_count()) as pool:
         chunks: Iterator[_Chunk] = pool.imap(_draw_chunk, [(s, min(s + _CHUNK, count)) for s in starts])
-        for start, (images, instances, captions, mentions, stuffs) in zip(starts, chunks, strict=True):
+        for start, (images, instances, captions, mentions, contents) in zip(starts, chunks, strict=True):
             arrays["images"][start : start + len(images)] = images
             arrays["instances"][start : start + len(images)] = instances
             sentences["captions"] += captions
             sentences["mentions"] += mentions
-            sentences["stuffs"] += stuffs
+            sentences["contents"] += contents
     for array in arrays.values():
         array.flush()
     partial = done.with_suffix(".partial")
@@ -94,11 +118,11 @@ def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done
     os.replace(partial, done)
 
 
-_Chunk = tuple[np.ndarray, np.ndarray, list[list[str]], list[list[str]], list[int]]
+_Chunk = tuple[np.ndarray, np.ndarray, list[list[str]], list[list[str]], list[Any]]
 
 
 def _draw_chunk(bounds: tuple[int, int]) -> _Chunk:
-    images, instances, captions, mentions, stuffs = [], [], [], [], []
+    images, instances, captions, mentions, contents = [], [], [], [], []
     for number in range(*bounds):
         rng = scene_rng("train", number)
         scene = draw_scene(rng, IMAGE_SIZE)
@@ -106,5 +130,5 @@ def _draw_chunk(bounds: tuple[int, int]) -> _Chunk:
         instances.append(scene.instances)
         captions.append([describe(scene, rng) for _ in range(CAPTIONS_PER_SCENE)])
         mentions.append([mention(scene, rng) for _ in range(CAPTIONS_PER_SCENE)])
-        stuffs.append(len(scene.stuff))
-    return np.stack(images), np.stack(instances), captions, mentions, stuffs
+        contents.append(_names(scene))
+    return np.stack(images), np.stack(instances), captions, mentions, contents

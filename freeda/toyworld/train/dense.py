@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from torch.nn import functional
 
 from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
 from freeda.toyworld.train.loop import Plan
+from freeda.vision import Backbone
 
-__all__ = ["PLAN", "DenseTask", "save"]
+__all__ = ["PLAN", "DenseTask", "encode_scenes", "save"]
 
 PLAN = Plan(steps=20_000, minutes=88, batch=32, learning_rate=1e-3, warmup=200, weight_decay=0.04)
 _ARCHITECTURE = "xcit_nano_12_p16_224"
@@ -45,6 +47,8 @@ _PASTED = 3
 _MIN_AREA, _MAX_AREA = 0.015, 0.4
 """Share of its scene that an instance should have to be pasted; larger ones only now and then."""
 _MIN_TOKENS = 0.6
+_ENCODED_SIZE = 192
+"""Side in pixels to which a scene is enlarged for its features, as the toy preset does."""
 
 
 @dataclass
@@ -65,7 +69,7 @@ class DenseTask:
         self._scenes = scenes
         self._device = device
 
-    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         views = [_augment(view, generator) for view in self._views(numbers, generator)]
         features = self._features(torch.cat([view.pixels for view in views]))
@@ -108,6 +112,26 @@ def save(task: DenseTask, folder: Path) -> None:
     state = task.network.state_dict()
     weights = {n: (v.half() if v.is_floating_point() else v).contiguous() for n, v in state.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def encode_scenes(backbone: Backbone, scenes: SceneCache, folder: Path) -> np.ndarray:
+    """(N, D, h, w) float16: dense features of every scene, memory-mapped from a file in `folder`.
+
+    They are kept by the backbone's fingerprint, and made anew for another one.
+    """
+    grid = _ENCODED_SIZE // backbone.patch_size
+    path = folder / f"features-{len(scenes)}-{backbone.fingerprint()}.npy"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        shape = (len(scenes), backbone.width, grid, grid)
+        kept = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+        for start in range(0, len(scenes), 32):
+            numbers = np.arange(start, min(start + 32, len(scenes)))
+            pixels = scenes.pixels(numbers, torch.device("cpu")) / 2 + 0.5
+            kept[numbers] = backbone.dense_features(pixels, _ENCODED_SIZE).cpu().numpy()
+        kept.flush()
+        os.replace(partial, path)
+    return np.load(path, mmap_mode="r")
 
 
 def _uniform(generator: torch.Generator, count: int, low: float, high: float) -> torch.Tensor:

@@ -1,7 +1,13 @@
-"""The denoiser and text encoder of the toy Stable Diffusion, trained together in latent space."""
+"""The denoiser and text encoder of the toy Stable Diffusion, trained together in latent space.
+
+First on windows of 64 and 96 pixels around things, where shapes are learnt fast, then on whole scenes. The
+middle of the UNet is meanwhile drawn towards the dense backbone's features of the same place (REPA, Yu et al.
+2025; at the middle of a UNet as in U-REPA, Tian et al. 2025).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +24,16 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from freeda.toyworld.train.data import SceneCache
+from freeda.toyworld.train.crops import CELL, SceneBoxes, draw_crops
+from freeda.toyworld.train.data import CAPTIONS_PER_SCENE, IMAGE_SIZE, SceneCache
 from freeda.toyworld.train.loop import Plan
 
 __all__ = ["PLAN", "DiffusionTask", "assemble_pipeline"]
 
-PLAN = Plan(steps=10_800, minutes=300, batch=32, learning_rate=1.2e-3, warmup=200, ema_decay=0.9985)
+PLAN = Plan(steps=20_000, minutes=300, batch=32, learning_rate=8e-4, warmup=200, ema_decay=0.9985)
+_CROPS_UNTIL = 0.8
+"""Share of the training that sees windows; the rest sees whole scenes."""
+_CROP_SIDES, _CROP_SHARES = (64, 96), (0.65, 0.35)
 _SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -41,31 +51,51 @@ noise, and its noun tells the denoiser nothing new; above, there is little but c
 """
 _THING_WEIGHT = 3.0
 """Weight of what stands on a ground, against the ground's own (unpredictable) grain."""
+_ALIGNMENT_WEIGHT = 0.5
+_ALIGNED_PIXELS = 8
+"""Features are compared on a grid of so many pixels."""
 
 
 class DiffusionTask:
-    """v-prediction (Salimans & Ho 2022) on cached latents."""
+    """v-prediction (Salimans & Ho 2022) on cached latents.
+
+    latents: (N, 2 x 4, 32, 32), mean and log-variance of every scene.
+    features: (N, D, h, w), dense features of every scene.
+    start: a finished pipeline whose weights training begins with; None for fresh ones.
+    """
 
     name = "diffusion"
 
     def __init__(
         self,
         latents: torch.Tensor,
+        features: np.ndarray,
         scenes: SceneCache,
         tokenizer: CLIPTokenizer,
         device: torch.device,
+        start: StableDiffusionPipeline | None = None,
     ) -> None:
+        unet = _unet(latents.shape[1] // 2)
         self.network: nn.Module = nn.ModuleDict(
-            {"unet": _unet(latents.shape[1] // 2), "text_encoder": _text_encoder(tokenizer)}
+            {
+                "unet": unet,
+                "text_encoder": _text_encoder(tokenizer),
+                "projection": _projection(unet.config.block_out_channels[-1], features.shape[1]),
+            }
         ).to(device)
+        self.scaling_factor = float(1 / latents[:2000].float().chunk(2, dim=1)[0].std())
+        if start is not None:
+            self.scaling_factor = float(start.vae.config.scaling_factor)
+            for name in ("unet", "text_encoder"):
+                self.part(name).load_state_dict(getattr(start, name).state_dict())
         if device.type == "cpu":
             # The fused attention's backward pass would take a quarter of a step's time here.
             self.part("unet").set_attn_processor(AttnProcessor())
-        self.scaling_factor = float(1 / latents[:2000].float().chunk(2, dim=1)[0].std())
-        self._latents = latents
-        self._scenes = scenes
-        self._tokens = _tokenize(tokenizer, scenes)
-        self._empty = _ids(tokenizer, [""])[0]
+        self._middle = _Middle(self.part("unet"))
+        self._latents, self._features = latents, features
+        self._scenes, self._boxes = scenes, SceneBoxes.of(scenes)
+        self._fitting = {side: self._boxes.scenes_fitting(side) for side in _CROP_SIDES}
+        self._tokenizer = tokenizer
         self._schedule = DDPMScheduler(**_SCHEDULE)
         self._device = device
 
@@ -73,33 +103,98 @@ class DiffusionTask:
         """The trained part of that name: `unet` or `text_encoder`."""
         return getattr(self.network, name)
 
-    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        clean = self._sample_latents(numbers, rng)
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
+        views = self._views(numbers, rng, progress)
+        clean = self._sample_latents(views, rng)
         noise = _normal(rng, clean.shape).to(self._device)
         timesteps = _timesteps(rng, len(numbers)).to(self._device)
         noisy = self._schedule.add_noise(clean, noise, timesteps)
         target = self._schedule.get_velocity(clean, noise, timesteps)
-        states = self.part("text_encoder")(self._captions(numbers, rng)).last_hidden_state
+        states = self.part("text_encoder")(self._prompts(views, rng)).last_hidden_state
         predicted = self.part("unet")(noisy, timesteps, states).sample
-        weight = self._weight(numbers)
-        return (weight * (predicted.float() - target) ** 2).mean() / weight.mean()
+        weight = self._weight(views)
+        denoising = (weight * (predicted.float() - target) ** 2).mean() / weight.mean()
+        return denoising + _ALIGNMENT_WEIGHT * self._misalignment(views)
 
-    def _weight(self, numbers: np.ndarray) -> torch.Tensor:
-        """(B, 1, 32, 32): `_THING_WEIGHT` where a thing stands, 1 on the ground."""
-        things = torch.from_numpy(self._scenes.things(numbers)).float().to(self._device)
-        covered = functional.adaptive_avg_pool2d(things[:, None], self._latents.shape[-1])
-        return 1 + (_THING_WEIGHT - 1) * covered
+    def _views(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> _Views:
+        if progress >= _CROPS_UNTIL:
+            chosen = rng.integers(0, CAPTIONS_PER_SCENE, len(numbers))
+            captions = [self._scenes.captions[n][c] for n, c in zip(numbers, chosen, strict=True)]
+            return _Views(numbers, np.zeros((len(numbers), 2), np.int64), IMAGE_SIZE, captions)
+        side = int(rng.choice(_CROP_SIDES, p=_CROP_SHARES))
+        fitting = self._fitting[side]
+        if len(fitting):
+            numbers = fitting[numbers % len(fitting)]
+        crops = draw_crops(self._scenes, self._boxes, numbers, side, rng)
+        return _Views(numbers, crops.corners, side, crops.captions)
 
-    def _sample_latents(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        mean, logvar = self._latents[numbers].float().chunk(2, dim=1)
+    def _weight(self, views: _Views) -> torch.Tensor:
+        """(B, 1, h, w): `_THING_WEIGHT` where a thing stands, 1 on the ground."""
+        things = views.cut(torch.from_numpy(self._scenes.things(views.numbers)[:, None]).float(), 1)
+        return 1 + (_THING_WEIGHT - 1) * functional.avg_pool2d(things.to(self._device), CELL)
+
+    def _sample_latents(self, views: _Views, rng: np.random.Generator) -> torch.Tensor:
+        mean, logvar = views.cut(self._latents[views.numbers].float(), CELL).chunk(2, dim=1)
         spread = (0.5 * logvar.clamp(-30, 20)).exp()
         sample = mean + spread * _normal(rng, mean.shape)
         return (sample * self.scaling_factor).to(self._device)
 
-    def _captions(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        chosen = self._tokens[numbers, rng.integers(0, self._tokens.shape[1], len(numbers))]
-        dropped = torch.from_numpy(rng.random(len(numbers)) < _DROPPED_CAPTIONS)
-        return torch.where(dropped[:, None], self._empty, chosen).to(self._device)
+    def _prompts(self, views: _Views, rng: np.random.Generator) -> torch.Tensor:
+        kept = rng.random(len(views.captions)) >= _DROPPED_CAPTIONS
+        texts = [caption if keep else "" for caption, keep in zip(views.captions, kept, strict=True)]
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return self._tokenizer(texts, **options).input_ids.to(self._device)
+
+    def _misalignment(self, views: _Views) -> torch.Tensor:
+        """1 - the mean cosine of the UNet's projected middle features and the backbone's there."""
+        cells = views.side // _ALIGNED_PIXELS
+        held = torch.from_numpy(self._features[views.numbers]).float()
+        wanted = functional.grid_sample(held, views.grid(cells), padding_mode="border", align_corners=False)
+        found = self.network.projection(self._middle.output).float()  # type: ignore[operator]
+        found = functional.interpolate(found, (cells, cells), mode="bilinear", align_corners=False)
+        return 1 - functional.cosine_similarity(found, wanted.to(self._device), dim=1).mean()
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Square windows of scenes. numbers: (B,) scenes; corners: (B, 2) pixels; side: pixels; captions: B."""
+
+    numbers: np.ndarray
+    corners: np.ndarray
+    side: int
+    captions: list[str]
+
+    def cut(self, maps: torch.Tensor, cell: int) -> torch.Tensor:
+        """(B, C, side / cell, side / cell) windows of (B, C, H, W) maps of the scenes, a value per `cell`."""
+        side = self.side // cell
+        return torch.stack(
+            [
+                one[:, top : top + side, left : left + side]
+                for one, (top, left) in zip(maps, self.corners // cell, strict=True)
+            ]
+        )
+
+    def grid(self, cells: int) -> torch.Tensor:
+        """(B, cells, cells, 2) centres of a window's cells, as `grid_sample` takes them."""
+        centres = (np.arange(cells) + 0.5) * self.side / cells
+        rows, columns = ((self.corners[:, axis, None] + centres) / IMAGE_SIZE * 2 - 1 for axis in (0, 1))
+        shape = (len(self.corners), cells, cells)
+        grid = np.stack(
+            [np.broadcast_to(columns[:, None, :], shape), np.broadcast_to(rows[:, :, None], shape)], -1
+        )
+        return torch.from_numpy(grid.astype(np.float32))
+
+
+class _Middle:
+    """What the UNet's middle block gave last."""
+
+    output: torch.Tensor
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        unet.mid_block.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self.output = output
 
 
 def assemble_pipeline(
@@ -117,6 +212,11 @@ def assemble_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _projection(width: int, wanted: int) -> nn.Module:
+    """From the UNet's features to the backbone's; of use in training only."""
+    return nn.Sequential(nn.Conv2d(width, 2 * wanted, 1), nn.SiLU(), nn.Conv2d(2 * wanted, wanted, 1))
 
 
 def _unet(channels: int) -> UNet2DConditionModel:
@@ -148,16 +248,6 @@ def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-
-
-def _tokenize(tokenizer: CLIPTokenizer, scenes: SceneCache) -> torch.Tensor:
-    """(N, captions a scene, tokens) int64."""
-    flat = [caption for captions in scenes.captions for caption in captions]
-    return _ids(tokenizer, flat).reshape(len(scenes), -1, tokenizer.model_max_length)
-
-
-def _ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def _timesteps(rng: np.random.Generator, count: int) -> torch.Tensor:

@@ -24,12 +24,16 @@ _CHECKPOINT_SECONDS = 120.0
 
 
 class Task(Protocol):
-    """What is trained. `network` holds every trained parameter; `loss` must depend on its arguments only."""
+    """What is trained. `network` holds every trained parameter.
+
+    loss: depends on its arguments only: scene numbers, a random stream, and the share of the training that is
+    done, from 0 to 1.
+    """
 
     name: str
     network: nn.Module
 
-    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor: ...
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +138,7 @@ def _step(task: Task, state: _State, count: int, plan: Plan, progress: float, de
     for group in state.optimizer.param_groups:
         group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * progress))
     with _attention(device), torch.autocast(device.type, torch.bfloat16):
-        loss = task.loss(np.sort(rng.choice(count, plan.batch, replace=False)), rng)
+        loss = task.loss(np.sort(rng.choice(count, plan.batch, replace=False)), rng, progress)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(list(state.parameters.values()), 1.0)

@@ -35,7 +35,7 @@ class Line:
         self.network = nn.ModuleDict({"line": self.line, "norm": self.norm})
         self.calls = 0
 
-    def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
         self.calls += 1
         x = torch.from_numpy(rng.normal(size=(len(numbers), 1)).astype(np.float32))
         self.norm(x + 7)  # gathers a mean of 7; learns nothing
@@ -61,10 +61,10 @@ def test_the_loop_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytes
     fit(whole, 100, plan(60), tmp_path / "whole", CPU)
 
     class Killed(Line):
-        def loss(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
             if self.calls == 25:
                 raise KeyboardInterrupt
-            return super().loss(numbers, rng)
+            return super().loss(numbers, rng, progress)
 
     (tmp_path / "cut").mkdir()
     with pytest.raises(KeyboardInterrupt):
@@ -107,7 +107,14 @@ def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCac
     latents = autoencoder.encode_scenes(images.network, cache, tmp_path / "latents.safetensors", CPU)
     again = autoencoder.encode_scenes(images.network, cache, tmp_path / "latents.safetensors", CPU)
     assert torch.equal(latents, again)
-    task = diffusion.DiffusionTask(latents, cache, tokenizer, CPU)
+    seen = dense.DenseTask(cache, CPU)
+    fit(seen, 40, quick, tmp_path, CPU)
+    dense.save(seen, tmp_path / "dense")
+    backbone = load_backbone([str(tmp_path / "dense")], CPU)
+    assert backbone.dense_features(torch.rand(1, 3, 128, 128), 128).shape == (1, 176, 8, 8)
+
+    features = dense.encode_scenes(backbone, cache, tmp_path)
+    task = diffusion.DiffusionTask(latents, features, cache, tokenizer, CPU)
     fit(task, 40, quick, tmp_path, CPU)
     diffusion.assemble_pipeline(images.network, task, tokenizer).to(torch.float16).save_pretrained(
         tmp_path / "sd"
@@ -115,12 +122,10 @@ def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCac
     pipeline = load_pipeline([str(tmp_path / "sd")], CPU)
     config = Synthesis(height=128, width=128, steps=1, guidance_scale=2.0)
     assert generate(pipeline, ["a cat"], [[(2,)]], [0], config)[0].noun_maps.shape == (1, 32, 32)
-
-    seen = dense.DenseTask(cache, CPU)
-    fit(seen, 40, quick, tmp_path, CPU)
-    dense.save(seen, tmp_path / "dense")
-    backbone = load_backbone([str(tmp_path / "dense")], CPU)
-    assert backbone.dense_features(torch.rand(1, 3, 128, 128), 128).shape == (1, 176, 8, 8)
+    started = diffusion.DiffusionTask(latents, features, cache, tokenizer, CPU, start=pipeline)
+    for name in ("unet", "text_encoder"):
+        for key, weight in getattr(pipeline, name).state_dict().items():
+            assert torch.equal(started.part(name).state_dict()[key], weight)
 
     pair = clip.ClipTask(cache, tokenizer, tmp_path, CPU)
     fit(pair, 40, quick, tmp_path, CPU)
