@@ -14,11 +14,11 @@ from measuring import PeakMemory, machine
 from results import publish
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from freeda.config import TEMPLATES
-from freeda.loading import choose_device, prepare, usual_precision
-from freeda.methods.diffsegmenter import Config, DiffSegmenter
+from freeda.presets.settings import TEMPLATES
+from freeda.models.loading import choose_device, prepare, usual_precision
+from freeda.methods.diffsegmenter.method import Config, DiffSegmenter
 from freeda.presets import load_preset
-from freeda.text import load_clip
+from freeda.models.clip import load_clip
 from freeda.toyworld.measure import CARD
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.vocabulary import THINGS

@@ -22,7 +22,7 @@ import torch
 from measuring import machine
 from results import publish
 
-from freeda.keys import RECALL_AT, TRAINED_A_CELL, build_keys, choose_factory, open_keys
+from freeda.index.keys import RECALL_AT, TRAINED_A_CELL, build_keys, choose_factory, open_keys
 
 CLASSES = 1000
 _CENTRES = 4000

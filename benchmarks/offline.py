@@ -25,24 +25,26 @@ from distributed import Worker, WorkerPlugin
 from measuring import PeakMemory, fastest, machine
 from results import publish
 
-import index_build.prototypes
-from freeda.config import Synthesis
-from freeda.diffusion import generate
-from freeda.loading import choose_device, usual_precision
+import index_build.generation.prototypes
+from freeda.presets.settings import Synthesis
+from freeda.models.diffusion import generate
+from freeda.models.loading import choose_device, usual_precision
 from freeda.presets import load_preset
 from freeda.records import Caption
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from index_build import BuildConfig, build_index
-from index_build.cluster import connect, installed_models
-from index_build.cutting import cut
-from index_build.nouns import PatternNouns, TaggedCaption
-from index_build.progress import Progress
-from index_build.prototypes import ShardOutcome, build_prototypes, load_models
-from index_build.schedule import ShardSchedule
-from index_build.shards import WorkState
-from index_build.storage import Place
-from index_build.synthesis import tokenize
+from index_build.cluster.workers import connect, installed_models
+from index_build.captions.cutting import cut
+from index_build.captions.nouns import PatternNouns
+from freeda.records import TaggedCaption
+from index_build.cluster.progress import Progress
+from index_build.generation.outcome import ShardOutcome
+from index_build.generation.prototypes import build_prototypes, load_models
+from index_build.cluster.schedule import ShardSchedule
+from index_build.store.shards import WorkState
+from index_build.store.storage import Place
+from index_build.generation.synthesis import tokenize
 
 _HEADER = """## The offline job
 

@@ -22,19 +22,22 @@ from measuring import PeakMemory, Stopwatch, fastest, machine
 from PIL import Image
 from results import publish
 
-from freeda.index import PrototypeIndex
-from freeda.index_format import KEYS, PROTOTYPES
-from freeda.index_writer import REJECT_SCHEMA, Origin, write_index
-from freeda.loading import choose_device, prepare
-from freeda.methods.freeda import FreedaSegmenter, Vocabulary
+from freeda.index.reader import PrototypeIndex
+from freeda.index.format import KEYS, PROTOTYPES
+from freeda.index.format import REJECT_SCHEMA
+from freeda.index.writer import Origin, write_index
+from freeda.models.loading import choose_device, prepare
+from freeda.methods.freeda.method import FreedaSegmenter
+from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.presets import load_preset
 from freeda.records import Prototype
-from freeda.regions import area_weights
-from freeda.scoring import fuse_scores, label_map, local_scores, paint_regions
-from freeda.text import ClipModel
+from freeda.segmentation.regions import area_weights
+from freeda.segmentation.scoring import fuse_scores, label_map, local_scores, paint_regions
+from freeda.models.clip import ClipModel
 from freeda.toyworld.scenes import draw_scene, scene_rng
-from freeda.vision import Backbone, embed_images
-from freeda.windows import WindowScores
+from freeda.models.backbone import Backbone
+from freeda.models.clip import embed_images
+from freeda.segmentation.windows import WindowScores
 
 PRESET = load_preset("sd15-vitb")
 CONFIG = PRESET.segmentation

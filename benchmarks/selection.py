@@ -20,23 +20,18 @@ import numpy as np
 from results import publish
 from toy_quality import Bench, evaluate
 
-from freeda.index import PrototypeIndex
-from freeda.index_editing import subset
+from freeda.index.reader import PrototypeIndex
+from freeda.index.editing import subset
 from freeda.presets import load_preset
 from freeda.records import Caption
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.vocabulary import THINGS
 from index_build import BuildConfig, build_index
-from index_build.captions import open_captions
+from index_build.captions.reader import open_captions
 from index_build.config import CaptionColumns
-from index_build.nouns import PatternNouns
-from index_build.preparation import (
-    chosen_captions,
-    load_sentence_model,
-    select_captions,
-    write_captions,
-)
+from index_build.captions.nouns import PatternNouns
+from index_build.captions import chosen_captions, load_sentence_model, select_captions, write_captions
 
 Embed = Callable[[list[str]], np.ndarray]
 SHARE = 4

@@ -20,18 +20,22 @@ from torch.nn import functional
 from freeda.evaluation.datasets import ToyDataset
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.evaluation.runner import THRESHOLDS
-from freeda.index import PrototypeIndex
+from freeda.index.reader import PrototypeIndex
 from freeda.methods import load_method
-from freeda.methods.freeda import FreedaSegmenter, Vocabulary
-from freeda.presets import paper_recipe
-from freeda.records import ClassName, Regions
-from freeda.refinement import pamr
-from freeda.scoring import fuse_scores, label_map, local_scores
-from freeda.text import load_clip, textual_keys
+from freeda.methods.freeda.method import FreedaSegmenter
+from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.presets.recipes import paper_recipe
+from freeda.class_names import ClassName
+from freeda.records import Regions
+from freeda.segmentation.pamr import pamr
+from freeda.segmentation.scoring import fuse_scores, label_map, local_scores
+from freeda.models.clip import load_clip
+from index_build.generation.textual_keys import textual_keys
 from freeda.toyworld.measure import described_scenes, region_features
 from freeda.toyworld.scenes import Scene, draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS
-from freeda.vision import embed_images, embed_patches, load_backbone
+from freeda.models.clip import embed_images, embed_patches
+from freeda.models.backbone import load_backbone
 
 CLASSES = tuple(ClassName(kind.name, kind.synonyms) for kind in KINDS)
 Predict = Callable[[Scene], np.ndarray]

@@ -23,14 +23,15 @@ from skimage.segmentation import slic
 from torch.nn import functional
 from toy_quality import CLASSES, Bench, evaluate_background
 
-import freeda.methods.freeda as method
-from freeda.config import Segmentation
+import freeda.methods.freeda.method as method
+from freeda.presets.settings import Segmentation
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.index import PrototypeIndex
-from freeda.index_editing import subset
-from freeda.records import ClassName, Regions
-from freeda.regions import superpixels
-from freeda.scoring import label_map
+from freeda.index.reader import PrototypeIndex
+from freeda.index.editing import subset
+from freeda.class_names import ClassName
+from freeda.records import Regions
+from freeda.segmentation.regions import superpixels
+from freeda.segmentation.scoring import label_map
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 _FIRST_SCENE = 2000

@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freeda.config import Preset
+    from freeda.presets.settings import Preset
     from freeda.errors import FreedaError
-    from freeda.index import PrototypeIndex
-    from freeda.methods.freeda import FreedaSegmenter
+    from freeda.index.reader import PrototypeIndex
+    from freeda.methods.freeda.method import FreedaSegmenter
     from freeda.methods.freeda import load as load
     from freeda.presets import load_preset
-    from freeda.segmentation import Segmentation
+    from freeda.segmentation.result import Segmentation
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,11 +33,11 @@ __all__ = [
 
 _HOMES = {
     "FreedaError": "freeda.errors",
-    "FreedaSegmenter": "freeda.methods.freeda",
-    "Preset": "freeda.config",
-    "PrototypeIndex": "freeda.index",
-    "Segmentation": "freeda.segmentation",
-    "load": "freeda.methods.freeda",
+    "FreedaSegmenter": "freeda.methods.freeda.method",
+    "Preset": "freeda.presets.settings",
+    "PrototypeIndex": "freeda.index.reader",
+    "Segmentation": "freeda.segmentation.result",
+    "load": "freeda.methods.freeda.method",
     "load_preset": "freeda.presets",
 }
 

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import freeda
-from freeda.config import Precision, Preset
+from freeda.presets.settings import Precision, Preset
 from freeda.errors import IndexMismatchError, NothingBuiltError, OutputError
-from freeda.index import PrototypeIndex, find_index, search_paths
-from freeda.index_editing import merge
-from freeda.index_format import FILES, MANIFEST, REJECTS, REPORT, Manifest
+from freeda.index.reader import PrototypeIndex, find_index, search_paths
+from freeda.index.editing import merge
+from freeda.index.format import FILES, MANIFEST, REJECTS, REPORT, Manifest
 from freeda.locking import locked
 from freeda.records import Caption
-from index_build.captions import DUPLICATE_ID, open_captions
+from index_build.captions.reader import DUPLICATE_ID, open_captions
 from index_build.config import BuildConfig, CaptionColumns
-from index_build.cutting import UNTAGGED
+from index_build.captions.cutting import UNTAGGED
 from index_build.job import BuildSummary, build_index
-from index_build.nouns import NO_NOUNS, NOT_IN_CAPTION
+from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION
 
 __all__ = ["Appended", "append"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from freeda import __version__
-from freeda.config import Preset
+from freeda.presets.settings import Preset
 from freeda.errors import ConfigError
-from index_build.nouns import TAGGING
+from index_build.captions.nouns import TAGGING
 
 __all__ = ["BuildConfig", "CaptionColumns", "caption_seed", "differences", "fingerprint"]
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from freeda.errors import NothingBuiltError
 from freeda.records import Caption, Prototype, Reject
-from index_build.captions import CaptionSource, open_captions
+from index_build.captions.reader import CaptionSource, open_captions
 from index_build.config import BuildConfig
-from index_build.nouns import PatternNouns, TaggedCaption, noun_spans
-from index_build.prototypes import BuildModels, build_prototypes, load_models
+from index_build.captions.nouns import PatternNouns, noun_spans
+from freeda.records import TaggedCaption
+from index_build.generation.prototypes import BuildModels, build_prototypes, load_models
 
 __all__ = ["WORKER_COUNTS", "Estimate", "estimate_build"]
 

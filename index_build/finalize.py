@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from freeda.errors import FreedaError, NothingBuiltError, OutputError
-from freeda.index_format import Manifest
-from freeda.index_writer import Origin, write_index
-from index_build.folders import staged
+from freeda.index.format import Manifest
+from freeda.index.writer import Origin, write_index
+from index_build.store.folders import staged
 from index_build.report import SAMPLES, spread, write_report
-from index_build.shards import ShardReport, read_prototypes, read_rejects, read_samples
-from index_build.storage import Place
+from index_build.store.shards import ShardReport, read_prototypes, read_rejects, read_samples
+from index_build.store.storage import Place
 
 __all__ = ["finalize"]
 

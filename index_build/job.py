@@ -13,19 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from freeda.errors import IndexMismatchError, OutputError
-from freeda.index_format import REJECTS, Manifest
-from freeda.index_writer import Origin
-from freeda.keys import check_factory
-from index_build.captions import CaptionSource, open_captions
-from index_build.cluster import connect, installed_models, usable_gpus
+from freeda.index.format import REJECTS, Manifest
+from freeda.index.writer import Origin
+from freeda.index.keys import check_factory
+from index_build.captions.reader import CaptionSource, open_captions
+from index_build.cluster.workers import connect, installed_models, usable_gpus
 from index_build.config import BuildConfig, fingerprint
-from index_build.cutting import cut
+from index_build.captions.cutting import cut
 from index_build.finalize import finalize
-from index_build.folders import alone, check_target, open_work, other_builds, refresh_preset, remove_work
-from index_build.progress import Progress, Report
-from index_build.schedule import ShardSchedule
-from index_build.shards import read_state
-from index_build.storage import Place
+from index_build.store.folders import alone, check_target, open_work, other_builds, refresh_preset, remove_work
+from index_build.cluster.progress import Progress, Report
+from index_build.cluster.schedule import ShardSchedule
+from index_build.store.shards import read_state
+from index_build.store.storage import Place
 
 __all__ = ["BuildSummary", "build_index"]
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from freeda.index_format import PROTOTYPES, REPORT, Manifest
-from index_build.samples import Sample
+from freeda.index.format import PROTOTYPES, REPORT, Manifest
+from index_build.generation.samples import Sample
 
 __all__ = ["SAMPLES", "spread", "write_report"]
 

@@ -15,20 +15,21 @@ from typing import Any
 import faiss
 import numpy as np
 
-from freeda.config import Preset
+from freeda.presets.settings import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
-from freeda.index_format import Manifest
-from freeda.index_writer import Origin
-from freeda.loading import choose_device
+from freeda.index.format import Manifest
+from freeda.index.writer import Origin
+from freeda.models.loading import choose_device
 from freeda.records import Prototype, Reject
-from freeda.text import load_clip
-from freeda.vision import load_backbone
+from freeda.models.clip import load_clip
+from freeda.models.backbone import load_backbone
 from index_build.config import fingerprint
 from index_build.finalize import finalize
-from index_build.folders import alone, check_target, open_work, remove_work
-from index_build.prototypes import ShardOutcome
-from index_build.shards import read_state, shard_name, write_shard
-from index_build.storage import Place
+from index_build.store.folders import alone, check_target, open_work, remove_work
+from index_build.generation.outcome import ShardOutcome
+from index_build.store.shards import read_state, write_shard
+from index_build.captions.cutting import shard_name
+from index_build.store.storage import Place
 
 __all__ = ["import_upstream"]
 

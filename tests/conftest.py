@@ -21,7 +21,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from freeda.config import Localization, Models, Preset, Segmentation, Superpixels, Synthesis
+from freeda.presets.settings import Localization, Models, Preset, Segmentation, Superpixels, Synthesis
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.train.tokenizer import train_tokenizer

@@ -10,7 +10,7 @@ import pytest
 
 import freeda
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.images import read_image
+from freeda.segmentation.images import read_image
 from freeda.presets import load_preset
 from freeda.toyworld.make_examples import EXAMPLES, balanced_captions, class_list, example_images
 from freeda.toyworld.measure import attention_iou, described_scenes

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from freeda.commands.options import FACTORY, column_options
-from freeda.config import PRECISIONS
-from freeda.terminal import ProgressBar, estimate_json, estimate_text, summary_json, summary_text
+from freeda.presets.settings import PRECISIONS
+from freeda.commands.progress_bar import ProgressBar, estimate_json, estimate_text, summary_json, summary_text
 
 __all__ = ["build_index_command"]
 
@@ -49,7 +49,7 @@ def build_index_command(captions: str, out: str, preset: str, **options: Any) ->
     from freeda.presets import load_preset
     from index_build import BuildConfig, build_index
     from index_build.estimate import estimate_build
-    from index_build.progress import log_progress
+    from index_build.cluster.progress import log_progress
 
     chosen = load_preset(preset)
     if options["precision"]:

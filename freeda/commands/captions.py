@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from freeda.commands.options import column_options
-from freeda.terminal import ProgressBar
+from freeda.commands.progress_bar import ProgressBar
 
 __all__ = ["captions_group"]
 
@@ -28,7 +28,7 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file in t
 @_OVERWRITE
 def captions_from_coco_command(annotations: Path, out: Path, overwrite: bool) -> None:
     """Turn COCO's ANNOTATIONS, such as captions_train2017.json, into parquet."""
-    from index_build.preparation import captions_from_coco, write_captions
+    from index_build.captions import captions_from_coco, write_captions
 
     count = write_captions(captions_from_coco(annotations), out, overwrite=overwrite)
     click.echo(f"{out}: {count:,} captions")
@@ -46,8 +46,8 @@ def captions_from_classes_command(
     """Compose varied captions about CLASSES: "cat,kitten; dog; grass", or a .txt file with a class a
     line.
     """
-    from freeda.text import parse_classes
-    from index_build.preparation import compose_captions, write_captions
+    from freeda.class_names import parse_classes
+    from index_build.captions import compose_captions, write_captions
 
     parsed = parse_classes(classes)
     count = write_captions(compose_captions(parsed, per_class, seed), out, overwrite=overwrite)
@@ -71,16 +71,11 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
     """Choose from CAPTIONS, a parquet file, a folder of them, or a glob, those that cover the most:
     near-duplicates are left out, nouns are covered evenly.
     """
-    from freeda.text import parse_classes
-    from index_build.captions import open_captions
+    from freeda.class_names import parse_classes
+    from index_build.captions.reader import open_captions
     from index_build.config import CaptionColumns
-    from index_build.nouns import PatternNouns
-    from index_build.preparation import (
-        chosen_captions,
-        load_sentence_model,
-        select_captions,
-        write_captions,
-    )
+    from index_build.captions.nouns import PatternNouns
+    from index_build.captions import chosen_captions, load_sentence_model, select_captions, write_captions
 
     columns = {name: options[name] for name in ("caption_column", "id_column", "nouns_column")}
     source = open_captions(captions, CaptionColumns(**columns))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from freeda.commands.options import BACKGROUND_CONCEPTS
-from freeda.terminal import ProgressBar
+from freeda.commands.progress_bar import ProgressBar
 
 __all__ = ["evaluate_command"]
 

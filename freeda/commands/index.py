@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from freeda.commands.options import FACTORY, OUT, OVERWRITE, column_options, read_lines
-from freeda.terminal import ProgressBar, edited_text
+from freeda.commands.progress_bar import ProgressBar, edited_text
 
 __all__ = ["index_group"]
 
@@ -26,7 +26,7 @@ def index_info(name: str, as_json: bool) -> None:
     """Say what an index holds and what it was built with."""
     from dataclasses import asdict
 
-    from freeda.index import PrototypeIndex
+    from freeda.index.reader import PrototypeIndex
 
     index = PrototypeIndex.open(name)
     manifest = index.manifest
@@ -49,7 +49,7 @@ def index_info(name: str, as_json: bool) -> None:
 @click.argument("name", default="toy")
 def index_verify(name: str) -> None:
     """Check every file of an index against its digest."""
-    from freeda.index import PrototypeIndex
+    from freeda.index.reader import PrototypeIndex
 
     index = PrototypeIndex.open(name, verify=True)
     click.echo(f"{index.folder}: {len(index.manifest.files)} files as they were written")
@@ -85,8 +85,8 @@ def index_append(name: str, captions: str, **options: Any) -> None:
 @click.option("--factory", help=FACTORY)
 def index_merge(names: tuple[str, ...], out: Path, overwrite: bool, factory: str | None) -> None:
     """Join the indexes NAMES, built with the same models, into one."""
-    from freeda.index import PrototypeIndex
-    from freeda.index_editing import merge
+    from freeda.index.reader import PrototypeIndex
+    from freeda.index.editing import merge
 
     indexes = [PrototypeIndex.open(name, verify=True) for name in names]
     done = merge(indexes, out, factory=factory, overwrite=overwrite)
@@ -101,8 +101,8 @@ def index_merge(names: tuple[str, ...], out: Path, overwrite: bool, factory: str
 @click.option("--caption-ids", type=click.Path(path_type=Path), help="File with a caption id a line.")
 def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids: Path | None) -> None:
     """Take only some nouns or captions of the index NAME."""
-    from freeda.index import PrototypeIndex
-    from freeda.index_editing import subset
+    from freeda.index.reader import PrototypeIndex
+    from freeda.index.editing import subset
 
     if not nouns and caption_ids is None:
         raise click.UsageError("name what to keep with --nouns or --caption-ids")
@@ -124,8 +124,8 @@ def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids:
 )
 def index_dedupe(name: str, out: Path, overwrite: bool, similarity: float) -> None:
     """Leave out prototypes of the index NAME that repeat one of the same noun in text and looks."""
-    from freeda.index import PrototypeIndex
-    from freeda.index_editing import dedupe
+    from freeda.index.reader import PrototypeIndex
+    from freeda.index.editing import dedupe
 
     index = PrototypeIndex.open(name, verify=True)
     done = dedupe(index, out, similarity=similarity, overwrite=overwrite)

@@ -11,7 +11,7 @@ __all__ = ["presets_command"]
 @click.option("--show", metavar="NAME", help="Print one preset as TOML, to start your own from.")
 def presets_command(show: str | None) -> None:
     """List the presets, or print one as TOML."""
-    from freeda.preset_files import to_toml
+    from freeda.presets.toml import to_toml
     from freeda.presets import PRESETS, load_preset
 
     if show:

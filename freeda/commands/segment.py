@@ -12,10 +12,10 @@ import click
 
 from freeda.commands.options import BACKGROUND_CONCEPTS
 from freeda.errors import FreedaError
-from freeda.terminal import result_json, result_text
+from freeda.commands.progress_bar import result_json, result_text
 
 if TYPE_CHECKING:
-    from freeda.segmentation import Segmentation
+    from freeda.segmentation.result import Segmentation
 
 __all__ = ["segment_command"]
 
@@ -54,7 +54,7 @@ def segment_command(
 ) -> None:
     """Segment IMAGES (files or folders) into the classes named."""
     from freeda.methods import load_method
-    from freeda.text import parse_classes
+    from freeda.class_names import parse_classes
 
     wanted = _parse_formats(formats)
     points = [_parse_point(text) for text in explain]

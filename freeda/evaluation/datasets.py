@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from freeda.errors import DatasetError
-from freeda.images import ImageLike
-from freeda.records import ClassName
-from freeda.segmentation import BACKGROUND
-from freeda.text import parse_classes
+from freeda.segmentation.images import ImageLike
+from freeda.class_names import ClassName
+from freeda.class_names import BACKGROUND
+from freeda.class_names import parse_classes
 
 __all__ = ["DATASETS", "Dataset", "FolderDataset", "Layout", "ToyDataset", "open_dataset"]
 

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from freeda.evaluation.datasets import IGNORED
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.evaluation.runner import Predictor, Run
-from freeda.images import read_image
-from freeda.segmentation import Segmentation
+from freeda.segmentation.images import read_image
+from freeda.segmentation.result import Segmentation
 
 __all__ = ["summary", "table", "write_report"]
 

@@ -17,9 +17,10 @@ from PIL import Image
 from freeda.errors import DatasetError, OutputError
 from freeda.evaluation.datasets import IGNORED, Dataset, label_names
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.images import ImageLike
-from freeda.records import ClassName
-from freeda.segmentation import Foreground, Segmentation
+from freeda.segmentation.images import ImageLike
+from freeda.class_names import ClassName
+from freeda.segmentation.decision import Foreground
+from freeda.segmentation.result import Segmentation
 
 __all__ = ["THRESHOLDS", "ImageRecord", "Predictor", "Run", "evaluate"]
 

@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from freeda.errors import ConfigError
-from freeda.images import ImageLike
-from freeda.records import ClassName
-from freeda.segmentation import Segmentation
+from freeda.segmentation.images import ImageLike
+from freeda.class_names import ClassName
+from freeda.segmentation.result import Segmentation
 
 __all__ = ["METHODS", "Segmenter", "load_method"]
 
-METHODS = {"freeda": "freeda.methods.freeda", "diffsegmenter": "freeda.methods.diffsegmenter"}
+METHODS = {"freeda": "freeda.methods.freeda.method", "diffsegmenter": "freeda.methods.diffsegmenter.method"}
 """Method name to the module that has `load(index, *, preset, device)`."""
 
 

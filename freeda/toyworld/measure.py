@@ -14,18 +14,21 @@ import click
 import numpy as np
 import torch
 
-from freeda.attention import DegenerateMapError, localize
-from freeda.config import Preset
-from freeda.diffusion import load_pipeline, noised_noun_maps, token_encoder
-from freeda.loading import choose_device
+from freeda.models.attention import DegenerateMapError, localize
+from freeda.presets.settings import Preset
+from freeda.models.diffusion import load_pipeline, noised_noun_maps, token_encoder
+from freeda.models.loading import choose_device
 from freeda.presets import load_preset
-from freeda.records import ClassName, NounSpan
-from freeda.regions import pool_regions
-from freeda.text import load_clip, noun_token_positions
+from freeda.class_names import ClassName
+from freeda.records import NounSpan
+from freeda.segmentation.regions import pool_regions
+from freeda.models.clip import load_clip
+from freeda.models.tokens import noun_token_positions
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import LABELS, Scene, draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS, THINGS, Kind
-from freeda.vision import Backbone, embed_images, load_backbone
+from freeda.models.backbone import Backbone, load_backbone
+from freeda.models.clip import embed_images
 
 CARD = Path(__file__).parent / "README.md"
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from freeda.config import Preset
-from freeda.text import load_clip
-from freeda.vision import load_backbone
+from freeda.presets.settings import Preset
+from freeda.models.clip import load_clip
+from freeda.models.backbone import load_backbone
 from tests.conftest import WIDTH
 from tests.freeda.material import random_prototypes, write_index
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from freeda.config import Preset
-from freeda.index_writer import Origin
-from freeda.index_writer import write_index as write_index_folder
+from freeda.presets.settings import Preset
+from freeda.index.writer import Origin
+from freeda.index.writer import write_index as write_index_folder
 from freeda.records import Prototype
 
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from freeda.config import Preset
-from freeda.index_format import FILES, MANIFEST
-from freeda.preset_files import to_toml
+from freeda.presets.settings import Preset
+from freeda.index.format import FILES, MANIFEST
+from freeda.presets.toml import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
 from tests.conftest import CAPTIONS

@@ -11,15 +11,16 @@ import pytest
 from click.testing import CliRunner
 
 from freeda.cli import main
-from freeda.config import Preset
+from freeda.presets.settings import Preset
 from freeda.errors import NothingBuiltError
-from freeda.preset_files import to_toml
+from freeda.presets.toml import to_toml
 from freeda.records import Caption, Reject
-from index_build.captions import open_captions
+from index_build.captions.reader import open_captions
 from index_build.config import BuildConfig
 from index_build.estimate import estimate_build
-from index_build.nouns import PatternNouns, TaggedCaption
-from index_build.prototypes import build_prototypes, load_models
+from index_build.captions.nouns import PatternNouns
+from freeda.records import TaggedCaption
+from index_build.generation.prototypes import build_prototypes, load_models
 
 
 def test_the_estimate_is_what_a_build_gives(tiny_preset: Preset, captions_file: Path) -> None:

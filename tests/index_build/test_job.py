@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
-from freeda.config import Preset
+from freeda.presets.settings import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
-from freeda.index import PrototypeIndex
+from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
-from freeda.preset_files import to_toml
+from freeda.presets.toml import to_toml
 from freeda.presets import load_preset
 from index_build import BuildConfig, build_index
 from index_build.append import append
 from index_build.config import CaptionColumns
-from index_build.progress import Progress
+from index_build.cluster.progress import Progress
 from tests.conftest import CAPTIONS
 from tests.index_build.conftest import contents
 
@@ -144,7 +144,7 @@ def test_a_cluster_that_exists_with_several_threads_a_worker(
 def test_a_scheduler_that_does_not_answer_is_named(
     tiny_preset: Preset, captions_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("index_build.cluster._ANSWER_SECONDS", 2)
+    monkeypatch.setattr("index_build.cluster.workers._ANSWER_SECONDS", 2)
     config = BuildConfig(preset=tiny_preset)
     with pytest.raises(WorkerError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         build_index(str(captions_file), tmp_path / "out", config, scheduler="tcp://127.0.0.1:9")

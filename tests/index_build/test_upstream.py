@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import index_build.upstream as upstream
-from freeda.config import Preset
+from freeda.presets.settings import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
-from freeda.index import PrototypeIndex
-from freeda.index_format import REJECTS
+from freeda.index.reader import PrototypeIndex
+from freeda.index.format import REJECTS
 from freeda.methods.freeda import load
 from index_build.upstream import import_upstream
 from tests.conftest import WIDTH

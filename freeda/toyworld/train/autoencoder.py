@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from freeda.loading import fingerprint
+from freeda.models.loading import fingerprint
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan
 

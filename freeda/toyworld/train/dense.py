@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
 from freeda.toyworld.train.loop import Plan
-from freeda.vision import Backbone
+from freeda.models.backbone import Backbone
 
 __all__ = ["PLAN", "DenseTask", "encode_scenes", "save"]
 

@@ -14,14 +14,15 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from freeda.cli import main
-from freeda.decision import decide
+from freeda.segmentation.decision import decide
 from freeda.errors import DatasetError, OutputError
 from freeda.evaluation.datasets import ToyDataset, open_dataset
 from freeda.evaluation.report import summary, table
 from freeda.evaluation.runner import evaluate
-from freeda.images import ImageLike
-from freeda.methods.freeda import FreedaSegmenter, load
-from freeda.segmentation import Segmentation
+from freeda.segmentation.images import ImageLike
+from freeda.methods.freeda.method import FreedaSegmenter
+from freeda.methods.freeda import load
+from freeda.segmentation.result import Segmentation
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 NAMES = ("cat", "dog", "grass", "sky")

@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.attention import NounMaps, capture_cross_attention, capture_self_attention
-from freeda.config import Preset
-from freeda.diffusion import load_pipeline, noise_latents
+from freeda.models.attention import NounMaps, capture_cross_attention, capture_self_attention
+from freeda.presets.settings import Preset
+from freeda.models.diffusion import load_pipeline, noise_latents
 from freeda.errors import ClassNamesError, ConfigError
-from freeda.methods.diffsegmenter import (
-    DiffSegmenter,
-    complete,
-    load,
-    self_attention_grid,
-    weighted_attention,
-)
+from freeda.methods.diffsegmenter.method import DiffSegmenter, complete, self_attention_grid, weighted_attention
+from freeda.methods.diffsegmenter import load
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")

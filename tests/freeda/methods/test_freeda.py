@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.config import Preset
+from freeda.presets.settings import Preset
 from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatchError
-from freeda.index import PrototypeIndex
-from freeda.methods.freeda import FreedaSegmenter, load
-from freeda.presets import BACKGROUND_CONCEPTS
-from freeda.records import ClassName, Regions
-from freeda.refinement import pamr
-from freeda.text import load_clip
-from freeda.vision import load_backbone
+from freeda.index.reader import PrototypeIndex
+from freeda.methods.freeda.method import FreedaSegmenter
+from freeda.methods.freeda import load
+from freeda.methods.freeda.vocabulary import BACKGROUND_CONCEPTS
+from freeda.class_names import ClassName
+from freeda.records import Regions
+from freeda.segmentation.pamr import pamr
+from freeda.models.clip import load_clip
+from freeda.models.backbone import load_backbone
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from skimage.segmentation import felzenszwalb
 from torch.nn import functional
 
-from freeda.config import Localization, Models, Preset, Segmentation, Synthesis
-from freeda.methods.freeda import FreedaSegmenter, load
-from freeda.text import load_clip
-from freeda.vision import load_backbone
+from freeda.presets.settings import Localization, Models, Preset, Segmentation, Synthesis
+from freeda.methods.freeda.method import FreedaSegmenter
+from freeda.methods.freeda import load
+from freeda.models.clip import load_clip
+from freeda.models.backbone import load_backbone
 from tests.freeda.material import random_prototypes, write_index
 
 CPU = torch.device("cpu")

@@ -1,0 +1,304 @@
+"""The prototype index: a folder of keys (FAISS), prototypes (memory-mapped Arrow) and a manifest.
+
+Shapes: `C` classes, `K` width of a key, `N` prototypes, `D` width of a visual vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from freeda.presets.settings import Preset
+from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from freeda.index.gpu_keys import GpuKeys
+from freeda.index.format import KEYS, MANIFEST, PROTOTYPES, ROWS_PER_BATCH, Manifest, check_files, prototype_schema, read_manifest
+from freeda.index.keys import open_keys, prepare_reconstruction
+from freeda.presets.toml import preset_from_dict
+from freeda.records import ClassPrototypes, Prototype
+
+__all__ = ["PrototypeIndex", "find_index", "search_paths"]
+
+_VERIFY_ON_OPEN_BYTES = 128 * 2**20
+_REMEMBERED = 4096
+"""Classes whose neighbours are kept: 30 MB at k = 350 and 768-d vectors."""
+
+
+def search_paths(name: str) -> list[Path]:
+    """Where an index of that name is looked for, in order."""
+    package = Path(__file__).parent
+    home = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda"))
+    places = [Path(name), home / "indexes" / name, Path("indexes") / name, package / "indexes" / name]
+    if (package.parent / "pyproject.toml").exists():
+        places.append(package.parent / "indexes" / name)
+    return places
+
+
+def find_index(name: str) -> Path:
+    """The folder of an index given by name or path; raises `IndexNotFoundError`."""
+    places = search_paths(name)
+    for place in places:
+        if (place / MANIFEST).is_file():
+            return place
+    for place in places:
+        if place.is_dir() and any((place / part).exists() for part in (KEYS, PROTOTYPES)):
+            raise IndexCorruptError(
+                f"'{place}' has no {MANIFEST}, so its build never finished; run the same "
+                f"`freeda build-index` command again"
+            )
+    looked = ", ".join(str(place) for place in places)
+    raise IndexNotFoundError(
+        f"no index '{name}'; looked in {looked}. Build one with "
+        f"`freeda build-index CAPTIONS.parquet --out DIR`"
+    )
+
+
+@dataclass(frozen=True)
+class _Neighborhood:
+    """One class's (D,) prototype, and the (k,) rows and similarities behind it."""
+
+    vector: np.ndarray
+    rows: np.ndarray
+    similarities: np.ndarray
+
+
+class PrototypeIndex:
+    """An open index. Keys are searched by FAISS; keys and vectors stay on disk, memory-mapped."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._known: OrderedDict[tuple[bytes, int, float], _Neighborhood] = OrderedDict()
+
+    @classmethod
+    def open(cls, name: str | Path, *, verify: bool | None = None, gpu: bool = False) -> PrototypeIndex:
+        """Opens an index by name or folder.
+
+        verify: whether to check every file's digest; None does so up to 128 MiB, where it takes
+        no time, and checks names and sizes beyond. gpu: whether keys are searched on a
+        GPU, to which each thread copies them: of use with thousands of classes, if they fit.
+        Raises `IndexNotFoundError`, `IndexCorruptError`, `ConfigError` without a GPU.
+        """
+        folder = find_index(str(name))
+        manifest = read_manifest(folder)
+        small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
+        check_files(folder, manifest, digests=small if verify is None else verify)
+        index = cls(folder, manifest)
+        if gpu:
+            index._searched = GpuKeys(index.keys)
+        return index
+
+    def __len__(self) -> int:
+        return self.manifest.prototypes
+
+    @property
+    def preset(self) -> Preset:
+        """The preset the index was built with."""
+        return preset_from_dict(self.manifest.preset, str(self.folder / MANIFEST))
+
+    def require_models(self, **fingerprints: str) -> None:
+        """Raises `IndexMismatchError` unless the models given (`clip=...`) are those of the build."""
+        for kind, found in fingerprints.items():
+            expected = self.manifest.fingerprints[kind]
+            if found != expected:
+                raise IndexMismatchError(
+                    f"index '{self.folder.name}' was built with another {kind} model (weights "
+                    f"{expected}) than the one given ({found}); use preset "
+                    f"'{self.manifest.preset['name']}' with the same weights, or rebuild the index"
+                )
+
+    @cached_property
+    def keys(self) -> faiss.Index:
+        try:
+            index = open_keys(self.folder / KEYS)
+        except RuntimeError as error:
+            raise IndexCorruptError(f"{self.folder / KEYS} cannot be read by faiss: {error}") from error
+        if (index.ntotal, index.d) != (len(self), self.manifest.key_dim):
+            raise IndexCorruptError(
+                f"{self.folder / KEYS} holds {index.ntotal} keys of {index.d}-d; the manifest says "
+                f"{len(self)} of {self.manifest.key_dim}-d"
+            )
+        return index
+
+    @cached_property
+    def _searched(self) -> faiss.Index | GpuKeys:
+        return self.keys
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        path = self.folder / PROTOTYPES
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise IndexCorruptError(
+                f"{path} cannot be read: {error}; restore or rebuild the index"
+            ) from error
+        if sum(map(len, batches)) != len(self) or reader.schema != prototype_schema(self.manifest.vector_dim):
+            raise IndexCorruptError(f"{path} is not what its manifest says; restore or rebuild the index")
+        return batches
+
+    @cached_property
+    def _vector_views(self) -> list[np.ndarray]:
+        return [
+            batch.column("vector").flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
+            for batch in self._batches
+        ]
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest keys of (C, K) unit queries: (C, k) similarities and (C, k) rows, -1 for none."""
+        if queries.shape[1] != self.manifest.key_dim:
+            raise IndexMismatchError(
+                f"index '{self.folder.name}' holds {self.manifest.key_dim}-d keys but the text model "
+                f"gives {queries.shape[1]}-d; use the preset it was built with"
+            )
+        similarities, rows = self._searched.search(np.ascontiguousarray(queries, np.float32), k)
+        return similarities, rows
+
+    def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(len(rows), D) float32 raw visual vectors, read from the memory map."""
+        numbers = _require_rows(rows)
+        taken = np.empty((len(numbers), self.manifest.vector_dim), np.float32)
+        owners, places = np.divmod(numbers, ROWS_PER_BATCH)
+        order = np.argsort(numbers, kind="stable")
+        for run in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
+            if len(run):
+                taken[run] = self._vector_views[owners[run[0]]][places[run]]
+        return taken
+
+    def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(len(rows), K) float32 keys, as FAISS holds them: a compressed index gives them back nearly."""
+        prepare_reconstruction(self.keys)
+        return np.asarray(self.keys.reconstruct_batch(_require_rows(rows)), np.float32)
+
+    @cached_property
+    def _looks(self) -> tuple[faiss.Index, np.ndarray]:
+        """All finite visual vectors, of unit length and half precision, and the row of each; together
+        as much memory as their file.
+        """
+        looks = faiss.IndexScalarQuantizer(
+            self.manifest.vector_dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        finite = [np.isfinite(view).all(1) for view in self._vector_views]
+        for view, kept in zip(self._vector_views, finite, strict=True):
+            looks.add(_unit(view[kept].astype(np.float32)))
+        return looks, np.flatnonzero(np.concatenate(finite))
+
+    def search_vectors(self, features: np.ndarray, k: int) -> np.ndarray:
+        """(R, k) rows of the prototypes that look most like (R, D) features, by cosine, best first;
+        k is at most the number of prototypes. A feature that is not finite finds nothing: -1.
+
+        Vectors that are not finite are never found. The first call reads all others into memory.
+        """
+        looks, rows = self._looks
+        found = np.full((len(features), min(k, len(rows))), -1, np.int64)
+        finite = np.isfinite(features).all(1)
+        if finite.any():
+            found[finite] = rows[looks.search(_unit(features[finite]), found.shape[1])[1]]
+        return found
+
+    def mean_keys(self, rows: np.ndarray) -> np.ndarray:
+        """(R, K) float32: the plain mean of the keys of each line of (R, k) rows; NaN for a line
+        that holds a -1.
+        """
+        means = np.full((len(rows), self.manifest.key_dim), np.nan, np.float32)
+        whole = (rows >= 0).all(1)
+        if whole.any():
+            means[whole] = (
+                self.keys_of(rows[whole].ravel()).reshape(-1, rows.shape[1], means.shape[1]).mean(1)
+            )
+        return means
+
+    def rows(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The given columns of prototypes, one dict a prototype."""
+        return [
+            {
+                name: self._batches[n // ROWS_PER_BATCH].column(name)[n % ROWS_PER_BATCH].as_py()
+                for name in columns
+            }
+            for n in (int(number) for number in numbers)
+        ]
+
+    def prototypes(self) -> Iterator[Prototype]:
+        """All prototypes in order, a batch in memory at a time; keys and vectors as the index holds them."""
+        start = 0
+        for batch, vectors in zip(self._batches, self._vector_views, strict=True):
+            keys = self.keys_of(range(start, start + len(batch)))
+            start += len(batch)
+            rows = batch.drop_columns(["vector"]).to_pylist()
+            for row, key, vector in zip(rows, keys, vectors, strict=True):
+                yield Prototype(**row, key=key, vector=vector.astype(np.float32))
+
+    def column(self, name: str) -> Iterator[Any]:
+        """One column of all prototypes, in order, a batch in memory at a time."""
+        for batch in self._batches:
+            yield from batch.column(name).to_pylist()
+
+    def noun_counts(self) -> dict[str, int]:
+        """How many prototypes each noun has, most first."""
+        counts: dict[str, int] = {}
+        for noun in self.column("noun"):
+            counts[noun] = counts.get(noun, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def class_prototypes(self, queries: np.ndarray, k: int, *, margin: float = 2.0) -> ClassPrototypes:
+        """The plain mean of each class's k nearest raw vectors, then L2 (FreeDA, section 3.2).
+
+        margin: neighbours that are less alike than the nearest by more than this are left out, so that
+        a class of few prototypes does not borrow those of others; 2 leaves none out.
+
+        Vectors that are not finite and missing neighbours are left out of the mean. The classes asked
+        for last are remembered: asked again, they are not searched again.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        names = [(hashlib.sha256(query).digest(), k, margin) for query in queries]
+        new = {name: number for number, name in enumerate(names) if name not in self._known}
+        if new:
+            similarities, rows = self.search(queries[list(new.values())], k)
+            for name, row, similarity in zip(new, rows, similarities, strict=True):
+                self._known[name] = self._neighborhood(row, similarity, margin)
+        found = [self._known[name] for name in names]
+        for name in names:
+            self._known.move_to_end(name)
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return ClassPrototypes(
+            np.stack([item.vector for item in found]),
+            np.stack([item.rows for item in found]),
+            np.stack([item.similarities for item in found]),
+        )
+
+    def _neighborhood(self, rows: np.ndarray, similarities: np.ndarray, margin: float) -> _Neighborhood:
+        vectors = self.vectors(rows[rows >= 0])
+        finite = np.zeros(len(rows), bool)
+        finite[rows >= 0] = np.isfinite(vectors).all(1)
+        if not finite.any():
+            raise IndexCorruptError(
+                f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it"
+            )
+        near = finite & (similarities >= similarities[finite].max() - margin)
+        mean = vectors[near[rows >= 0]].mean(0)
+        vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        left_out = finite & ~near
+        return _Neighborhood(vector, np.where(left_out, -1, rows), similarities.copy())
+
+
+def _require_rows(rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    numbers = np.asarray(rows, np.int64)
+    if (numbers < 0).any():
+        raise ValueError("rows hold -1, which stands for no prototype; leave those out")
+    return numbers
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.maximum(norms, 1e-12), np.float32)

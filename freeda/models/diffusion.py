@@ -1,0 +1,146 @@
+"""Stable Diffusion through diffusers: loading, and seeded generation with its noun maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers.utils import logging
+
+from freeda.models.attention import Positions, capture_cross_attention
+from freeda.presets.settings import Synthesis
+from freeda.models.loading import fingerprint, load_first
+from freeda.records import SyntheticImage
+
+__all__ = [
+    "generate",
+    "load_pipeline",
+    "noise_latents",
+    "noised_noun_maps",
+    "pipeline_fingerprint",
+    "token_encoder",
+]
+
+
+def load_pipeline(ids: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """Loads a text-to-image pipeline with a UNet (Stable Diffusion 1.x, 2.x, Turbo, ...)."""
+    return load_first("diffusion", ids, lambda model_id: _load_pipeline(model_id, device, dtype))
+
+
+def _load_pipeline(model_id: str, device: torch.device, dtype: torch.dtype) -> Any:
+    options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype}
+    if (Path(model_id) / "model_index.json").exists() or not Path(model_id).exists():
+        with _no_loading_bar():
+            pipeline = DiffusionPipeline.from_pretrained(model_id, **options)
+    else:
+        raise ValueError("folder has no model_index.json")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def pipeline_fingerprint(pipeline: Any) -> str:
+    """One digest for denoiser, text encoder and decoder together."""
+    weights: dict[str, torch.Tensor] = {}
+    for part in ("unet", "text_encoder", "vae"):
+        state = getattr(pipeline, part).state_dict()
+        weights |= {f"{part}.{name}": tensor for name, tensor in state.items()}
+    return fingerprint(weights)
+
+
+def token_encoder(pipeline: Any) -> Any:
+    """The pipeline's tokenizer as a function from text to ids, without special tokens."""
+    return lambda text: pipeline.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def generate(
+    pipeline: Any,
+    captions: Sequence[str],
+    positions: Positions,
+    seeds: Sequence[int],
+    config: Synthesis,
+) -> list[SyntheticImage]:
+    """One picture a caption with the cross-attention map of each of its nouns.
+
+    positions: per caption and noun, token positions in the pipeline's tokenizer. Every caption has
+    its own seed, drawn on the CPU, so that neither its batch nor the device changes its noise.
+    Values that are not finite come out as a black picture with maps of NaN.
+    """
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    with capture_cross_attention(pipeline.unet, positions) as maps:
+        pixels = pipeline(
+            list(captions),
+            height=config.height,
+            width=config.width,
+            num_inference_steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            generator=generators,
+            output_type="pt",
+        ).images
+    latent_size = (config.height // pipeline.vae_scale_factor, config.width // pipeline.vae_scale_factor)
+    return [
+        SyntheticImage(_to_uint8(image), _maps_of(image, maps.maps(number, latent_size=latent_size)))
+        for number, image in enumerate(pixels)
+    ]
+
+
+def _to_uint8(image: torch.Tensor) -> np.ndarray:
+    array = torch.nan_to_num(image.float(), nan=0.0).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return (array * 255).round().astype(np.uint8)
+
+
+def _maps_of(image: torch.Tensor, maps: np.ndarray) -> np.ndarray:
+    return maps if bool(torch.isfinite(image).all()) else np.full_like(maps, np.nan)
+
+
+@torch.no_grad()
+def noise_latents(pipeline: Any, images: torch.Tensor, *, timestep: int, seed: int) -> torch.Tensor:
+    """(B, channels, h, w): latents of (B, 3, H, W) float32 RGB pictures in [0, 1], noised to `timestep`."""
+    device, dtype = pipeline.unet.device, pipeline.unet.dtype
+    latents = pipeline.vae.encode((images * 2 - 1).to(device, dtype)).latent_dist.mode()
+    latents = latents * pipeline.vae.config.scaling_factor
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+    steps = torch.full((len(images),), timestep, device=device)
+    # Multistep solvers add noise by their own step indices; the training schedule goes by timestep.
+    noisy: torch.Tensor = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(
+        latents, noise, steps
+    )
+    return noisy
+
+
+@torch.no_grad()
+def noised_noun_maps(
+    pipeline: Any,
+    images: torch.Tensor,
+    captions: Sequence[str],
+    positions: Positions,
+    *,
+    timestep: int,
+    seed: int,
+) -> list[np.ndarray]:
+    """Noun maps of given pictures: noised to `timestep`, one UNet pass, conditional half only.
+
+    images: (B, 3, H, W) float32 RGB in [0, 1]. Returns per image (N, h, w) float32 on the latent's grid.
+    """
+    noisy = noise_latents(pipeline, images, timestep=timestep, seed=seed)
+    steps = torch.full((len(images),), timestep, device=noisy.device)
+    states, _ = pipeline.encode_prompt(list(captions), noisy.device, 1, False)
+    with capture_cross_attention(pipeline.unet, positions) as maps:
+        pipeline.unet(noisy, steps, states)
+    size = (noisy.shape[-2], noisy.shape[-1])
+    return [maps.maps(number, latent_size=size) for number in range(len(images))]

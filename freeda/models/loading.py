@@ -1,0 +1,166 @@
+"""Finds and loads models: local folders first-class, several hub ids in order, one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from safetensors import SafetensorError
+
+from freeda.presets.settings import Precision
+from freeda.errors import ConfigError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "choose_device",
+    "chosen_precision",
+    "fingerprint",
+    "is_folder",
+    "load_first",
+    "prepare",
+    "usual_precision",
+]
+
+Model = TypeVar("Model")
+
+PACKAGE_PREFIX = "package:"
+_HUB_TIMEOUT_SECONDS = 5.0
+_SAMPLED_VALUES = 64
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is the first CUDA device where there is one, then Apple's MPS, then the CPU."""
+    if name != "auto":
+        return _named_device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{name}'; expected auto, cpu, cuda, cuda:1, mps, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{name}' was asked for, but PyTorch sees no CUDA GPU; use auto or cpu")
+    return device
+
+
+def usual_precision(device: torch.device) -> torch.dtype:
+    """Half on an NVIDIA GPU, single elsewhere."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def chosen_precision(name: Precision, device: torch.device) -> torch.dtype:
+    """The precision that a preset names."""
+    chosen: torch.dtype = usual_precision(device) if name == "auto" else getattr(torch, name)
+    return chosen
+
+
+def is_folder(model_id: str) -> bool:
+    """Whether an id names a folder of this machine rather than a model of a hub."""
+    return Path(model_id).is_dir()
+
+
+def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> Model:
+    """Loads the first of `ids` that can be had; the error names them all and the cure.
+
+    Where the hub is out of reach only its local cache is asked, which takes no time.
+    """
+    failures: list[str] = []
+    for model_id in map(_resolve, ids):
+        if _looks_like_path(model_id) and not is_folder(model_id):
+            failures.append(f"{model_id} (no such folder)")
+            continue
+        try:
+            with _quiet_hub(online=is_folder(model_id) or _hub_reachable()):
+                return load(model_id)
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            failures.append(f"{model_id} ({_first_line(error)})")
+    raise ModelNotFoundError(
+        f"no {kind} model could be loaded; tried {'; '.join(failures)}. Download one on a machine "
+        f"with network (`hf download ID --local-dir FOLDER`) and name the folder in a preset file "
+        f"(`freeda presets --show toy` prints one)"
+    )
+
+
+def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """A short digest of a model's weights: names, shapes and evenly spaced values as float16.
+
+    float16, so that a model loaded at single or half precision has the same one (bfloat16 has too
+    few digits: take it before); a sample, so that a billion parameters take no time. It tells models
+    apart; it is no proof against forgery.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().reshape(-1)
+        stride = max(1, len(tensor) // _SAMPLED_VALUES)
+        sample = tensor[::stride][:_SAMPLED_VALUES].to("cpu", torch.float16)
+        digest.update(f"{name}{tuple(weights[name].shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A model ready for inference: moved, cast, in evaluation mode, without gradients."""
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _resolve(model_id: str) -> str:
+    """`package:PATH` is a folder inside this package, wherever that is installed."""
+    if model_id.startswith(PACKAGE_PREFIX):
+        return str(Path(__file__).parent / model_id.removeprefix(PACKAGE_PREFIX))
+    return str(Path(model_id).expanduser()) if model_id.startswith("~") else model_id
+
+
+def _looks_like_path(model_id: str) -> bool:
+    return model_id.startswith(".") or Path(model_id).is_absolute()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+
+
+@lru_cache(maxsize=1)
+def _hub_reachable() -> bool:
+    from huggingface_hub import constants
+
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except (urllib.error.URLError, TimeoutError):
+        return False
+    return True
+
+
+@contextmanager
+def _quiet_hub(*, online: bool) -> Iterator[None]:
+    """While it lasts, an unreachable hub is not asked again and again, and loaders tell errors only."""
+    from huggingface_hub import constants
+
+    before, level = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    constants.HF_HUB_OFFLINE = before or not online
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the loaders' own arguments
+            yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logging.disable(level)

@@ -1,0 +1,137 @@
+"""Class-agnostic superpixels and the pooling of dense features inside them.
+
+Shapes: `H W` pixels, `h w` token grid, `R` regions, `D` width. Pooling is one product of an
+(R, h * w) weight matrix with the features: (R, D, h, w) masked copies are never made.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from skimage.segmentation import felzenszwalb
+
+from freeda.presets.settings import Pooling, Superpixels
+from freeda.records import Regions
+
+__all__ = [
+    "area_weights",
+    "bilinear_weights",
+    "pool_mask",
+    "pool_regions",
+    "region_weights",
+    "smooth_weights",
+    "superpixels",
+]
+
+
+def superpixels(image: np.ndarray, config: Superpixels) -> Regions:
+    """Superpixels of an (H, W, 3) float32 RGB image in [0, 1] by Felzenszwalb & Huttenlocher's graph
+    segmentation, of scikit-image ("felzenszwalb") or OpenCV ("graph").
+    """
+    segment = {"felzenszwalb": _felzenszwalb, "graph": _graph}[config.algorithm]
+    return Regions(segment(image, config).astype(np.int32))
+
+
+def _felzenszwalb(image: np.ndarray, config: Superpixels) -> np.ndarray:
+    return np.asarray(
+        felzenszwalb(image, scale=config.scale, sigma=config.sigma, min_size=config.min_size, channel_axis=-1)
+    )
+
+
+def _graph(image: np.ndarray, config: Superpixels) -> np.ndarray:
+    # Its threshold is in grey levels, where scikit-image's is divided by 255 for images in [0, 1].
+    segmenter = cv2.ximgproc.segmentation.createGraphSegmentation(config.sigma, config.scale, config.min_size)
+    return np.asarray(segmenter.processImage(np.ascontiguousarray(image * np.float32(255))))
+
+
+def area_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+    """(R, h * w) float32: the share of each region's pixels that lies in each token's cell.
+
+    Rows sum to 1, so that every region, however small, has a feature.
+    """
+    count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
+    flat = labels.astype(np.int64) * tokens + _token_of_pixel(labels.shape, grid)
+    areas = np.bincount(flat.ravel(), minlength=count * tokens).reshape(count, tokens)
+    return torch.from_numpy((areas / areas.sum(1, keepdims=True)).astype(np.float32))
+
+
+def bilinear_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+    """(R, h * w) float32: each region's binary mask shrunk to the grid bilinearly, corners aligned,
+    not antialiased, then divided by its sum (FreeDA's released code).
+
+    A region that no token's four pixels touch vanishes: its row is all zeros.
+    """
+    count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
+    weights = np.zeros((count, tokens))
+    rows, columns = (_corner_pairs(side, cells) for side, cells in zip(labels.shape, grid, strict=True))
+    for row, down in rows:
+        for column, across in columns:
+            touched = labels[row][:, column].ravel()
+            np.add.at(weights, (touched, np.arange(tokens)), (down[:, None] * across).ravel())
+    totals = weights.sum(1, keepdims=True)
+    return torch.from_numpy((weights / np.where(totals > 0, totals, 1)).astype(np.float32))
+
+
+def _corner_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two pixels that each cell samples along one axis, each with its share."""
+    centre = np.arange(cells) * ((side - 1) / max(cells - 1, 1))
+    lower = np.minimum(centre.astype(np.int64), side - 1)
+    share = centre - lower
+    return [(lower, 1 - share), (np.minimum(lower + 1, side - 1), share)]
+
+
+def smooth_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+    """(R, h * w) float32: the weights by which a region's mean over bilinearly upsampled features is one
+    of the tokens: each pixel is shared among the four token centres around it. Rows sum to 1.
+    """
+    count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
+    weights = np.zeros(count * tokens)
+    rows, columns = (_centre_pairs(side, cells) for side, cells in zip(labels.shape, grid, strict=True))
+    owners = labels.astype(np.int64) * tokens
+    for row, down in rows:
+        for column, across in columns:
+            flat = owners + row[:, None] * grid[1] + column
+            shares = down[:, None] * across
+            weights += np.bincount(flat.ravel(), shares.ravel(), minlength=count * tokens)
+    stacked = weights.reshape(count, tokens)
+    return torch.from_numpy((stacked / stacked.sum(1, keepdims=True)).astype(np.float32))
+
+
+def _centre_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two cells whose centres each pixel lies between along one axis, each with its share."""
+    place = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
+    lower = place.astype(np.int64)
+    share = place - lower
+    return [(lower, 1 - share), (np.minimum(lower + 1, cells - 1), share)]
+
+
+_WEIGHTS = {"area": area_weights, "smooth": smooth_weights, "bilinear": bilinear_weights}
+
+
+def region_weights(labels: np.ndarray, grid: tuple[int, int], pooling: Pooling = "area") -> torch.Tensor:
+    """(R, h * w) float32 weights of every token in every region of (H, W) labels."""
+    return _WEIGHTS[pooling](labels, grid)
+
+
+def pool_regions(features: torch.Tensor, labels: np.ndarray, pooling: Pooling = "area") -> torch.Tensor:
+    """(R, D): the weighted mean of (D, h, w) features in every region of (H, W) labels."""
+    weights = region_weights(labels, (features.shape[-2], features.shape[-1]), pooling)
+    return weights.to(features.device) @ features.flatten(1).T
+
+
+def pool_mask(features: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
+    """(D,): the area-weighted mean of (D, h, w) features inside one (H, W) boolean mask, not empty."""
+    grid = (features.shape[-2], features.shape[-1])
+    areas = np.bincount(_token_of_pixel(mask.shape, grid)[mask], minlength=grid[0] * grid[1])
+    weights = torch.from_numpy((areas / areas.sum()).astype(np.float32))
+    return features.flatten(1) @ weights.to(features.device)
+
+
+def _token_of_pixel(size: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
+    """(H, W) int64: the token whose cell holds each pixel's centre."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * cells / side).astype(np.int64)
+        for side, cells in zip(size, grid, strict=True)
+    )
+    return np.asarray(rows[:, None] * grid[1] + columns[None])

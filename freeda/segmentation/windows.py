@@ -1,0 +1,142 @@
+"""Images in sliding windows: cut before the models see them, put together again from the scores.
+
+Shapes: `C` classes, `H W` pixels of the image, `h w` at the working size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from PIL import Image
+
+from freeda.segmentation.images import require_aspect
+from freeda.records import Regions
+
+__all__ = ["WindowScores", "WindowedImage", "grouped", "same_sized", "window_origins"]
+
+
+def window_origins(side: int, window: int, stride: int) -> list[int]:
+    """Where sliding windows start so that they cover `side`; the last one is moved back to fit."""
+    last = max(side - window, 0)
+    return [*range(0, last, stride), last]
+
+
+@dataclass(frozen=True)
+class WindowedImage:
+    """An image ready for the models.
+
+    pixels: (H, W, 3) uint8; image: (3, h, w) float32 in [0, 1] at the working size; areas: rows and
+    columns of every window; regions: of every window.
+    """
+
+    pixels: np.ndarray
+    image: torch.Tensor
+    areas: list[tuple[slice, slice]]
+    regions: list[Regions]
+
+    @classmethod
+    def cut(
+        cls,
+        pixels: np.ndarray,
+        short_side: int,
+        window: int,
+        stride: int,
+        find_regions: Callable[[np.ndarray], Regions],
+    ) -> WindowedImage:
+        """Resizes an (H, W, 3) uint8 image, cuts it into windows and finds the regions of each.
+
+        find_regions: gets (h, w, 3) float32 windows in [0, 1].
+        """
+        image = _resize_short_side(pixels, short_side)
+        areas = [
+            (slice(top, top + window), slice(left, left + window))
+            for top in window_origins(image.shape[-2], window, stride)
+            for left in window_origins(image.shape[-1], window, stride)
+        ]
+        regions = [find_regions(image[:, rows, columns].permute(1, 2, 0).numpy()) for rows, columns in areas]
+        return cls(pixels, image, areas, regions)
+
+    def window(self, number: int) -> torch.Tensor:
+        rows, columns = self.areas[number]
+        return self.image[:, rows, columns]
+
+    def windows_at(self, row: int, column: int) -> list[int]:
+        """The windows that hold a pixel, the one whose centre is nearest first."""
+
+        def distance(number: int) -> float:
+            rows, columns = self.areas[number]
+            return abs(row - (rows.start + rows.stop) / 2) + abs(column - (columns.start + columns.stop) / 2)
+
+        holding = [
+            number
+            for number, (rows, columns) in enumerate(self.areas)
+            if rows.start <= row < rows.stop and columns.start <= column < columns.stop
+        ]
+        return sorted(holding, key=distance)
+
+    def region_at(self, number: int, row: int, column: int) -> np.ndarray:
+        """(H, W) bool at the image's own size: a window's region that holds a pixel."""
+        rows, columns = self.areas[number]
+        labels = self.regions[number].labels
+        mask = np.zeros(self.image.shape[-2:], bool)
+        mask[rows, columns] = labels == labels[row - rows.start, column - columns.start]
+        height, width = self.pixels.shape[:2]
+        return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+@dataclass
+class WindowScores:
+    """Sums of (C, h, w) window scores with how often each pixel was visited, and counts of paths."""
+
+    sums: torch.Tensor
+    visits: torch.Tensor
+    paths: dict[str, int]
+
+    @classmethod
+    def empty(cls, classes: int, size: Sequence[int]) -> WindowScores:
+        return cls(torch.zeros(classes, *size), torch.zeros(*size), {})
+
+    def add(self, area: tuple[slice, slice], scores: torch.Tensor, paths: dict[str, int]) -> None:
+        self.sums[(..., *area)] += scores
+        self.visits[area] += 1
+        for name, count in paths.items():
+            self.paths[name] = self.paths.get(name, 0) + count
+
+    def mean(self) -> torch.Tensor:
+        return self.sums / self.visits
+
+
+def grouped(items: Iterable[WindowedImage], windows: int) -> Iterator[list[WindowedImage]]:
+    """Images until they have at least so many windows together."""
+    group: list[WindowedImage] = []
+    for item in items:
+        group.append(item)
+        if sum(len(member.areas) for member in group) >= windows:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def same_sized(group: Sequence[WindowedImage], most: int) -> Iterator[list[tuple[int, int]]]:
+    """All windows of some images as (image, window) numbers, at most `most` of one size together."""
+    places = [(image, number) for image, item in enumerate(group) for number in range(len(item.areas))]
+    for _, alike in groupby(places, key=lambda place: group[place[0]].window(place[1]).shape):
+        listed = list(alike)
+        for start in range(0, len(listed), most):
+            yield listed[start : start + most]
+
+
+def _resize_short_side(pixels: np.ndarray, short_side: int) -> torch.Tensor:
+    """(3, h, w) float32 in [0, 1] with its shorter side at `short_side`, the aspect kept."""
+    require_aspect(pixels)
+    height, width = pixels.shape[:2]
+    scale = short_side / min(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = Image.fromarray(pixels)
+    resized = picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255

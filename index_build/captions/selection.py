@@ -1,0 +1,213 @@
+"""A budget of captions chosen from very many: repeats left out, nouns covered evenly."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import faiss
+import numpy as np
+
+from freeda.index.near_duplicates import near_duplicates
+from freeda.errors import CaptionsError
+from freeda.models.loading import choose_device, load_first
+from freeda.records import Caption, Reject
+from freeda.class_names import ClassName
+from index_build.captions.reader import CaptionSource
+from index_build.captions.nouns import FindNouns, noun_spans, singular
+
+__all__ = ["Selection", "chosen_captions", "load_sentence_model", "select_captions"]
+
+Embed = Callable[[list[str]], np.ndarray]
+"""(B, D) float32 unit vectors of B texts."""
+
+_BATCH = 1024
+_CLUSTER_SIZE = 1000
+_SAMPLE_PER_CLUSTER = 256
+"""As many points as FAISS's k-means wants for each centre at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What was chosen.
+
+    numbers: rows of the captions, ascending; captions: how many were readable; repeats: left out for
+    their likeness to one kept; without_nouns: with none, or none of the vocabulary; nouns: how often
+    each noun is in the chosen captions, most first; uncovered: classes of the vocabulary that are in none.
+    """
+
+    numbers: tuple[int, ...]
+    captions: int
+    repeats: int
+    without_nouns: int
+    nouns: dict[str, int]
+    uncovered: tuple[str, ...] = ()
+
+
+def load_sentence_model(name: str, device: str = "auto") -> Embed:
+    """A sentence-transformers model by folder or hub id; raises `ModelNotFoundError`."""
+    from sentence_transformers import SentenceTransformer
+
+    model: Any = load_first(
+        "sentence", (name,), lambda found: SentenceTransformer(found, device=str(choose_device(device)))
+    )
+    return lambda texts: np.asarray(
+        model.encode(texts, normalize_embeddings=True, show_progress_bar=False), np.float32
+    )
+
+
+def select_captions(
+    source: CaptionSource,
+    budget: int,
+    embed: Embed,
+    find_nouns: FindNouns,
+    *,
+    vocabulary: Sequence[ClassName] = (),
+    similarity: float = 0.9,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Selection:
+    """Chooses `budget` captions whose nouns are covered as evenly as can be.
+
+    Near-duplicates (cosine of their sentence embeddings at least `similarity`) are left out first:
+    embeddings are clustered, and a caption goes that is so near to one kept before it in its cluster
+    (Abbas et al. 2023, SemDeDup). Then captions are taken one by one, always the one that adds most: each
+    of its nouns counts 1 / (1 + how often it is chosen already), the greedy maximum of a submodular
+    coverage. vocabulary: only these names count as nouns. Captions are streamed; their embeddings lie in
+    a temporary file. Raises `CaptionsError`.
+    """
+    wanted = _forms(vocabulary)
+    with TemporaryDirectory(prefix="freeda-select-") as folder:
+        path = Path(folder) / "embeddings.f32"
+        numbers, nouns = _survey(source, embed, find_nouns, wanted, path, progress)
+        if not numbers:
+            raise CaptionsError("no caption names anything; give captions that name visible things")
+        vectors = np.memmap(path, np.float32, "r").reshape(len(numbers), -1)
+        repeats = _repeats(vectors, similarity, seed)
+    useful = [row for row in range(len(numbers)) if nouns[row] and not repeats[row]]
+    chosen = _cover(useful, nouns, numbers, budget, seed)
+    counts: dict[str, int] = {}
+    for row in chosen:
+        for noun in nouns[row]:
+            counts[noun] = counts.get(noun, 0) + 1
+    return Selection(
+        numbers=tuple(sorted(numbers[row] for row in chosen)),
+        captions=len(numbers),
+        repeats=int(repeats.sum()),
+        without_nouns=sum(not found for found in nouns),
+        nouns=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        uncovered=tuple(item.name for item in vocabulary if item.name not in counts),
+    )
+
+
+def chosen_captions(source: CaptionSource, selection: Selection) -> Iterator[Caption]:
+    """The chosen ones of `source`, in its order."""
+    wanted = frozenset(selection.numbers)
+    for number, item in enumerate(source):
+        if number in wanted and isinstance(item, Caption):
+            yield item
+
+
+def _forms(vocabulary: Sequence[ClassName]) -> dict[str, str]:
+    """Every name as it stands and in the singular, as captions' nouns are given; and its class."""
+    forms: dict[str, str] = {}
+    for item in vocabulary:
+        for name in (name.lower() for name in item.names):
+            forms[name] = forms[singular(name)] = item.name
+    return forms
+
+
+def _survey(
+    source: CaptionSource,
+    embed: Embed,
+    find_nouns: FindNouns,
+    wanted: dict[str, str],
+    path: Path,
+    progress: Callable[[int], None],
+) -> tuple[list[int], list[tuple[str, ...]]]:
+    """The rows that are captions and the nouns of each; their embeddings go to `path`, row after row."""
+    numbers: list[int] = []
+    nouns: list[tuple[str, ...]] = []
+    rows = ((n, item) for n, item in enumerate(source) if not isinstance(item, Reject))
+    with path.open("wb") as file:
+        while batch := list(islice(rows, _BATCH)):
+            file.write(embed([item.text for _, item in batch]).tobytes())
+            for number, item in batch:
+                numbers.append(number)
+                nouns.append(_nouns(item, find_nouns, wanted))
+            progress(len(numbers))
+    return numbers, nouns
+
+
+def _nouns(caption: Caption, find_nouns: FindNouns, wanted: dict[str, str]) -> tuple[str, ...]:
+    found = [span.noun for span in noun_spans(caption, find_nouns)[0]]
+    if wanted:
+        found = [wanted[noun] for noun in found if noun in wanted]
+    return tuple(dict.fromkeys(found))
+
+
+def _repeats(vectors: np.ndarray, similarity: float, seed: int) -> np.ndarray:
+    """(N,) bool: which rows are near-duplicates of one kept before them in their cluster."""
+    repeats = np.zeros(len(vectors), bool)
+    clusters = _clusters(vectors, seed)
+    order = np.argsort(clusters, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1):
+        repeats[rows] = near_duplicates(vectors[rows], similarity=similarity)
+    return repeats
+
+
+def _clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """(N,) int64: the k-means cluster of each, about `_CLUSTER_SIZE` to a cluster."""
+    count = len(vectors) // _CLUSTER_SIZE
+    if count < 2:
+        return np.zeros(len(vectors), np.int64)
+    rng = np.random.default_rng(seed)
+    sample = np.sort(rng.choice(len(vectors), min(len(vectors), count * _SAMPLE_PER_CLUSTER), replace=False))
+    means = faiss.Kmeans(vectors.shape[1], count, niter=10, seed=seed, spherical=True)
+    means.train(np.ascontiguousarray(vectors[sample]))
+    assigned = [means.index.search(np.ascontiguousarray(part), 1)[1][:, 0] for part in _parts(vectors)]
+    return np.concatenate(assigned)
+
+
+def _parts(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(vectors), _BATCH):
+        yield vectors[start : start + _BATCH]
+
+
+def _cover(
+    useful: Sequence[int],
+    nouns: Sequence[tuple[str, ...]],
+    numbers: Sequence[int],
+    budget: int,
+    seed: int,
+) -> list[int]:
+    """Lazy greedy: a gain only ever falls, so the best of the stale ones is checked first."""
+    counts: dict[str, int] = {}
+
+    def gain(row: int) -> float:
+        return sum(1 / (1 + counts.get(noun, 0)) for noun in nouns[row])
+
+    heap = [(-gain(row), _lot(seed, numbers[row]), row) for row in useful]
+    heapq.heapify(heap)
+    chosen: list[int] = []
+    while heap and len(chosen) < budget:
+        stale, lot, row = heapq.heappop(heap)
+        present = -gain(row)
+        if heap and present > stale:
+            heapq.heappush(heap, (present, lot, row))
+            continue
+        chosen.append(row)
+        for noun in nouns[row]:
+            counts[noun] = counts.get(noun, 0) + 1
+    return chosen
+
+
+def _lot(seed: int, number: int) -> bytes:
+    """Which of equals comes first: by chance, but the same in every run."""
+    return hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest()

@@ -1,0 +1,242 @@
+"""From captions with their nouns to prototypes: generate, localise, pool, embed, in one process."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from freeda.models.attention import DegenerateMapError, localize
+from freeda.presets.settings import Preset
+from freeda.models.diffusion import load_pipeline, pipeline_fingerprint
+from freeda.models.loading import choose_device, chosen_precision, usual_precision
+from freeda.records import NounSpan, Prototype, Reject
+from freeda.segmentation.regions import pool_mask
+from freeda.models.clip import ClipModel, load_clip
+from index_build.generation.textual_keys import textual_keys
+from freeda.models.backbone import Backbone, load_backbone
+from index_build.config import BuildConfig, caption_seed
+from freeda.records import TaggedCaption
+from index_build.generation.samples import Sample, draw_sample
+from index_build.generation.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
+
+__all__ = ["BuildModels", "ShardOutcome", "build_prototypes", "load_models"]
+
+
+@dataclass(frozen=True)
+class BuildModels:
+    """The three models of a preset, loaded once a process. pipeline_weights: their fingerprint."""
+
+    pipeline: Any
+    pipeline_weights: str
+    clip: ClipModel
+    backbone: Backbone
+
+    def fingerprints(self) -> dict[str, str]:
+        return {
+            "diffusion": self.pipeline_weights,
+            "clip": self.clip.fingerprint(),
+            "backbone": self.backbone.fingerprint(),
+        }
+
+    def describe(self) -> dict[str, str]:
+        """What must agree on all workers and between a run and its resumption."""
+        return self.fingerprints() | {"precision": str(self.pipeline.dtype).removeprefix("torch.")}
+
+
+@dataclass
+class ShardOutcome:
+    """What a shard of captions gave; `seconds` by stage; `sample`: its first picture with a mask."""
+
+    prototypes: list[Prototype] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    images: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    sample: Sample | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def load_models(preset: Preset, device: str = "auto") -> BuildModels:
+    """Loads a preset's models, the diffusion model at the precision that the preset names."""
+    place = choose_device(device)
+    dtype, generation = usual_precision(place), chosen_precision(preset.synthesis.precision, place)
+    pipeline = load_pipeline(preset.models.diffusion, place, generation)
+    told = pipeline
+    if generation is torch.bfloat16:  # it does not keep the digits that weights are told by
+        told = load_pipeline(preset.models.diffusion, torch.device("cpu"), torch.float32)
+    return BuildModels(
+        pipeline=pipeline,
+        pipeline_weights=pipeline_fingerprint(told),
+        clip=load_clip(preset.models.clip, place, dtype),
+        backbone=load_backbone(preset.models.backbone, place, dtype),
+    )
+
+
+def build_prototypes(
+    captions: Sequence[TaggedCaption],
+    models: BuildModels,
+    config: BuildConfig,
+    *,
+    overlap: bool | None = None,
+) -> ShardOutcome:
+    """Every noun of every caption ends as a prototype or as a reject with its reason.
+
+    overlap: whether pictures are localised, pooled and shrunk while the next ones are generated; None
+    for where an NVIDIA GPU generates: a CPU's cores are busy with that anyway.
+    """
+    outcome = ShardOutcome()
+    with outcome.timed("tokens"):
+        tokenized = list(_tokenize_all(captions, models, config, outcome))
+    batches = illustrate(models.pipeline, tokenized, config.preset.synthesis)
+    if overlap is None:
+        overlap = models.backbone.device.type == "cuda"
+    last: Future[None] | None = None
+    with ThreadPoolExecutor(1, "freeda-pictures") as thread:
+        while (batch := _next_timed(batches, outcome)) is not None:
+            if last is not None:
+                last.result()
+            outcome.images += len(batch)
+            if overlap:
+                last = thread.submit(_add_batch, batch, models, config, outcome)
+            else:
+                _add_batch(batch, models, config, outcome)
+        if last is not None:
+            last.result()
+    return outcome
+
+
+def _next_timed(batches: Iterator[list[Illustrated]], outcome: ShardOutcome) -> list[Illustrated] | None:
+    with outcome.timed("generation"):
+        return next(batches, None)
+
+
+def _tokenize_all(
+    captions: Sequence[TaggedCaption], models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+) -> Iterator[TokenizedCaption]:
+    for tagged in captions:
+        seed = caption_seed(config.seed, tagged.caption.id)
+        item, beyond = tokenize(models.pipeline, tagged.caption, tagged.spans, seed)
+        outcome.rejects += beyond
+        if item is not None:
+            yield item
+
+
+def _add_batch(
+    batch: Sequence[Illustrated], models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+) -> None:
+    usable = []
+    for item in batch:
+        if is_blank(item.picture):
+            outcome.rejects += [_reject(item, span, "picture is blank") for span in item.source.spans]
+        else:
+            usable.append(item)
+    if not usable:
+        return
+    with outcome.timed("features"):
+        features = _dense_features(usable, models.backbone, config)
+    for item, feature in zip(usable, features, strict=True):
+        _add_picture(item, feature, models, config, outcome)
+
+
+def _dense_features(batch: Sequence[Illustrated], backbone: Backbone, config: BuildConfig) -> torch.Tensor:
+    pixels = torch.from_numpy(np.stack([item.picture.pixels for item in batch]))
+    images = pixels.permute(0, 3, 1, 2).float() / 255
+    return backbone.dense_features(images, config.preset.segmentation.dense_size)
+
+
+def _add_picture(
+    item: Illustrated, features: torch.Tensor, models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+) -> None:
+    source = item.source
+    with outcome.timed("keys"):
+        keys = textual_keys(
+            models.clip,
+            source.caption.text,
+            source.spans,
+            config.preset.localization.key,
+            config.preset.segmentation.templates,
+        )
+    with outcome.timed("localisation"):
+        thumbnail = _thumbnail(item.picture.pixels, config.thumbnail)
+        masks: dict[str, np.ndarray] = {}
+        for span, key, noun_map in zip(source.spans, keys, item.picture.noun_maps, strict=True):
+            if key is None:
+                outcome.rejects.append(_reject(item, span, "noun not within CLIP's token limit"))
+                continue
+            try:
+                mask, peak = _localize(noun_map, item, config)
+            except DegenerateMapError as error:
+                outcome.rejects.append(_reject(item, span, str(error)))
+                continue
+            vector = pool_mask(features, mask).cpu().numpy()
+            if not np.isfinite(vector.astype(np.float16)).all():
+                outcome.rejects.append(_reject(item, span, "feature is not finite"))
+                continue
+            outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
+            masks[span.noun] = mask
+        if masks and outcome.sample is None:
+            pixels = item.picture.pixels
+            outcome.sample = draw_sample(source.caption.text, pixels, list(masks), list(masks.values()))
+
+
+def _localize(noun_map: np.ndarray, item: Illustrated, config: BuildConfig) -> tuple[np.ndarray, float]:
+    chosen = config.preset.localization
+    return localize(
+        noun_map,
+        (item.picture.pixels.shape[0], item.picture.pixels.shape[1]),
+        threshold=chosen.threshold,
+        min_area=chosen.min_area,
+        max_area=chosen.max_area,
+        min_peak=chosen.min_peak,
+    )
+
+
+def _prototype(
+    item: Illustrated,
+    span: NounSpan,
+    key: np.ndarray,
+    vector: np.ndarray,
+    mask: np.ndarray,
+    peak: float,
+    thumbnail: bytes,
+) -> Prototype:
+    caption = item.source.caption
+    return Prototype(
+        id=f"{caption.id}/{span.noun}",
+        noun=span.noun,
+        caption_id=caption.id,
+        caption=caption.text,
+        key=key,
+        vector=vector.astype(np.float32),
+        area=float(mask.mean()),
+        peak=peak,
+        seed=item.source.seed,
+        thumbnail=thumbnail,
+    )
+
+
+def _reject(item: Illustrated, span: NounSpan, reason: str) -> Reject:
+    caption = item.source.caption
+    return Reject(caption_id=caption.id, caption=caption.text, noun=span.noun, reason=reason)
+
+
+def _thumbnail(pixels: np.ndarray, side: int) -> bytes:
+    """The whole picture, its longer side at most `side`, as WebP."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from freeda.errors import ConfigError, IndexMismatchError, IndexNotFoundError, OutputError
+from freeda.index.reader import PrototypeIndex
+from freeda.index.editing import dedupe, merge, subset
+from freeda.index.format import FILES, MANIFEST
+from freeda.presets import load_preset
+from freeda.records import Prototype
+from tests.freeda.material import random_prototypes, write_index
+
+KEY_DIM, VECTOR_DIM = 8, 6
+WEIGHTS = {"diffusion": "d", "clip": "c", "backbone": "b"}
+
+
+def make(folder: Path, prototypes: list[Prototype], weights: dict[str, str] = WEIGHTS) -> PrototypeIndex:
+    return PrototypeIndex.open(write_index(folder, prototypes, load_preset("toy"), weights))
+
+
+def assert_holds(index: PrototypeIndex, expected: list[Prototype]) -> None:
+    found = list(index.prototypes())
+    assert [(item.id, item.noun, item.seed) for item in found] == [
+        (item.id, item.noun, item.seed) for item in expected
+    ]
+    np.testing.assert_array_equal([item.key for item in found], [item.key for item in expected])
+    np.testing.assert_array_equal([item.vector for item in found], [item.vector for item in expected])
+
+
+def test_prototypes_come_back_as_they_went_in_across_batches(tmp_path: Path) -> None:
+    expected = random_prototypes(5000, KEY_DIM, VECTOR_DIM)
+    assert_holds(make(tmp_path / "a", expected), expected)
+
+
+def test_merged_indexes_hold_every_prototype_once(tmp_path: Path) -> None:
+    items = random_prototypes(60, KEY_DIM, VECTOR_DIM)
+    # The same id of another caption is another prototype: two data sets may count their rows alike.
+    other = replace(items[0], caption="another caption")
+    one, two = make(tmp_path / "a", items[:40]), make(tmp_path / "b", [*items[30:], other])
+    done = merge([one, two], tmp_path / "out")
+    assert done.dropped == 10
+    assert done.manifest.rejects == 1  # the same row in both
+    assert_holds(PrototypeIndex.open(tmp_path / "out", verify=True), [*items, other])
+
+
+def test_a_merge_that_is_killed_leaves_no_index_and_can_be_run_again(tmp_path: Path) -> None:
+    items = random_prototypes(20_000, KEY_DIM, VECTOR_DIM)
+    parts = [make(tmp_path / "a", items[:9000]), make(tmp_path / "b", items[9000:])]
+    merge(parts, tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "freeda.cli", "index", "merge", str(tmp_path / "a"), str(tmp_path / "b")]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
+    while not list(out.glob("prototypes.arrow*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    with pytest.raises(IndexNotFoundError):
+        PrototypeIndex.open(out)
+    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    for name in (MANIFEST, *FILES):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_indexes_of_other_weights_are_not_merged(tmp_path: Path) -> None:
+    items = random_prototypes(10, KEY_DIM, VECTOR_DIM)
+    one, two = make(tmp_path / "a", items), make(tmp_path / "b", items, WEIGHTS | {"clip": "other"})
+    with pytest.raises(IndexMismatchError, match=r"another clip model \(weights other\)"):
+        merge([one, two], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_subset_by_nouns_or_by_captions(tmp_path: Path) -> None:
+    items = random_prototypes(60, KEY_DIM, VECTOR_DIM)
+    index = make(tmp_path / "a", items)
+    done = subset(index, tmp_path / "nouns", nouns=["noun 3", "noun 5"])
+    expected = [item for item in items if item.noun in ("noun 3", "noun 5")]
+    assert done.dropped == 60 - len(expected)
+    assert_holds(PrototypeIndex.open(tmp_path / "nouns", verify=True), expected)
+    assert pq.read_table(tmp_path / "nouns" / "rejects.parquet").num_rows == 0
+    subset(index, tmp_path / "ids", caption_ids=["c4", "x"])
+    assert_holds(PrototypeIndex.open(tmp_path / "ids"), [i for i in items if i.caption_id == "c4"])
+    assert pq.read_table(tmp_path / "ids" / "rejects.parquet").column("caption_id").to_pylist() == ["x"]
+
+
+def test_an_empty_subset_leaves_what_was_there(tmp_path: Path) -> None:
+    items = random_prototypes(20, KEY_DIM, VECTOR_DIM)
+    index, other = make(tmp_path / "a", items), make(tmp_path / "out", items[:5])
+    with pytest.raises(IndexMismatchError, match="no such prototype"):
+        subset(index, tmp_path / "out", nouns=["zebra"], overwrite=True)
+    assert_holds(PrototypeIndex.open(other.folder, verify=True), items[:5])
+
+
+def test_an_index_is_replaced_on_request_only_and_never_by_itself(tmp_path: Path) -> None:
+    items = random_prototypes(20, KEY_DIM, VECTOR_DIM)
+    index = make(tmp_path / "a", items)
+    with pytest.raises(OutputError, match="is the index that is read"):
+        dedupe(index, tmp_path / "a", overwrite=True)
+    make(tmp_path / "b", items)
+    with pytest.raises(OutputError, match="holds an index already; replace it with --overwrite"):
+        dedupe(index, tmp_path / "b")
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def greedy(items: list[Prototype], similarity: float) -> list[Prototype]:
+    """The definition, one pair at a time."""
+    kept: list[Prototype] = []
+    for item in items:
+        if not any(
+            item.noun == other.noun
+            and item.key @ other.key >= similarity
+            and unit(item.vector) @ unit(other.vector) >= similarity
+            for other in kept
+        ):
+            kept.append(item)
+    return kept
+
+
+def test_near_duplicates_are_left_out_as_the_definition_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("freeda.index.reader.near_duplicates._CHUNK", 4)
+    monkeypatch.setattr("freeda.index.reader.near_duplicates._KEPT_CHUNK", 5)
+    rng = np.random.default_rng(1)
+    base = random_prototypes(12, KEY_DIM, VECTOR_DIM)
+    items = []
+    for number in range(150):
+        source = base[rng.integers(12)]
+        key = unit(source.key + 0.12 * rng.normal(size=KEY_DIM))
+        vector = source.vector + 0.15 * rng.normal(size=VECTOR_DIM)
+        vector = vector.astype(np.float16).astype(np.float32)
+        items.append(replace(source, id=str(number), key=key, vector=vector))
+    expected = greedy(items, 0.9)
+    assert 20 < len(expected) < 140
+    done = dedupe(make(tmp_path / "a", items), tmp_path / "out", similarity=0.9)
+    assert done.dropped == 150 - len(expected)
+    assert_holds(PrototypeIndex.open(tmp_path / "out", verify=True), expected)
+
+
+def test_imported_prototypes_that_share_their_row_numbers_are_all_kept(tmp_path: Path) -> None:
+    """They have no captions and no seeds: only names and looks tell them apart."""
+    one = [replace(item, caption="", seed=-1) for item in random_prototypes(20, KEY_DIM, VECTOR_DIM)]
+    two = [replace(item, noun=f"{item.noun}b", vector=-item.vector) for item in one]
+    done = merge([make(tmp_path / "a", one), make(tmp_path / "b", two)], tmp_path / "out")
+    assert done.dropped == 0
+    assert_holds(PrototypeIndex.open(tmp_path / "out"), [*one, *two])
+
+
+def test_a_misspelt_factory_is_named_and_an_older_report_goes(tmp_path: Path) -> None:
+    items = random_prototypes(20, KEY_DIM, VECTOR_DIM)
+    index = make(tmp_path / "a", items)
+    with pytest.raises(ConfigError, match="'Flatt' is no FAISS factory for 8-d keys"):
+        merge([index], tmp_path / "out", factory="Flatt")
+    with pytest.raises(ConfigError, match="'IVF64,Flat' cannot be trained on 20 keys"):
+        merge([index], tmp_path / "out", factory="IVF64,Flat")
+    assert not list((tmp_path / "out").iterdir())
+    make(tmp_path / "out", items)
+    (tmp_path / "out" / "report.html").write_text("of another index")
+    merge([index], tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "report.html").exists()

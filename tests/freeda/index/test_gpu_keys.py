@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import faiss
+import numpy as np
+import pytest
+
+from freeda.errors import ConfigError
+from freeda.index.gpu_keys import GpuKeys
+from freeda.index.reader import PrototypeIndex
+
+
+def some_keys(factory: str = "Flat") -> tuple[faiss.Index, np.ndarray]:
+    keys = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
+    index = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(keys)
+    index.add(keys)
+    return index, keys
+
+
+def search_from_threads(keys: GpuKeys, queries: np.ndarray, threads: int) -> list[np.ndarray]:
+    together = Barrier(threads)
+
+    def search(_: int) -> np.ndarray:
+        together.wait(60)
+        return np.stack([keys.search(queries, 10)[1] for _ in range(5)])
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(search, range(threads)))
+
+
+@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU")
+@pytest.mark.parametrize("factory", ["Flat", "IVF64_HNSW32,SQ8"])
+def test_threads_search_a_gpu_as_one_searches_the_cpu(factory: str) -> None:
+    index, keys = some_keys(factory)
+    expected = index.search(keys[:50], 10)[1]
+    for found in search_from_threads(GpuKeys(index), keys[:50], 4):
+        assert (found == expected).mean() > 0.99
+
+
+@pytest.mark.skipif(
+    faiss.get_num_gpus() > 0 or not hasattr(faiss, "StandardGpuResources"),
+    reason="for faiss-gpu without a GPU",
+)
+def test_every_thread_searches_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: FAISS's copy within the CPU stands for the one to a GPU."""
+    index, keys = some_keys()
+    copies = []
+
+    def copy(resources: object, device: int, original: faiss.Index, options: object) -> faiss.Index:
+        copies.append(faiss.clone_index(original))
+        return copies[-1]
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object)
+    expected = index.search(keys[:50], 10)[1]
+    for found in search_from_threads(GpuKeys(index), keys[:50], 3):
+        np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
+    assert len(copies) == 3
+
+
+@pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="there is a GPU")
+def test_no_gpu_is_one_line(index_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="FAISS sees no GPU"):
+        PrototypeIndex.open(index_folder, gpu=True)

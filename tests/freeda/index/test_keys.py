@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from freeda.errors import ConfigError
+from freeda.index.reader import PrototypeIndex
+from freeda.index.editing import merge
+from freeda.index.keys import build_keys, check_factory, choose_factory, open_keys, prepare_reconstruction
+from freeda.presets import load_preset
+from tests.freeda.material import random_prototypes, write_index
+
+DIM = 32
+
+
+def clustered(count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, DIM))
+    keys = centres[rng.integers(40, size=count)] + 0.4 * rng.normal(size=(count, DIM))
+    return (keys / np.linalg.norm(keys, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, "Flat"),
+        (2_000_000, "Flat"),
+        (2_000_001, "IVF4096_HNSW32,SQ8"),
+        (30_000_000, "IVF16384_HNSW32,SQ8"),
+        (100_000_000, "OPQ64,IVF32768_HNSW32,PQ64"),
+    ],
+)
+def test_the_rule_goes_by_number_and_memory(count: int, expected: str) -> None:
+    assert choose_factory(count, 512) == expected
+
+
+def test_less_memory_means_smaller_codes() -> None:
+    assert choose_factory(1_000_000, 512, memory=2**30) == "IVF4096_HNSW32,SQ8"
+    assert choose_factory(1_000_000, 512, memory=2**28) == "OPQ64,IVF4096_HNSW32,PQ64"
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF64_HNSW32,SQ8", "OPQ8,IVF64_HNSW32,PQ8"])
+def test_the_recall_told_is_that_of_a_numpy_search(factory: str, tmp_path: Path) -> None:
+    keys = clustered(20_000)
+    told = build_keys(keys, factory, tmp_path / "keys.faiss")
+    index = open_keys(tmp_path / "keys.faiss")
+    assert index.ntotal == len(keys)
+    queries = keys[5:2000:20]
+    exact = np.argsort(-(queries @ keys.T), axis=1, kind="stable")[:, :350]
+    found = index.search(queries, 350)[1]
+    measured = np.mean([len(np.intersect1d(a, b)) / 350 for a, b in zip(found, exact, strict=True)])
+    assert told == pytest.approx(measured, abs=0.03)
+    if "PQ" not in factory:
+        assert told >= 0.95
+    prepare_reconstruction(index)
+    back = index.reconstruct_batch(np.array([3, 17_000]))
+    assert (back * keys[[3, 17_000]]).sum(1).min() > (0.9 if "PQ" in factory else 0.999)
+
+
+def test_a_factory_that_is_none_is_named() -> None:
+    check_factory("IVF64,PQ8", (DIM,))
+    with pytest.raises(ConfigError, match="'Flatt' is no FAISS factory for 32-d keys"):
+        check_factory("Flatt", (DIM,))
+
+
+def test_an_index_of_another_kind_answers_and_says_what_it_is(tmp_path: Path) -> None:
+    items = random_prototypes(9000, DIM, 6)
+    weights = {"diffusion": "d", "clip": "c", "backbone": "b"}
+    exact = PrototypeIndex.open(write_index(tmp_path / "exact", items, load_preset("toy"), weights))
+    done = merge([exact], tmp_path / "ivf", factory="IVF64_HNSW32,SQ8")
+    assert (exact.manifest.factory, exact.manifest.recall) == ("Flat", 1.0)
+    assert done.manifest.factory == "IVF64_HNSW32,SQ8"
+    assert 0.5 < done.manifest.recall <= 1
+    index = PrototypeIndex.open(tmp_path / "ivf", verify=True)
+    queries = np.stack([item.key for item in items[:50]])
+    assert (index.search(queries, 1)[1][:, 0] == np.arange(50)).mean() > 0.9
+    np.testing.assert_allclose(index.keys_of([0, 8999]), exact.keys_of([0, 8999]), atol=0.02)
+    assert sorted(path.name for path in index.folder.iterdir()) == sorted(
+        path.name for path in exact.folder.iterdir()
+    )

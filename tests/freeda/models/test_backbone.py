@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import timm
+import torch
+from safetensors.torch import save_file
+
+from freeda.models.clip import load_clip
+from freeda.models.clip import embed_images, embed_patches
+from freeda.models.backbone import load_backbone
+
+CPU = torch.device("cpu")
+
+
+def test_dense_features_are_the_normalised_patch_tokens(backbone_folder: Path) -> None:
+    backbone = load_backbone([str(backbone_folder)], CPU)
+    images = torch.rand(2, 3, 56, 84, generator=torch.Generator().manual_seed(0))
+    found = backbone.dense_features(images, 56)
+    network = timm.create_model(f"local-dir:{backbone_folder}", pretrained=True, dynamic_img_size=True).eval()
+    with torch.no_grad():
+        tokens = network.forward_features((images - 0.5) / 0.25)[:, network.num_prefix_tokens :]
+    assert network.num_prefix_tokens == 5
+    expected = tokens.transpose(1, 2).reshape(2, -1, 4, 6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dense_features_keep_the_aspect(backbone_folder: Path) -> None:
+    backbone = load_backbone([str(backbone_folder)], CPU)
+    assert backbone.dense_features(torch.rand(1, 3, 30, 60), 56).shape == (1, 32, 4, 8)
+    assert backbone.dense_features(torch.rand(1, 3, 61, 30), 56).shape == (1, 32, 8, 4)
+
+
+def test_global_embedding_is_clip_s_on_the_squashed_image(clip_folder: Path) -> None:
+    clip = load_clip([str(clip_folder)], CPU)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = clip.network.encode_image((images - 0.48) / 0.27, normalize=True)
+    np.testing.assert_allclose(embed_images(clip, images), expected, rtol=1e-4, atol=1e-6)
+    assert embed_images(clip, torch.rand(1, 3, 50, 20)).shape == (1, 32)
+
+
+def test_patch_embeddings_are_unit_vectors_on_the_grid(clip_folder: Path) -> None:
+    clip = load_clip([str(clip_folder)], CPU)
+    patches = embed_patches(clip, torch.rand(1, 3, 32, 32))
+    assert patches.shape == (1, 32, 4, 4)
+    np.testing.assert_allclose(patches.norm(dim=1), 1.0, rtol=1e-5)
+
+
+def test_an_xcit_from_a_folder_takes_any_size(tmp_path: Path) -> None:
+    arguments = {"embed_dim": 32, "depth": 2, "num_heads": 2, "cls_attn_layers": 0}
+    config = {"architecture": "xcit_nano_12_p16_224", "num_classes": 0, "model_args": arguments}
+    statistics = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.25] * 3}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": statistics}))
+    torch.manual_seed(3)
+    network = timm.create_model("xcit_nano_12_p16_224", num_classes=0, **arguments).eval()
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    backbone = load_backbone([str(tmp_path)], CPU)
+    images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = network.forward_features((images - 0.5) / 0.25)[:, 1:]
+    found = backbone.dense_features(images, 64)
+    np.testing.assert_allclose(found, tokens.transpose(1, 2).reshape(1, 32, 4, 6), rtol=1e-4, atol=1e-5)
+
+
+def test_patch_embeddings_of_a_resnet_pass_its_values_and_projection(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "resnet"
+    shutil.copytree(clip_folder, folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] = {
+        "image_size": 64,
+        "patch_size": None,
+        "width": 8,
+        "layers": [1, 1, 1, 1],
+        "head_width": 64,
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "open_clip_model.safetensors").unlink()
+    torch.manual_seed(4)
+    network, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=False)
+    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
+    clip = load_clip([str(folder)], CPU)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tower = clip.network.visual
+    with torch.no_grad():
+        features = (images - 0.48) / 0.27
+        for part in (tower.stem, tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+            features = part(features)
+    grid = features.permute(0, 2, 3, 1).double().numpy()
+    pool = {name: value.double().numpy() for name, value in tower.attnpool.state_dict().items()}
+    values = grid @ pool["v_proj.weight"].T + pool["v_proj.bias"]
+    expected = values @ pool["c_proj.weight"].T + pool["c_proj.bias"]
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    found = embed_patches(clip, images)
+    assert found.shape == (2, 32, 2, 2)
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_fingerprints_tell_models_apart_and_survive_precision(
+    clip_folder: Path, backbone_folder: Path
+) -> None:
+    single = load_backbone([str(backbone_folder)], CPU)
+    half = load_backbone([str(backbone_folder)], CPU, torch.float16)
+    assert single.fingerprint() == half.fingerprint()
+    assert single.fingerprint() != load_clip([str(clip_folder)], CPU).fingerprint()
+    with torch.no_grad():
+        single.network.blocks[0].mlp.fc1.weight += 0.01
+    assert single.fingerprint() != half.fingerprint()

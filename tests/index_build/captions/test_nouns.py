@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from freeda.records import Caption
+from index_build.captions.nouns import PatternNouns, noun_spans
+
+FIND = PatternNouns()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a red cat and two dogs on the grass", {"cat": "cat", "dog": "dogs", "grass": "grass"}),
+        ("a photo of two hot dogs by the sea", {"hot dog": "hot dogs", "sea": "sea"}),
+        (
+            "a yellow fire truck, a bus and a glass",
+            {"fire truck": "fire truck", "bus": "bus", "glass": "glass"},
+        ),
+        (
+            "an image of an ice cream in front of a brick wall",
+            {"ice cream": "ice cream", "brick wall": "brick wall"},
+        ),
+        ("Children playing frisbee", {"child": "Children", "frisbee": "frisbee"}),
+        ("a cat beside another cat", {"cat": "cat"}),
+        (
+            "three butterflies and birthday cakes",
+            {"butterfly": "butterflies", "birthday cake": "birthday cakes"},
+        ),
+        (
+            "a yellow key next to an orange, a saw, a watch and a sink.",
+            {"key": "key", "orange": "orange", "saw": "saw", "watch": "watch", "sink": "sink"},
+        ),
+        ("the key is in a box", {"key": "key", "box": "box"}),
+        (
+            "a red and yellow bird, a large, dark dog and a small sleeping cat in the open",
+            {"bird": "bird", "dog": "dog", "cat": "cat"},
+        ),
+        (
+            "a toilet and sink, a brown bear on an orange",
+            {"toilet": "toilet", "sink": "sink", "bear": "bear", "orange": "orange"},
+        ),
+        ("an orange and white cat near an orange flying kite", {"cat": "cat", "kite": "kite"}),
+        ("a man saw a dog and saw a boat sink", {"man": "man", "dog": "dog", "boat": "boat"}),
+        ("they are all ready, a little sad: a large and a small dog", {"dog": "dog"}),
+        ("quickly and slowly", {}),
+        ("", {}),
+        ("!!! ... 123 🙂", {}),
+    ],
+)
+def test_nouns_are_found_where_they_stand(text: str, expected: dict[str, str]) -> None:
+    assert {span.noun: text[span.start : span.end] for span in FIND(text)} == expected
+
+
+def test_given_nouns_bypass_the_tagger() -> None:
+    caption = Caption(
+        id="c", text="The Mice eat a hot dog quickly", nouns=("mouse", "hot dog", "quickly", "cat")
+    )
+    spans, rejects = noun_spans(caption, FIND)
+    assert {span.noun: caption.text[span.start : span.end] for span in spans} == {
+        "mouse": "Mice",
+        "hot dog": "hot dog",
+        "quickly": "quickly",
+    }
+    assert [(r.noun, r.reason) for r in rejects] == [("cat", "noun not in caption")]
+
+
+def test_given_nouns_match_whole_words_only() -> None:
+    spans, rejects = noun_spans(Caption(id="c", text="a catalogue", nouns=("cat",)), FIND)
+    assert not spans
+    assert rejects[0].reason == "noun not in caption"
+
+
+def test_captions_without_nouns_are_rejected() -> None:
+    for caption in (Caption(id="c", text="slowly"), Caption(id="c", text="a cat", nouns=())):
+        spans, rejects = noun_spans(caption, FIND)
+        assert not spans
+        assert [r.reason for r in rejects] == ["no nouns"]

@@ -1,0 +1,316 @@
+"""Real kills and full disks: each build ends as one that nothing disturbed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+import index_build.generation.prototypes
+from freeda.errors import WorkerError
+from freeda.index.reader import PrototypeIndex
+from freeda.presets.toml import to_toml
+from index_build import BuildConfig, build_index
+from index_build.cluster.progress import Progress
+from index_build.cluster.schedule import DEADLY, FAILED
+from tests.conftest import CAPTIONS
+from tests.index_build.conftest import SHARD_SIZE, contents
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def assert_same_rows(index: Path, expected: Path) -> None:
+    """For clusters whose workers have other numbers of threads: sums then differ in their last bits."""
+    one, other = PrototypeIndex.open(index, verify=True), PrototypeIndex.open(expected)
+    columns = ["id", "noun", "caption_id", "caption", "seed"]
+    assert one.rows(range(len(one)), columns) == other.rows(range(len(other)), columns)
+    np.testing.assert_allclose(one.vectors(range(len(one))), other.vectors(range(len(one))), atol=2e-2)
+    np.testing.assert_allclose(one.keys_of(range(len(one))), other.keys_of(range(len(one))), atol=1e-4)
+
+
+@contextmanager
+def cluster(workers: int, allowed_failures: int, threads: int = 1) -> Iterator[LocalCluster]:
+    settings = {
+        "distributed.scheduler.allowed-failures": allowed_failures,
+        # Else a worker that is being restarted so long after it died before is taken for lost.
+        "distributed.deploy.lost-worker-timeout": "1h",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers, threads_per_worker=threads, memory_limit=0, dashboard_address="127.0.0.1:0"
+        ) as started,
+    ):
+        yield started
+
+
+def wait_for(condition, process: subprocess.Popen | Thread, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        running = process.is_alive() if isinstance(process, Thread) else process.poll() is None
+        assert running, "the build ended first"
+        time.sleep(0.02)
+
+
+def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    config = replace(config, shard_size=1)
+    with cluster(2, allowed_failures=3) as started, Client(started) as client:
+        victims = set(client.run(os.getpid).values())
+        options = {"scheduler": started.scheduler_address, "device": "cpu"}
+        build = Thread(target=build_index, args=(str(captions), tmp_path / "index", config), kwargs=options)
+        build.start()
+        for done, pid in enumerate(victims):
+            wait_for(lambda done=done: len(list(tmp_path.glob("index/.work/*/*.done.json"))) >= done, build)
+            wait_for(lambda: list(tmp_path.glob("index/.work/*/*.started")), build)
+            os.kill(pid, signal.SIGKILL)
+        build.join(300)
+        assert victims.isdisjoint(client.run(os.getpid).values())
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+class AroundBuilding(WorkerPlugin):
+    """Runs `build` in place of a worker's `build_prototypes`, which it is given."""
+
+    def setup(self, worker: Worker) -> None:
+        index_build.prototypes.build_prototypes = partial(self.build, index_build.prototypes.build_prototypes)
+
+
+class Waiter(AroundBuilding):
+    """Builds nothing until a file is there, or a minute has passed."""
+
+    name = "waiter"
+
+    def __init__(self, go: Path) -> None:
+        self.go = go
+
+    def build(self, original, captions, models, config):
+        deadline = time.monotonic() + 60
+        while not self.go.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return original(captions, models, config)
+
+
+def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    seen: list[set[str]] = []
+    go = tmp_path / "go"
+
+    def look(progress: Progress) -> None:
+        seen.append(set(progress.workers))
+        if len(seen[-1]) > 1:
+            go.touch()
+
+    with cluster(0, allowed_failures=3, threads=2) as started, Client(started) as client:
+        client.register_plugin(Waiter(go))
+        started.adapt(minimum=0, maximum=4, interval="100ms", target_duration="1ms")
+        build_index(
+            str(captions),
+            tmp_path / "index",
+            replace(config, shard_size=1),
+            scheduler=started.scheduler_address,
+            device="cpu",
+            report=look,
+        )
+    assert len(next(workers for workers in seen if workers)) == 1
+    assert go.exists()
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+class Troublemaker(AroundBuilding):
+    """Makes one word deadly, the process that builds it kills itself or loses its GPU, and another one an
+    error.
+    """
+
+    name = "troublemaker"
+
+    def __init__(self, deadly: str, failing: str) -> None:
+        self.deadly, self.failing = deadly, failing
+
+    def build(self, original, captions, models, config):
+        outcome = original(captions, models, config)
+        texts = " ".join(item.caption.text for item in captions)
+        if self.failing in texts:
+            raise ArithmeticError("no such mountain")
+        if self.deadly in texts and len(captions) == 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if self.deadly in texts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+
+def test_captions_that_kill_or_fail_are_set_aside_and_no_other(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    rows = [{"id": f"c{number}", "caption": text} for number, text in enumerate(CAPTIONS)]
+    rows.insert(3, {"id": "deadly", "caption": "a zeppelin above a beach"})
+    rows.insert(6, {"id": "failing", "caption": "a volcano and a lake"})
+    source = tmp_path / "captions.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), source)
+    with cluster(1, allowed_failures=1, threads=2) as started, Client(started) as client:
+        client.register_plugin(Troublemaker("zeppelin", "volcano"))
+        address = started.scheduler_address
+        build_index(str(source), tmp_path / "index", config, scheduler=address, device="cpu")
+    rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").to_pylist()
+    assert [row for row in rejects if row["caption_id"] in ("deadly", "failing")] == [
+        {"caption_id": "deadly", "caption": rows[3]["caption"], "noun": "", "reason": DEADLY},
+        {
+            "caption_id": "failing",
+            "caption": rows[6]["caption"],
+            "noun": "",
+            "reason": f"{FAILED} (ArithmeticError)",
+        },
+    ]
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+def test_what_fails_with_every_caption_ends_the_build_and_is_tried_again(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with cluster(1, allowed_failures=1) as started, Client(started) as client:
+        client.register_plugin(Troublemaker("zeppelin", " "))
+        with pytest.raises(WorkerError, match=r"5 captions failed \(the last .* ArithmeticError: no such"):
+            build_index(
+                str(captions), tmp_path / "index", config, scheduler=started.scheduler_address, device="cpu"
+            )
+    assert not list(tmp_path.glob("index/.work/*/*.split"))
+    build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+def test_a_worker_with_other_package_versions_is_named(
+    config: BuildConfig, captions: Path, tmp_path: Path
+) -> None:
+    preload = tmp_path / "preload.py"
+    preload.write_text(
+        "from importlib import metadata\n"
+        "metadata.version = lambda name, real=metadata.version: '0.1' if name == 'timm' else real(name)\n"
+    )
+    with (
+        dask.config.set({"distributed.worker.preload": [str(preload)]}),
+        pytest.raises(WorkerError, match=r"worker tcp://\S+ has timm 0.1 \(here .*install the same versions"),
+    ):
+        build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert not list(tmp_path.glob("index/.work"))
+
+
+FAILING_START = """
+import os
+import signal
+from pathlib import Path
+
+import index_build.generation.prototypes
+
+
+def dask_setup(worker):
+    starts = Path(STARTS)
+    starts.touch()
+    starts.write_text(starts.read_text() + "x")
+    if starts.read_text() == "x":
+        index_build.prototypes.build_prototypes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    if starts.read_text() == "xx":
+        worker._register_with_scheduler = fail
+
+
+async def fail():
+    raise OSError("no scheduler")
+"""
+
+
+def test_a_worker_that_cannot_be_restarted_is_replaced(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    preload, starts = tmp_path / "preload.py", tmp_path / "starts"
+    preload.write_text(FAILING_START.replace("STARTS", repr(str(starts))))
+    with dask.config.set({"distributed.worker.preload": [str(preload)]}):
+        build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert starts.read_text() == "xxx"
+    assert contents(tmp_path / "index") == contents(undisturbed)
+
+
+@contextmanager
+def dask_processes(folder: Path) -> Iterator[subprocess.Popen]:
+    """A scheduler and a worker as a cluster's user starts them; yields the scheduler."""
+    file = str(folder / "scheduler.json")
+    dask_command = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    scheduler = subprocess.Popen(
+        [*dask_command, "scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard"], **quiet
+    )
+    worker = subprocess.Popen([*dask_command, "worker", "--scheduler-file", file, "--nthreads", "1"], **quiet)
+    try:
+        yield scheduler
+    finally:
+        for process in (scheduler, worker):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_a_killed_scheduler_ends_the_run_but_not_the_build(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    caught: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            file = str(tmp_path / "scheduler.json")
+            build_index(str(captions), tmp_path / "index", config, scheduler=file, device="cpu")
+        except BaseException as error:
+            caught.append(error)
+
+    with dask_processes(tmp_path) as scheduler:
+        while not (tmp_path / "scheduler.json").exists():
+            time.sleep(0.05)
+        thread = Thread(target=build)
+        thread.start()
+        wait_for(lambda: list(tmp_path.glob("index/.work/*/*.done.json")), thread)
+        os.kill(scheduler.pid, signal.SIGKILL)
+        thread.join(120)
+        assert not thread.is_alive()
+    assert isinstance(caught[0], WorkerError)
+    assert "connection to the Dask scheduler is lost" in str(caught[0])
+    summary = build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    assert summary.resumed_shards >= 1
+    assert_same_rows(tmp_path / "index", undisturbed)
+
+
+def test_a_full_disk_is_named_and_costs_nothing(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The limit on a file's size stands for the disk's: both fail inside a write."""
+    preset = tmp_path / "tiny.toml"
+    preset.write_text(to_toml(config.preset))
+    command = [sys.executable, "-m", "freeda.cli", "build-index", str(captions), "--out", str(tmp_path / "i")]
+    command += ["--preset", str(preset), "--shard-size", str(SHARD_SIZE), "--device", "cpu", "--json"]
+    smallest = min(path.stat().st_size for path in undisturbed.iterdir() if path.suffix == ".arrow")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (smallest // 3, resource.RLIM_INFINITY))
+
+    failed = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)  # noqa: PLW1509
+    assert failed.returncode == 1
+    assert "cannot write" in failed.stderr.splitlines()[-1]
+    assert "File too large" in failed.stderr.splitlines()[-1]
+    assert not (tmp_path / "i" / "manifest.json").exists()
+    done = build_index(str(captions), tmp_path / "i", config, workers=1, device="cpu")
+    assert done.prototypes == len(PrototypeIndex.open(undisturbed))
+    assert contents(tmp_path / "i") == contents(undisturbed)
