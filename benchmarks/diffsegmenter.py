@@ -14,11 +14,13 @@ from measuring import PeakMemory, machine
 from results import publish
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from freeda.presets.settings import TEMPLATES
-from freeda.models.loading import choose_device, prepare, usual_precision
-from freeda.methods.diffsegmenter.method import Config, DiffSegmenter
-from freeda.presets import load_preset
+from freeda.class_names import parse_classes
+from freeda.methods.diffsegmenter.method import DiffSegmenterMethod
+from freeda.methods.diffsegmenter.settings import DiffSegmenterSettings
 from freeda.models.clip import load_clip
+from freeda.models.loading import choose_device, default_dtype, prepare
+from freeda.presets import load_preset
+from freeda.presets.settings import TEMPLATES
 from freeda.toyworld.measure import CARD
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.vocabulary import THINGS
@@ -33,7 +35,7 @@ def make_pipeline(
 ) -> StableDiffusionPipeline:
     """Stable Diffusion 1.5's blocks, and by default its widths; the tokenizer is the toy world's."""
     torch.manual_seed(0)
-    dtype = usual_precision(device)
+    dtype = default_dtype(device)
     tokenizer = CLIPTokenizer.from_pretrained(CARD.parent / "weights" / "diffusion" / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -73,16 +75,16 @@ def make_pipeline(
 
 def measure(classes: int, device: torch.device) -> Iterator[tuple[str, str]]:
     pipeline = make_pipeline(device)
-    clip = load_clip(load_preset("toy").models.clip, device)
-    config = Config(height=_SIDE, width=_SIDE, presence=0.0)
-    segmenter = DiffSegmenter(pipeline, clip, TEMPLATES, config)
-    vocabulary = segmenter.encode_classes(list(THINGS[:classes]))
+    clip = load_clip(load_preset("toy").model_ids("clip"), device)
+    settings = DiffSegmenterSettings(height=_SIDE, width=_SIDE, presence=0.0)
+    method = DiffSegmenterMethod(pipeline, clip, TEMPLATES, settings)
+    prompts = method.encode_classes(parse_classes(list(THINGS[:classes])))
     image = draw_scene(scene_rng("validation", 0), _SIDE).image
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     with PeakMemory() as peak:
-        _, present = segmenter.score_image(image, vocabulary)
+        _, present = method.score_image(image, prompts)
     above = peak.megabytes
     if device.type == "cuda":
         above = (torch.cuda.max_memory_allocated() - before) / 1e6
@@ -92,7 +94,8 @@ def measure(classes: int, device: torch.device) -> Iterator[tuple[str, str]]:
 def table(classes: int, device: torch.device) -> Iterator[str]:
     yield (
         f"`python benchmarks/diffsegmenter.py --write`: networks of Stable Diffusion 1.5's shapes, "
-        f"{_SIDE} px, {Config(height=_SIDE, width=_SIDE).batch} classes a pass. {machine(device)}."
+        f"{_SIDE} px, {DiffSegmenterSettings(height=_SIDE, width=_SIDE).batch} classes per pass. "
+        f"{machine(device)}."
     )
     yield ""
     yield "| | |"

@@ -22,7 +22,7 @@ import torch
 from measuring import machine
 from results import publish
 
-from freeda.index.keys import RECALL_AT, TRAINED_A_CELL, build_keys, choose_factory, open_keys
+from freeda.index.keys import RECALL_AT, TRAINED_PER_CELL, build_keys, choose_factory, open_keys
 
 CLASSES = 1000
 _CENTRES = 4000
@@ -104,11 +104,11 @@ def projection(count: int, dim: int) -> Iterator[str]:
     factory, code = choose_factory(_PROJECTED, dim), dim // 8
     coded, exact = _PROJECTED * (code + 8) / 1e9, _PROJECTED * 4 * dim / 1e9
     cells = int(factory.split("IVF")[1].split("_")[0])
-    trained = cells * TRAINED_A_CELL * 4 * dim / 1e9
+    trained = cells * TRAINED_PER_CELL * 4 * dim / 1e9
     yield f"At {_PROJECTED:,} keys the rule gives `{factory}`: {code} bytes of code and 8 of row number a"
     yield f"key, {_PROJECTED:,} x {code + 8} = {coded:.1f} GB, where exact keys would be"
     yield f"{_PROJECTED:,} x {4 * dim} = {exact:.0f} GB. Until they are coded they wait in a file of that"
-    yield f"size, of which training reads {cells:,} x {TRAINED_A_CELL} keys, {trained:.1f} GB. That was not"
+    yield f"size, of which training reads {cells:,} x {TRAINED_PER_CELL} keys, {trained:.1f} GB. That was not"
     yield f"built; {count:,} keys were."
 
 

@@ -26,25 +26,25 @@ from measuring import PeakMemory, fastest, machine
 from results import publish
 
 import index_build.generation.prototypes
-from freeda.presets.settings import Synthesis
 from freeda.models.diffusion import generate
-from freeda.models.loading import choose_device, usual_precision
+from freeda.models.loading import choose_device, default_dtype
 from freeda.presets import load_preset
-from freeda.records import Caption
+from freeda.presets.settings import Synthesis
+from freeda.records import Caption, TaggedCaption
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
-from index_build import BuildConfig, build_index
-from index_build.cluster.workers import connect, installed_models
+from index_build import BuildConfig, Resources, build_index
 from index_build.captions.cutting import cut
 from index_build.captions.nouns import PatternNouns
-from freeda.records import TaggedCaption
+from index_build.cluster.connection import connect
 from index_build.cluster.progress import Progress
+from index_build.cluster.schedule import ShardSchedule
+from index_build.cluster.workers import installed_models
 from index_build.generation.outcome import ShardOutcome
 from index_build.generation.prototypes import build_prototypes, load_models
-from index_build.cluster.schedule import ShardSchedule
-from index_build.store.shards import WorkState
-from index_build.store.storage import Place
 from index_build.generation.synthesis import tokenize
+from index_build.store.shards import WorkState
+from index_build.store.storage import Folder
 
 _HEADER = """## The offline job
 
@@ -169,7 +169,7 @@ def formats(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
     times = fastest(runs, device, repeats)
     yield "channels-last UNet and VAE over plain, time", f"{times[1] / times[0]:.3f}"
     yield "compiled UNet over plain, time (compiling not counted)", f"{times[2] / times[0]:.3f}"
-    usual = str(usual_precision(device)).removeprefix("torch.")
+    usual = str(default_dtype(device)).removeprefix("torch.")
     yield f"bfloat16 over {usual}, time", f"{times[3] / times[0]:.3f}"
 
 
@@ -213,13 +213,13 @@ def whole_job(device: torch.device, repeats: int) -> Iterator[Row]:
 
 
 def scaling(count: int, cores: int) -> Iterator[Row]:
-    """Captions a second of `cores` processes of one thread, over those of one."""
+    """Captions per second of `cores` processes of one thread, over those of one."""
     alone, together = (_rate(count * workers, workers) for workers in (1, cores))
     yield f"{cores} workers over {cores} x one worker, rate", f"{together / alone / cores:.3f}"
 
 
 def _rate(count: int, workers: int) -> float:
-    """Captions a second from when the workers have their models until the last shard is finished."""
+    """Captions per second from when the workers have their models until the last shard is finished."""
     seen: list[float] = []
 
     def note(progress: Progress) -> None:
@@ -230,12 +230,18 @@ def _rate(count: int, workers: int) -> float:
         path = Path(name) / "captions.parquet"
         pq.write_table(pa.table({"caption": captions(count)}), path)
         config = BuildConfig(preset=load_preset("toy"), shard_size=8)
-        build_index(str(path), Path(name) / "index", config, workers=workers, threads=1, report=note)
+        build_index(
+            str(path),
+            Path(name) / "index",
+            config,
+            resources=Resources(workers=workers, threads=1),
+            on_progress=note,
+        )
     return count / (seen[-1] - seen[0])
 
 
 class SimulatedModels(WorkerPlugin):
-    """A worker whose models take so many seconds a shard, no core, and give nothing: what is left is the
+    """A worker whose models take so many seconds per shard, no core, and give nothing: what is left is the
     cost of Dask, of tagging and of files.
     """
 
@@ -245,8 +251,8 @@ class SimulatedModels(WorkerPlugin):
         self.seconds = seconds
 
     def setup(self, worker: Worker) -> None:
-        index_build.prototypes.load_models = lambda preset, device: _Nothing()  # type: ignore[assignment]
-        index_build.prototypes.build_prototypes = self.build  # type: ignore[assignment]
+        index_build.generation.prototypes.load_models = lambda preset, device: _Nothing()  # type: ignore[assignment]
+        index_build.generation.prototypes.build_prototypes = self.build  # type: ignore[assignment]
 
     def build(self, *_: object) -> ShardOutcome:
         time.sleep(self.seconds)
@@ -263,11 +269,11 @@ def _simulate(workers: int, seconds: float, count: int) -> tuple[float, float]:
     config = BuildConfig(preset=load_preset("toy"))
     texts = captions(config.shard_size)
     rows = (Caption(id=str(n), text=texts[n % len(texts)]) for n in range(count))
-    with TemporaryDirectory() as name, connect(workers, None) as client:
+    with TemporaryDirectory() as name, connect(Resources(workers=workers)) as client:
         client.register_plugin(SimulatedModels(seconds))
-        with installed_models(client, config.preset, "cpu", 1) as (plugin, expected):
+        with installed_models(client, config.preset, "cpu", 1) as models:
             client.wait_for_workers(workers)
-            schedule = ShardSchedule(client, Place(name), config, plugin, expected, lambda: None)
+            schedule = ShardSchedule(client, Folder(name), config, models, lambda: None)
             with PeakMemory() as peak:
                 started = time.perf_counter()
                 schedule.run(cut(rows, config.shard_size, {}), WorkState())
@@ -278,7 +284,7 @@ def scheduling(count: int) -> Iterator[Row]:
     """What a caption costs where its models cost nothing, and how the client's memory grows."""
     elapsed, megabytes = _simulate(1, 0.0, count)
     yield (
-        f"tagging, scheduling and writing, {count:,} captions of no cost, ms a caption",
+        f"tagging, scheduling and writing, {count:,} captions of no cost, ms per caption",
         f"{elapsed / count * 1e3:.3f}",
     )
     yield "the client's memory meanwhile, MB", f"{megabytes:.0f}"
@@ -291,7 +297,7 @@ def simulated_scaling(workers: int, seconds: float, shards: int) -> Iterator[Row
     size = BuildConfig(preset=load_preset("toy")).shard_size
     elapsed, _ = _simulate(workers, seconds, workers * shards * size)
     yield (
-        f"{workers} simulated workers of {seconds:.0f} s a shard over {workers} x one, rate",
+        f"{workers} simulated workers of {seconds:.0f} s per shard over {workers} x one, rate",
         f"{shards * seconds / elapsed:.3f}",
     )
 

@@ -22,29 +22,30 @@ from measuring import PeakMemory, Stopwatch, fastest, machine
 from PIL import Image
 from results import publish
 
+from freeda.index.format import KEYS, PROTOTYPES, REJECT_SCHEMA
 from freeda.index.reader import PrototypeIndex
-from freeda.index.format import KEYS, PROTOTYPES
-from freeda.index.format import REJECT_SCHEMA
 from freeda.index.writer import Origin, write_index
-from freeda.models.loading import choose_device, prepare
-from freeda.methods.freeda.method import FreedaSegmenter
+from freeda.methods.base import MethodSegmenter
+from freeda.methods.freeda import FreedaSegmenter
+from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.models.backbone import Backbone
+from freeda.models.clip import ClipModel
+from freeda.models.loading import choose_device, prepare
 from freeda.presets import load_preset
 from freeda.records import Prototype
+from freeda.segmentation.images import read_image
 from freeda.segmentation.regions import area_weights
 from freeda.segmentation.scoring import fuse_scores, label_map, local_scores, paint_regions
-from freeda.models.clip import ClipModel
-from freeda.toyworld.scenes import draw_scene, scene_rng
-from freeda.models.backbone import Backbone
-from freeda.models.clip import embed_images
 from freeda.segmentation.windows import WindowScores
+from freeda.toyworld.scenes import draw_scene, scene_rng
 
 PRESET = load_preset("sd15-vitb")
 CONFIG = PRESET.segmentation
 _KEY, _VECTOR = 512, 768
 _BATCH = 4
 _SIZE = (448, 640)
-"""Two windows an image."""
+"""Two windows per image."""
 _POOLED_WIDTH, _POOLED_REGIONS = 1024, 300
 """A ViT-L's features, and the regions of a busy window."""
 Row = tuple[str, str]
@@ -98,7 +99,7 @@ def random_index(folder: Path, count: int, clip: str = "-", backbone: str = "-")
         preset=PRESET.as_dict(),
         models={"diffusion": "-", "clip": clip, "backbone": backbone},
         build={},
-        fingerprint="-",
+        build_id="-",
     )
     write_index(folder, random_prototypes(count), REJECT_SCHEMA.empty_table(), count, origin)
     return folder
@@ -117,49 +118,50 @@ def bare_backbones(segmenter: FreedaSegmenter, windows: torch.Tensor) -> Callabl
     """Nothing but the two models' forward passes on windows (N, 3, H, W), in the segmenter's batches."""
 
     def run() -> None:
-        for start in range(0, len(windows), segmenter.batch):
-            batch = windows[start : start + segmenter.batch]
-            segmenter._backbone.dense_features(batch, CONFIG.dense_size)
-            embed_images(segmenter._clip, batch)
+        for start in range(0, len(windows), segmenter.method.batch):
+            batch = windows[start : start + segmenter.method.batch]
+            segmenter.method.backbone.dense_features(batch, CONFIG.dense_size)
+            segmenter.method.clip.embed_images(batch)
 
     return run
 
 
 def totals(segmenter: FreedaSegmenter, paths: list[Path], repeats: int) -> Iterator[Row]:
     """Everything over the bare backbones, by the number of classes; a folder over single images."""
-    device = segmenter._backbone.device
-    prepared = [segmenter._prepare(path) for path in paths]
+    device = segmenter.method.backbone.device
+    prepared = [segmenter.method.prepare(read_image(path)) for path in paths]
     windows = torch.stack([item.window(n) for item in prepared for n in range(len(item.areas))])
     bare = bare_backbones(segmenter, windows)
     bare()
     for count in (21, 150):
-        vocabulary = segmenter.encode_classes([f"class {number}" for number in range(count)])
-        list(segmenter.stream(paths[:1], vocabulary))
+        classes = [f"class {number}" for number in range(count)]
+        segmenter.set_classes(classes)
+        list(segmenter.stream(paths[:1]))
         runs: list[Callable[[], object]] = [
             bare,
-            lambda chosen=vocabulary: list(segmenter.stream(paths, chosen)),  # type: ignore[misc]
-            lambda chosen=vocabulary: [list(segmenter.stream([path], chosen)) for path in paths],  # type: ignore[misc]
+            lambda: list(segmenter.stream(paths)),
+            lambda: [list(segmenter.stream([path])) for path in paths],
         ]
         alone, folder, single = fastest(runs, device, repeats)
         yield f"**{count} classes: all of `segment` / bare backbones**", f"{folder / alone:.2f}"
-        yield "bare backbones, s an image", f"{alone / len(paths):.3f}"
-        yield "a folder of images, s an image", f"{folder / len(paths):.3f}"
+        yield "bare backbones, s per image", f"{alone / len(paths):.3f}"
+        yield "a folder of images, s per image", f"{folder / len(paths):.3f}"
         yield "one image at a time / a folder", f"{single / folder:.2f}"
-        for name, spent in stages(segmenter, paths, vocabulary).items():
-            yield f"stage alone: {name}, ms an image", f"{1000 * spent / len(paths):.0f}"
+        for name, spent in stages(segmenter, paths, segmenter.encode_classes(classes)).items():
+            yield f"stage alone: {name}, ms per image", f"{1000 * spent / len(paths):.0f}"
 
 
 def stages(segmenter: FreedaSegmenter, paths: list[Path], vocabulary: Vocabulary) -> dict[str, float]:
     """Seconds of every stage by itself, one after the other, over all images."""
-    watch = Stopwatch(segmenter._backbone.device)
+    watch = Stopwatch(segmenter.method.backbone.device)
     for path in paths:
         with watch("reading and superpixels"):
-            item = segmenter._prepare(path)
+            item = segmenter.method.prepare(read_image(path))
         windows = torch.stack([item.window(number) for number in range(len(item.areas))])
         with watch("dense backbone"):
-            features = segmenter._backbone.dense_features(windows, CONFIG.dense_size)
+            features = segmenter.method.backbone.dense_features(windows, CONFIG.dense_size)
         with watch("CLIP"):
-            similarity = embed_images(segmenter._clip, windows) @ vocabulary.texts.T
+            similarity = segmenter.method.clip.embed_images(windows) @ vocabulary.texts.T
         scores = WindowScores.empty(len(vocabulary.texts), item.image.shape[-2:])
         for number, area in enumerate(item.areas):
             labels = item.regions[number].labels
@@ -209,13 +211,13 @@ def pooling(device: torch.device, repeats: int) -> Iterator[Row]:
 def many_regions() -> np.ndarray:
     """(448, 448) labels of a grid of regions, about `_POOLED_REGIONS` of them."""
     cells = round(_POOLED_REGIONS**0.5)
-    place = np.arange(448) * cells // 448
-    return (place[:, None] * cells + place[None]).astype(np.int32)
+    cell = np.arange(448) * cells // 448
+    return (cell[:, None] * cells + cell[None]).astype(np.int32)
 
 
-def retrieval(count: int, workplace: Path) -> Iterator[Row]:
+def retrieval(count: int, work: Path) -> Iterator[Row]:
     """In a process of its own, so that the peak of memory is its own."""
-    folder = random_index(workplace / "large", count)
+    folder = random_index(work / "large", count)
     command = [sys.executable, __file__, "--retrieve-from", str(folder)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     first, again, megabytes = (float(value) for value in answer)
@@ -251,7 +253,8 @@ def table(device: torch.device, images: int, repeats: int, prototypes: int) -> I
         workplace = Path(name)
         clip, backbone = load_models(device)
         folder = random_index(workplace / "small", 2000, clip.fingerprint(), backbone.fingerprint())
-        segmenter = FreedaSegmenter(PrototypeIndex.open(folder), clip, backbone, CONFIG, batch=_BATCH)
+        method = FreedaMethod(PrototypeIndex.open(folder), clip, backbone, CONFIG, batch=_BATCH)
+        segmenter = MethodSegmenter(method, parts=lambda image: len(image.areas))
         for rows in (
             totals(segmenter, draw_images(images, workplace), repeats),
             pooling(device, repeats),

@@ -10,7 +10,7 @@ captions whose nouns have a long tail, as those of photographs have; their index
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +20,8 @@ import numpy as np
 from results import publish
 from toy_quality import Bench, evaluate
 
-from freeda.index.reader import PrototypeIndex
 from freeda.index.editing import subset
+from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from freeda.records import Caption
 from freeda.toyworld.captions import describe
@@ -29,11 +29,15 @@ from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.vocabulary import THINGS
 from index_build import BuildConfig, build_index
 from index_build.captions.reader import open_captions
+from index_build.captions.selection import (
+    Embed,
+    chosen_captions,
+    load_sentence_model,
+    select_captions,
+)
+from index_build.captions.writing import write_captions
 from index_build.config import CaptionColumns
-from index_build.captions.nouns import PatternNouns
-from index_build.captions import chosen_captions, load_sentence_model, select_captions, write_captions
 
-Embed = Callable[[list[str]], np.ndarray]
 SHARE = 4
 SEEDS = 4
 LONG_TAILED, TAIL = 480, 1.5
@@ -63,7 +67,7 @@ def long_tailed_captions(count: int) -> list[Caption]:
 
 
 def build_long_tailed(work: Path) -> PrototypeIndex:
-    """The index of `LONG_TAILED` captions; goes on where an earlier run stopped."""
+    """The index of `LONG_TAILED` captions; resumes an earlier run."""
     write_captions(long_tailed_captions(LONG_TAILED), work / "captions.parquet", overwrite=True)
     config = BuildConfig(preset=load_preset("toy"))
     build_index(str(work / "captions.parquet"), work / "index", config)
@@ -121,7 +125,7 @@ def _select(captions: dict[str, str], budget: int, embed: Embed, folder: Path, s
     items = (Caption(id=key, text=text) for key, text in captions.items())
     write_captions(items, path, overwrite=True)
     source = open_captions(str(path), CaptionColumns())
-    selection = select_captions(source, budget, embed, PatternNouns(), seed=seed)
+    selection = select_captions(source, budget, embed, seed=seed)
     return [item.id for item in chosen_captions(source, selection)]
 
 

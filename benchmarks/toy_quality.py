@@ -17,25 +17,26 @@ import torch
 from results import publish
 from torch.nn import functional
 
+from freeda.class_names import ClassName
 from freeda.evaluation.datasets import ToyDataset
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.evaluation.runner import THRESHOLDS
 from freeda.index.reader import PrototypeIndex
-from freeda.methods import load_method
-from freeda.methods.freeda.method import FreedaSegmenter
+from freeda.methods import load
+from freeda.methods.base import MethodSegmenter
+from freeda.methods.freeda import FreedaSegmenter
+from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.models.backbone import load_backbone
+from freeda.models.clip import load_clip
 from freeda.presets.recipes import paper_recipe
-from freeda.class_names import ClassName
 from freeda.records import Regions
 from freeda.segmentation.pamr import pamr
 from freeda.segmentation.scoring import fuse_scores, label_map, local_scores
-from freeda.models.clip import load_clip
-from index_build.generation.textual_keys import textual_keys
 from freeda.toyworld.measure import described_scenes, region_features
 from freeda.toyworld.scenes import Scene, draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS
-from freeda.models.clip import embed_images, embed_patches
-from freeda.models.backbone import load_backbone
+from index_build.generation.textual_keys import textual_keys
 
 CLASSES = tuple(ClassName(kind.name, kind.synonyms) for kind in KINDS)
 Predict = Callable[[Scene], np.ndarray]
@@ -53,20 +54,20 @@ class Bench:
         self.index = PrototypeIndex.open(index)
         preset = self.index.preset
         cpu = torch.device("cpu")
-        self.clip = load_clip(preset.models.clip, cpu)
-        self.backbone = load_backbone(preset.models.backbone, cpu)
+        self.clip = load_clip(preset.model_ids("clip"), cpu)
+        self.backbone = load_backbone(preset.model_ids("backbone"), cpu)
         self.config = preset.segmentation
         self.vocabulary = self.segmenter().encode_classes(CLASSES)
         # The paper's k of 350 is for millions of prototypes; here it would mix all nouns.
         self.paper = replace(paper_recipe(preset), neighbors=self.config.neighbors)
 
     def segmenter(self, **changes: object) -> FreedaSegmenter:
-        parts = {"config": self.config, **changes}
-        return FreedaSegmenter(self.index, self.clip, self.backbone, **parts)  # type: ignore[arg-type]
+        parts = {"settings": self.config, **changes}
+        return MethodSegmenter(FreedaMethod(self.index, self.clip, self.backbone, **parts))  # type: ignore[arg-type]
 
     def predict(self, segmenter: FreedaSegmenter, vocabulary: Vocabulary) -> Predict:
         def run(scene: Scene) -> np.ndarray:
-            scores = segmenter.score_image(scene.image, vocabulary)
+            scores = segmenter.method.score_image(scene.image, vocabulary)
             return label_map(scores, (scene.labels.shape[0], scene.labels.shape[1]), 255)[0]
 
         return run
@@ -76,14 +77,14 @@ class Bench:
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
         features = self.backbone.dense_features(image, self.config.dense_size)[0]
         local = local_scores(features.flatten(1).T, self.vocabulary.prototypes)
-        similarity = self.vocabulary.texts @ embed_images(self.clip, image)[0]
+        similarity = self.vocabulary.texts @ self.clip.embed_images(image)[0]
         scores = fuse_scores(local, similarity, self.config.local_weight)
         return self._refined_labels(scores.T.reshape(-1, *features.shape[-2:]), image, pamr_iterations)
 
     def without_prototypes(self, scene: Scene) -> np.ndarray:
         """CLIP's own patch features against the class texts."""
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
-        similarity = torch.einsum("ck,khw->chw", self.vocabulary.texts, embed_patches(self.clip, image)[0])
+        similarity = torch.einsum("ck,khw->chw", self.vocabulary.texts, self.clip.embed_patches(image)[0])
         return self._refined_labels(similarity, image, self.config.pamr)
 
     def _refined_labels(self, scores: torch.Tensor, image: torch.Tensor, iterations: int) -> np.ndarray:
@@ -98,16 +99,16 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     full, vocabulary = bench.segmenter(), bench.vocabulary
     local_only = replace(bench.config, local_weight=1.0)
     yield "FreeDA complete", bench.predict(full, vocabulary)
-    yield "without global similarity", bench.predict(bench.segmenter(config=local_only), vocabulary)
+    yield "without global similarity", bench.predict(bench.segmenter(settings=local_only), vocabulary)
     refined = bench.config.pamr
     yield "without regions (per patch, refined)", partial(bench.without_regions, pamr_iterations=refined)
     yield "without regions, without refinement", partial(bench.without_regions, pamr_iterations=0)
     unmerged = replace(bench.config, merge_above=1.0)
-    yield "without merging of superpixels", bench.predict(bench.segmenter(config=unmerged), vocabulary)
+    yield "without merging of superpixels", bench.predict(bench.segmenter(settings=unmerged), vocabulary)
     yield "without prototypes (CLIP patches, refined)", bench.without_prototypes
     unrefined = replace(bench.config, pamr=0)
-    yield "without refinement (PAMR)", bench.predict(bench.segmenter(config=unrefined), vocabulary)
-    yield "FreeDA, paper recipe", bench.predict(bench.segmenter(config=bench.paper), vocabulary)
+    yield "without refinement (PAMR)", bench.predict(bench.segmenter(settings=unrefined), vocabulary)
+    yield "FreeDA, paper recipe", bench.predict(bench.segmenter(settings=bench.paper), vocabulary)
     yield "DiffSegmenter", _diffsegmenter(bench.index)
     yield "chance", _chance
     yield "oracle regions", _with_true_regions(bench, vocabulary)
@@ -124,14 +125,14 @@ def _with_true_regions(bench: Bench, vocabulary: Vocabulary) -> Predict:
         _, compact = np.unique(scene.instances, return_inverse=True)
         regions = Regions(compact.reshape(scene.instances.shape).astype(np.int32))
         config = replace(bench.config, merge_above=1.0)
-        segmenter = bench.segmenter(config=config, find_regions=lambda image, config: regions)
+        segmenter = bench.segmenter(settings=config, find_regions=lambda image, config: regions)
         return bench.predict(segmenter, vocabulary)(scene)
 
     return run
 
 
 def _diffsegmenter(index: PrototypeIndex) -> Predict:
-    segmenter = load_method("diffsegmenter", index=index.folder, device="cpu")
+    segmenter = load(method="diffsegmenter", preset=index.preset, device="cpu")
     segmenter.set_classes(CLASSES)
     return lambda scene: segmenter.segment(scene.image).labels
 
@@ -209,10 +210,10 @@ def background_rows(bench: Bench) -> Iterator[tuple[str, Any]]:
     """Methods that tell things from a background."""
     alone = replace(bench.config, background_concepts=())
     yield "FreeDA, constant and concepts", bench.segmenter(background=True)
-    yield "FreeDA, constant alone", bench.segmenter(config=alone, background=True)
+    yield "FreeDA, constant alone", bench.segmenter(settings=alone, background=True)
     yield (
         "DiffSegmenter",
-        load_method("diffsegmenter", index=bench.index.folder, device="cpu", background=True),
+        load(method="diffsegmenter", preset=bench.index.preset, device="cpu", background=True),
     )
 
 
@@ -233,7 +234,7 @@ def tables(bench: Bench, scenes: int) -> Iterator[str]:
     yield "|---|---|---|"
     for name, segmenter in background_rows(bench):
         fixed, best, oracle = evaluate_background(segmenter, "evaluation", 0, scenes)
-        yield f"| {name} | {fixed:.1f} at {segmenter.config.background:.2f} | {oracle:.1f} at {best:.2f} |"
+        yield f"| {name} | {fixed:.1f} at {segmenter.method.background:.2f} | {oracle:.1f} at {best:.2f} |"
 
 
 @click.command(context_settings={"show_default": True})

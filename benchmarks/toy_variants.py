@@ -24,22 +24,22 @@ from torch.nn import functional
 from toy_quality import CLASSES, Bench, evaluate_background
 
 import freeda.methods.freeda.method as method
-from freeda.presets.settings import Segmentation
-from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.index.reader import PrototypeIndex
-from freeda.index.editing import subset
 from freeda.class_names import ClassName
+from freeda.evaluation.metrics import ConfusionMatrix
+from freeda.index.editing import subset
+from freeda.index.reader import PrototypeIndex
+from freeda.presets.settings import FreedaSettings
 from freeda.records import Regions
 from freeda.segmentation.regions import superpixels
 from freeda.segmentation.scoring import label_map
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 _FIRST_SCENE = 2000
-FindRegions = Callable[[np.ndarray, Segmentation], Regions]
+FindRegions = Callable[[np.ndarray, FreedaSettings], Regions]
 LocalScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def region_finders(config: Segmentation) -> Iterator[tuple[str, FindRegions]]:
+def region_finders(config: FreedaSettings) -> Iterator[tuple[str, FindRegions]]:
     """Superpixel algorithms; what they find is then merged as the configuration says."""
     for algorithm in ("graph", "felzenszwalb"):
         chosen = replace(config.superpixels, algorithm=algorithm)  # type: ignore[arg-type]
@@ -49,12 +49,12 @@ def region_finders(config: Segmentation) -> Iterator[tuple[str, FindRegions]]:
     yield "SEEDS, OpenCV", _seeds
 
 
-def _slic(image: np.ndarray, config: Segmentation) -> Regions:
+def _slic(image: np.ndarray, config: FreedaSettings) -> Regions:
     labels = slic(image, n_segments=500, compactness=5.0, start_label=0)
     return _renumbered(labels)
 
 
-def _seeds(image: np.ndarray, config: Segmentation) -> Regions:
+def _seeds(image: np.ndarray, config: FreedaSettings) -> Regions:
     height, width = image.shape[:2]
     finder = cv2.ximgproc.createSuperpixelSEEDS(width, height, 3, 500, 3)
     finder.iterate((image * 255).astype(np.uint8), 8)
@@ -80,7 +80,7 @@ def neighbour_scores(bench: Bench) -> Iterator[tuple[str, LocalScores]]:
     centred = _to_prototypes((vectors.mean(1) - centre)[:, None])
     yield "features centred on the index's mean", lambda regions, _: centred(regions - centre, _)
     for count in (2, 4):
-        yield f"{count} prototypes a class (k-means), the best", _to_prototypes(_centroids(vectors, count))
+        yield f"{count} prototypes per class (k-means), the best", _to_prototypes(_centroids(vectors, count))
     yield "the best single neighbour", _to_prototypes(unit)
     yield (
         "mean of the 3 best neighbours",
@@ -119,17 +119,17 @@ def take_quarter(index: PrototypeIndex, folder: Path) -> Path:
     return folder
 
 
-def options(bench: Bench) -> Iterator[tuple[str, Segmentation, Sequence[ClassName]]]:
+def options(bench: Bench) -> Iterator[tuple[str, FreedaSettings, Sequence[ClassName]]]:
     """Choices that a configuration or a class list makes."""
     yield "retrieval by class text (the default)", bench.config, CLASSES
     for neighbors in (5, 20, 50):
         by_region = replace(bench.config, retrieval="region", region_neighbors=neighbors)
         yield f"retrieval by image region, {neighbors} nearest", by_region, CLASSES
     yield "superpixels not merged", replace(bench.config, merge_above=1.0), CLASSES
-    yield "one name a class, no synonyms", bench.config, [ClassName(item.name) for item in CLASSES]
+    yield "one name per class, no synonyms", bench.config, [ClassName(item.name) for item in CLASSES]
 
 
-def background_rows(bench: Bench) -> Iterator[tuple[str, Segmentation]]:
+def background_rows(bench: Bench) -> Iterator[tuple[str, FreedaSettings]]:
     """Things as classes and stuff as background, told apart in different ways."""
     concepts = bench.config.background_concepts
     yield "constant alone", replace(bench.config, background_concepts=())
@@ -140,24 +140,24 @@ def evaluate(
     bench: Bench,
     scenes: int,
     find: FindRegions | None = None,
-    config: Segmentation | None = None,
+    config: FreedaSettings | None = None,
     classes: Sequence[ClassName] = CLASSES,
 ) -> tuple[float, float]:
-    """MIoU in percent, and milliseconds an image spent on regions."""
+    """MIoU in percent, and milliseconds per image spent on regions."""
     spent = [0.0]
 
-    def timed(image: np.ndarray, config: Segmentation) -> Regions:
+    def timed(image: np.ndarray, config: FreedaSettings) -> Regions:
         started = time.perf_counter()
         found = (find or method.find_superpixels)(image, config)
         spent[0] += time.perf_counter() - started
         return found
 
-    segmenter = bench.segmenter(find_regions=timed, config=config or bench.config)
+    segmenter = bench.segmenter(find_regions=timed, settings=config or bench.config)
     vocabulary = segmenter.encode_classes(classes)
     matrix = ConfusionMatrix(len(CLASSES))
     for number in range(_FIRST_SCENE, _FIRST_SCENE + scenes):
         scene = draw_scene(scene_rng("validation", number), 128)
-        scores = segmenter.score_image(scene.image, vocabulary)
+        scores = segmenter.method.score_image(scene.image, vocabulary)
         matrix.add(scene.labels, label_map(scores, (128, 128), 255)[0])
     return 100 * matrix.mean_iou(), 1000 * spent[0] / scenes
 
@@ -166,7 +166,7 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
     yield "`python benchmarks/toy_variants.py --write`: alternatives measured and left, beside what is used."
     yield f"{scenes} validation scenes, {len(bench.index)} prototypes."
     yield ""
-    yield "| superpixels | mIoU | ms an image to find them |"
+    yield "| superpixels | mIoU | ms per image to find them |"
     yield "|---|---|---|"
     for name, find in region_finders(bench.config):
         miou, milliseconds = evaluate(bench, scenes, find)
@@ -198,7 +198,7 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
     yield "| background (things are classes, stuff is not) | constant | mIoU |"
     yield "|---|---|---|"
     for name, config in background_rows(bench):
-        segmenter = bench.segmenter(config=config, background=True)
+        segmenter = bench.segmenter(settings=config, background=True)
         fixed, best, oracle = evaluate_background(segmenter, "validation", _FIRST_SCENE, scenes)
         yield f"| {name} | {config.background:.2f} | {fixed:.1f} |"
         yield f"| {name} | {best:.2f} (oracle: chosen by these labels) | {oracle:.1f} |"

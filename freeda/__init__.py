@@ -12,40 +12,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freeda.presets.settings import Preset
     from freeda.errors import FreedaError
     from freeda.index.reader import PrototypeIndex
-    from freeda.methods.freeda.method import FreedaSegmenter
-    from freeda.methods.freeda import load as load
-    from freeda.presets import load_preset
+    from freeda.methods import load as load
+    from freeda.methods.base import Segmenter
+    from freeda.presets import Preset, load_preset
+    from freeda.segmentation.evidence import Evidence
     from freeda.segmentation.result import Segmentation
 
 __version__ = "0.1.0"
 __all__ = [
+    "Evidence",
     "FreedaError",
-    "FreedaSegmenter",
     "Preset",
     "PrototypeIndex",
     "Segmentation",
+    "Segmenter",
     "load",
     "load_preset",
 ]
 
-_HOMES = {
+_MODULES = {
+    "Evidence": "freeda.segmentation.evidence",
     "FreedaError": "freeda.errors",
-    "FreedaSegmenter": "freeda.methods.freeda.method",
-    "Preset": "freeda.presets.settings",
+    "Preset": "freeda.presets",
     "PrototypeIndex": "freeda.index.reader",
     "Segmentation": "freeda.segmentation.result",
-    "load": "freeda.methods.freeda.method",
+    "Segmenter": "freeda.methods.base",
+    "load": "freeda.methods",
     "load_preset": "freeda.presets",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported on first use: `import freeda` alone loads no model library."""
-    if name not in _HOMES:
+    """Public names are imported on first use, so that `import freeda` loads no model library."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'freeda' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports live inside the commands: `freeda --help` answers at once."""
+"""The command line. Commands import heavy libraries when they run: `freeda --help` answers at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 
 class _Commands(click.Group):
-    """Reports errors as one line with exit code 1; the traceback is behind `--debug`."""
+    """Shows errors as one line, with exit code 1; `--debug` adds the traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -33,7 +33,7 @@ class _Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
-            # The last resort: whatever nobody foresaw is one line too, with the way to see more.
+            # Whatever nobody foresaw is one line too, with the way to see more.
             if ctx.params.get("debug"):
                 traceback.print_exc()
             first = (str(error).strip() or "no message").splitlines()[0]
@@ -43,7 +43,7 @@ class _Commands(click.Group):
             )
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to go on", err=True)
+            click.echo("interrupted; run the same command again to resume", err=True)
             ctx.exit(1)
 
 
@@ -51,9 +51,7 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="freeda")
 def main(debug: bool) -> None:
-    """Open-vocabulary segmentation by retrieval: build a prototype index once, then segment
-    anything by name.
-    """
+    """Open-vocabulary segmentation by retrieval: build an index once, then segment anything by name."""
     _quiet_libraries(debug)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "NothingBuiltError",
     "OutputError",
     "WorkerError",
+    "reason",
 ]
 
 
@@ -39,7 +40,7 @@ class IndexNotFoundError(FreedaError, FileNotFoundError):
 
 
 class IndexCorruptError(FreedaError, ValueError):
-    """An index whose files are not the ones that were written."""
+    """An index whose files are not as they were written."""
 
 
 class IndexMismatchError(FreedaError, ValueError):
@@ -51,7 +52,10 @@ class CaptionsError(FreedaError, ValueError):
 
 
 class NothingBuiltError(CaptionsError):
-    """Captions of which none gave a prototype; rejects: a table of them, where all were tried."""
+    """No caption gave a prototype.
+
+    rejects: a table of all captions with the reason of each; None where not all were tried.
+    """
 
     def __init__(self, message: str, rejects: Any = None) -> None:
         super().__init__(message)
@@ -67,16 +71,22 @@ class ImageError(FreedaError, ValueError):
 
 
 class DatasetError(FreedaError, ValueError):
-    """A data set that is not there, incomplete, or labelled in another way than its name says."""
+    """A data set that is missing, incomplete, or labelled differently than its name says."""
 
 
 class ExplanationError(FreedaError, ValueError):
-    """A pixel, or a method, for which there is nothing to explain."""
+    """A pixel outside the image, or a method that cannot explain its results."""
 
 
 class OutputError(FreedaError, OSError):
-    """A place that cannot be written to."""
+    """A file or folder that cannot be written."""
 
 
 class WorkerError(FreedaError, RuntimeError):
     """The batch job lost its workers or a task failed for good."""
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line: "No space left on device" rather than "[Errno 28] ..."."""
+    told = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(told).splitlines()[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from freeda.errors import OutputError
+from freeda.errors import OutputError, reason
 
 __all__ = ["locked"]
 
@@ -20,10 +20,9 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing `folder` while it lasts, at most as long as this process does.
+    """Keeps other processes from writing `folder` inside the block; the lock ends with the process.
 
-    Where the file system knows no locks, a warning says so. Raises `OutputError` where another run
-    writes the folder.
+    Warns where the file system has no locks. Raises `OutputError` where another run writes the folder.
     """
     file = _lock_file(folder)
     lock = FileLock(file)
@@ -35,19 +34,19 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise OutputError(f"cannot write '{file}': {error.strerror or error}") from error
-        warnings.warn(f"'{folder}' cannot be locked; see that no other run writes it", stacklevel=3)
+            raise OutputError(f"cannot write '{file}': {reason(error)}") from error
+        warnings.warn(f"'{folder}' cannot be locked; make sure that no other run writes it", stacklevel=3)
     try:
         yield
     finally:
-        with suppress(OSError):  # a file that stays behind locks nothing
+        with suppress(OSError):  # a file that is left behind locks nothing
             file.unlink()
         lock.release()
 
 
 def _lock_file(folder: Path) -> Path:
-    """Beside the folder, which may be swapped for another one while it is locked; inside where that is
-    another file system or not to be written.
+    """Beside the folder, which may be swapped while it is locked; inside it where the parent is another file
+    system or cannot be written.
     """
     folder = folder.resolve()
     beside = os.access(folder.parent, os.W_OK) and not os.path.ismount(folder)

@@ -1,4 +1,4 @@
-"""The frozen records that cross module borders, in the order the data takes them."""
+"""The records that pass from module to module, in the order the data takes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 
 __all__ = [
     "Caption",
-    "ClassName",
     "ClassPrototypes",
     "NounSpan",
     "Prototype",
     "Reject",
     "Regions",
     "SyntheticImage",
+    "TaggedCaption",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """One caption. `nouns` is None where they are to be found by a tagger."""
+    """One caption. nouns: those given with it; None where a tagger shall find them."""
 
     id: str
     text: str
@@ -29,9 +29,9 @@ class Caption:
 
 @dataclass(frozen=True, kw_only=True)
 class NounSpan:
-    """A noun of a caption: its dictionary form and where it stands.
+    """A noun of a caption.
 
-    start, end: character positions in the caption's text.
+    noun: its dictionary form; start, end: character positions in the caption's text.
     """
 
     noun: str
@@ -39,10 +39,19 @@ class NounSpan:
     end: int
 
 
+@dataclass(frozen=True)
+class TaggedCaption:
+    """A caption and its nouns, at least one."""
+
+    caption: Caption
+    spans: tuple[NounSpan, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """A caption or noun that gave no prototype, and why. `noun` is empty for a whole caption, `caption` where
-    there is no text.
+    """A caption or noun that gave no prototype, and why.
+
+    noun: empty for a whole caption; caption: empty where there is no text.
     """
 
     caption_id: str
@@ -53,7 +62,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class SyntheticImage:
-    """A generated picture.
+    """A generated image.
 
     pixels: (H, W, 3) uint8, RGB.
     noun_maps: (nouns, h, w) float32 cross-attention, non-negative, not normalised.
@@ -67,8 +76,11 @@ class SyntheticImage:
 class Prototype:
     """A textual-visual prototype with its provenance.
 
-    key: (K,) float32 unit vector; vector: (D,) float32, not normalised;
-    area: share of the picture in the mask, (0, 1]; peak: attention peak over its mean.
+    key: (K,) float32, unit length.
+    vector: (D,) float32, not normalised.
+    area: share of the image inside the mask, (0, 1].
+    peak: maximum of the attention map over its mean.
+    thumbnail: a small encoded image.
     """
 
     id: str
@@ -84,23 +96,12 @@ class Prototype:
 
 
 @dataclass(frozen=True)
-class ClassName:
-    """A class to segment: the name shown and every name it is looked up by (the first is `name`)."""
-
-    name: str
-    synonyms: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.synonyms)
-
-
-@dataclass(frozen=True)
 class ClassPrototypes:
-    """What the index knows of each class.
+    """What an index knows of each class.
 
-    vectors: (C, D) float32 unit vectors; rows: (C, K) int64 the prototypes behind each, -1 for none;
-    similarities: (C, K) float32, of every neighbour's key and the class text, also where one was left out.
+    vectors: (C, D) float32, unit length.
+    rows: (C, k) int64, the prototypes behind each class, -1 for none.
+    similarities: (C, k) float32, cosine of every neighbour's key and the class text, also of those left out.
     """
 
     vectors: np.ndarray
@@ -112,7 +113,7 @@ class ClassPrototypes:
 class Regions:
     """Superpixels of an image.
 
-    labels: (H, W) int32, 0 .. R - 1, every number used.
+    labels: (H, W) int32, 0 .. R - 1; every number occurs.
     """
 
     labels: np.ndarray

@@ -1,4 +1,4 @@
-"""What a build depends on, and the fingerprint that keeps different builds apart."""
+"""What decides a build's prototypes, and the id that keeps different builds apart."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from freeda import __version__
-from freeda.presets.settings import Preset
 from freeda.errors import ConfigError
-from index_build.captions.nouns import TAGGING
+from freeda.presets.settings import Preset
 
-__all__ = ["BuildConfig", "CaptionColumns", "caption_seed", "differences", "fingerprint"]
+__all__ = ["BuildConfig", "CaptionColumns", "build_id", "caption_seed", "differences"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionColumns:
     """Which part of a parquet is read.
 
-    caption_column, id_column, nouns_column: names in the parquet; None picks the usual ones.
-    limit: captions to take, from the start.
+    caption_column, id_column, nouns_column: names in the parquet; None looks for the common ones.
+    limit: captions to take, from the start; None takes all.
     """
 
     caption_column: str | None = None
@@ -36,10 +35,11 @@ class CaptionColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig(CaptionColumns):
-    """Everything that decides which prototypes come out; where and how fast it runs is no part of it.
+    """Everything that decides a build's prototypes; where and how fast it runs is no part of it.
 
-    thumbnail: side in pixels; shard_size: captions with nouns a task; a multiple of
-    the preset's batch fills all batches.
+    seed: of all images, together with each caption's id.
+    shard_size: captions with nouns per task; a multiple of the preset's batch fills all batches.
+    thumbnail: longer side in pixels.
     """
 
     preset: Preset
@@ -53,13 +53,13 @@ class BuildConfig(CaptionColumns):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
-    def content(self, captions_digest: str, models: Mapping[str, str]) -> dict[str, Any]:
-        """All that decides which prototypes come out, as plain data: settings, the preset's offline
-        numbers, captions, weights, precision and version.
+    def content(self, captions_digest: str, models: Mapping[str, str], tagging: int) -> dict[str, Any]:
+        """Everything that decides the prototypes, as plain data: settings, the preset's offline numbers,
+        captions, weights, precision and versions.
 
-        The batch size is no part of it: it may be lowered in the middle of a build. Nor is the precision
-        that the preset asks for, beside the one that the models have, nor numbers that only the online
-        stage reads.
+        models: fingerprints and precision; tagging: version of the noun tagger.
+        Left out are the batch size, which may be lowered in the middle of a build, the precision that the
+        preset asks for, beside the one that the models have, and numbers that only the online stage reads.
         """
         preset = self.preset.as_dict()
         online = preset["segmentation"]
@@ -72,7 +72,7 @@ class BuildConfig(CaptionColumns):
             "caption_column": self.caption_column,
             "id_column": self.id_column,
             "nouns_column": self.nouns_column,
-            "tagging": TAGGING,
+            "tagging": tagging,
             "thumbnail": self.thumbnail,
             "preset": {
                 "models": preset["models"],
@@ -86,14 +86,14 @@ class BuildConfig(CaptionColumns):
         }
 
 
-def fingerprint(content: Mapping[str, Any]) -> str:
+def build_id(content: Mapping[str, Any]) -> str:
     """16 hex digits that name a build, and its work folder."""
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed between two builds' contents, a line each: `preset.synthesis.steps 12 -> 20`."""
+    """What differs between two builds' contents, one line each: `preset.synthesis.steps 12 -> 20`."""
     before, after = dict(_flatten(old)), dict(_flatten(new))
     return [
         f"{name} {_shown(before.get(name))} -> {_shown(after.get(name))}"
@@ -117,6 +117,6 @@ def _shown(value: str | None) -> str:
 
 
 def caption_seed(base_seed: int, caption_id: str) -> int:
-    """The seed of a caption's picture: the same whatever its shard, batch, worker or run."""
+    """The seed of a caption's image: the same in any shard, batch, worker or run."""
     digest = hashlib.sha256(f"{base_seed}:{caption_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

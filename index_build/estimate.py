@@ -1,4 +1,4 @@
-"""What a build would cost, from a look at all captions and a timed sample of them on this machine."""
+"""What a build would take, from a count of all captions and a timed sample on this machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from itertools import islice
 import numpy as np
 
 from freeda.errors import NothingBuiltError
-from freeda.records import Caption, Prototype, Reject
+from freeda.records import Caption, Prototype, Reject, TaggedCaption
+from index_build.captions.nouns import PatternNouns, noun_spans
 from index_build.captions.reader import CaptionSource, open_captions
 from index_build.config import BuildConfig
-from index_build.captions.nouns import PatternNouns, noun_spans
-from freeda.records import TaggedCaption
 from index_build.generation.prototypes import BuildModels, build_prototypes, load_models
 
 __all__ = ["WORKER_COUNTS", "Estimate", "estimate_build"]
@@ -29,12 +28,15 @@ _VECTOR_BYTES, _KEY_BYTES = 2, 4  # as an index stores them
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of a whole build. Seconds are of one worker like this machine's; bytes are of the finished index
-    and of the shards that lie beside it until it is finished.
+    """What a whole build would take.
 
-    nouns, images: estimated from `tagged` captions; prototypes and the rest from `timed` captions,
-    which were built here after a first batch that is not counted; memory_bytes: the peak of this
-    process, device_memory_bytes: of its GPU.
+    captions, rejects: counted.
+    nouns, images: estimated from `tagged` captions.
+    prototypes and all else: estimated from `timed` captions, built here after a first batch that is not
+        counted.
+    seconds, seconds_by_stage: of one worker like this machine.
+    index_bytes, shard_bytes: of the index, and of the shards that are kept until it is finished.
+    memory_bytes, device_memory_bytes: peak of this process, and of its GPU.
     """
 
     captions: int
@@ -53,7 +55,7 @@ class Estimate:
 
 
 def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") -> Estimate:
-    """Counts all captions, tags some, builds a few in this process; nothing is written.
+    """Counts all captions, tags some, builds a few in this process. Nothing is written.
 
     Raises `CaptionsError`, `ModelNotFoundError`, `NothingBuiltError`.
     """
@@ -76,7 +78,7 @@ def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") 
     images = round(total * len(with_nouns) / len(sample))
     share = images / len(timed)
     prototypes = round(len(outcome.prototypes) * share)
-    index_bytes, shard_bytes = _bytes_a_prototype(outcome.prototypes, models)
+    index_bytes, shard_bytes = _bytes_per_prototype(outcome.prototypes, models)
     return Estimate(
         captions=total + rejects,
         rejects=rejects,
@@ -95,14 +97,14 @@ def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") 
 
 
 def _count(source: CaptionSource) -> tuple[int, int, list[Caption]]:
-    """Captions, rows that are none, and captions spread evenly over all."""
+    """How many captions and rejects there are, and a sample of captions spread evenly over all."""
     rejects = sum(isinstance(item, Reject) for item in source)
     total = sum(not isinstance(item, Reject) for item in source)
     captions = (item for item in source if not isinstance(item, Reject))
     return total, rejects, list(islice(captions, 0, None, max(1, total // _TAGGED_SAMPLE)))
 
 
-def _bytes_a_prototype(prototypes: Sequence[Prototype], models: BuildModels) -> tuple[int, int]:
+def _bytes_per_prototype(prototypes: Sequence[Prototype], models: BuildModels) -> tuple[int, int]:
     """In the index, and in the shards, whose numbers are single precision."""
     if not prototypes:
         return 0, 0

@@ -7,49 +7,63 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from freeda.errors import FreedaError, NothingBuiltError, OutputError
+from freeda.errors import FreedaError, NothingBuiltError, OutputError, reason
 from freeda.index.format import Manifest
 from freeda.index.writer import Origin, write_index
-from index_build.store.folders import staged
 from index_build.report import SAMPLES, spread, write_report
-from index_build.store.shards import ShardReport, read_prototypes, read_rejects, read_samples
-from index_build.store.storage import Place
+from index_build.store.folders import BuildFolder, staged
+from index_build.store.shards import ShardRecord, read_prototypes, read_rejects, read_samples
+from index_build.store.storage import Folder
 
-__all__ = ["finalize"]
+__all__ = ["finish"]
 
 
-def finalize(
-    out: Place,
-    work: Place,
-    reports: Sequence[ShardReport],
+def finish(
+    folder: BuildFolder,
+    work: Folder,
+    records: Sequence[ShardRecord],
     origin: Origin,
     factory: str | None = None,
 ) -> Manifest:
-    """Writes the index and its closing report into `out`.
+    """Writes the index and its closing report, then removes the shards.
 
-    reports: of all shards, in the captions' order; factory: as `write_index` takes it.
-    Raises `CaptionsError`, `OutputError`, `WorkerError`.
+    records: of all shards, in the captions' order.
+    factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
+    Raises `NothingBuiltError`, `OutputError`, `WorkerError`.
     """
-    rejects = pa.concat_tables(read_rejects(work, reports))
-    if not sum(report.prototypes for report in reports):
+    rejects = pa.concat_tables(read_rejects(work, records))
+    if not sum(record.prototypes for record in records):
         raise NothingBuiltError(_nothing_built(rejects), rejects)
     try:
-        with staged(out) as folder:
-            reasons = Counter(rejects.column("reason").to_pylist())
-            samples = read_samples(work, spread(reports, SAMPLES))
-            return write_index(
-                folder,
-                read_prototypes(work, reports),
-                rejects,
-                sum(report.captions for report in reports),
-                origin,
-                factory,
-                lambda manifest: write_report(folder, manifest, reasons, samples),
-            )
+        manifest = _write(folder.out, work, records, rejects, origin, factory)
     except OSError as error:
         if isinstance(error, FreedaError):
             raise
-        raise OutputError(f"cannot write the index to '{out}': {error.strerror or error}") from error
+        raise OutputError(f"cannot write the index to '{folder.out}': {reason(error)}") from error
+    folder.remove_work()
+    return manifest
+
+
+def _write(
+    out: Folder,
+    work: Folder,
+    records: Sequence[ShardRecord],
+    rejects: pa.Table,
+    origin: Origin,
+    factory: str | None,
+) -> Manifest:
+    reasons = Counter(rejects.column("reason").to_pylist())
+    with staged(out) as local:
+        samples = read_samples(work, spread(records, SAMPLES))
+        return write_index(
+            local,
+            read_prototypes(work, records),
+            rejects,
+            sum(record.captions for record in records),
+            origin,
+            factory,
+            lambda manifest: write_report(local, manifest, reasons, samples),
+        )
 
 
 def _nothing_built(rejects: pa.Table) -> str:

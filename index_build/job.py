@@ -1,39 +1,46 @@
-"""The batch job: captions into shards, shards through the cluster, finished shards into an index."""
+"""The batch job: open the captions, cut them into shards, build these on a cluster, finish the index."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from distributed import Client
 
 from freeda.errors import IndexMismatchError, OutputError
-from freeda.index.format import REJECTS, Manifest
-from freeda.index.writer import Origin
+from freeda.index.format import REJECTS, Manifest, read_rejects
 from freeda.index.keys import check_factory
-from index_build.captions.reader import CaptionSource, open_captions
-from index_build.cluster.workers import connect, installed_models, usable_gpus
-from index_build.config import BuildConfig, fingerprint
+from freeda.index.writer import Origin
 from index_build.captions.cutting import cut
-from index_build.finalize import finalize
-from index_build.store.folders import alone, check_target, open_work, other_builds, refresh_preset, remove_work
-from index_build.cluster.progress import Progress, Report
+from index_build.captions.nouns import TAGGING
+from index_build.captions.reader import CaptionSource, open_captions
+from index_build.cluster.connection import Resources, connect
+from index_build.cluster.progress import BuildCounts, OnProgress, Progress
 from index_build.cluster.schedule import ShardSchedule
-from index_build.store.shards import read_state
-from index_build.store.storage import Place
+from index_build.cluster.workers import InstalledModels, installed_models
+from index_build.config import BuildConfig
+from index_build.finalize import finish
+from index_build.store.folders import BuildFolder, exclusive
+from index_build.store.shards import ShardRecord, read_state
+from index_build.store.storage import Folder
 
 __all__ = ["BuildSummary", "build_index"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build did. `seconds` by stage, summed over workers, for the shards built in this run;
+    """What a build did.
+
+    captions, images, prototypes, nouns: counts of the finished index.
+    rejects: count by reason.
+    seconds: by stage, summed over workers, of the shards built in this run.
+    elapsed: seconds of this run.
+    resumed_shards: from an earlier run.
     damaged_shards: of an earlier run, found incomplete and built again.
+    already_built: whether the index was there before.
     """
 
     out: str
@@ -49,88 +56,122 @@ class BuildSummary:
     already_built: bool = False
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """What a build needs before its models are loaded. digest, total: of all captions."""
+
+    source: CaptionSource
+    digest: str
+    total: int
+    target: Folder
+
+
+@dataclass(frozen=True)
+class _Built:
+    """Finished shards, in the captions' order."""
+
+    folder: BuildFolder
+    work: Folder
+    records: list[ShardRecord]
+    origin: Origin
+    counts: BuildCounts
+
+
 def build_index(
     captions: str | CaptionSource,
     out: str | Path,
     config: BuildConfig,
     *,
-    workers: int | None = None,
-    threads: int | None = None,
-    scheduler: str | None = None,
-    device: str = "auto",
+    resources: Resources | None = None,
     factory: str | None = None,
     overwrite: bool = False,
-    weights: Mapping[str, str] | None = None,
-    report: Report = lambda progress: None,
+    on_progress: OnProgress = lambda progress: None,
 ) -> BuildSummary:
-    """Builds an index from a parquet of captions; called again after an interruption, it goes on.
+    """Builds an index from a parquet of captions. Called again after an interruption, it resumes.
 
-    captions, out: paths or URLs that fsspec reaches; captions may be opened already. workers: processes
-    on this machine, None for one a GPU; threads: of each, None for an equal share of the cores;
-    scheduler: instead, the address or the scheduler file of a running Dask cluster.
-    factory: FAISS's name for the kind of index over the keys, None for the one of their number; weights:
-    the fingerprints and precision that the models must have, None for any.
+    captions, out: paths or URLs that fsspec reaches; captions may be opened already.
+    resources: where the build runs; None uses all of this machine.
+    factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
+    overwrite: whether an index of another build may be replaced.
     Raises `CaptionsError`, `ConfigError`, `IndexMismatchError`, `ModelNotFoundError`, `OutputError`,
     `WorkerError`.
     """
     started = time.perf_counter()
+    opened = _open(captions, out, config, factory)
+    with exclusive(opened.target):
+        on_progress(Progress(total=opened.total, message="loading models"))
+        built = _build(opened, config, resources or Resources(), overwrite, on_progress)
+        if isinstance(built, Manifest):
+            _require_factory(opened.target, built, factory)
+            return _already_built(opened.target, built, time.perf_counter() - started)
+        on_progress(built.counts.progress(opened.total, {}, "writing the index"))
+        manifest = finish(built.folder, built.work, built.records, built.origin, factory)
+    return _summarise(opened.target, manifest, built.counts, time.perf_counter() - started)
+
+
+def _open(
+    captions: str | CaptionSource, out: str | Path, config: BuildConfig, factory: str | None
+) -> _Opened:
+    """Checks and reads everything that needs no model."""
     if factory is not None:
         check_factory(factory)
     source = open_captions(captions, config) if isinstance(captions, str) else captions
     digest, total = source.digest()
-    target = Place(out)
+    target = Folder(out)
     target.prepare()
-    gpus = usable_gpus(device)
-    processes = workers or max(1, len(gpus))
-    if scheduler is None:
-        threads = threads or max(1, (os.cpu_count() or 1) // processes)
-    with alone(target):
-        report(Progress(total=total, message="loading models"))
-        with (
-            connect(processes, scheduler, gpus) as client,
-            installed_models(client, config.preset, device, threads) as (name, expected),
-        ):
-            models = expected.models
-            _require_weights(models, weights)
-            content = config.content(digest, models)
-            build = fingerprint(content)
-            if (there := check_target(target, build, content, overwrite)) is not None:
-                _require_factory(target, there, factory)
-                remove_work(target, build)
-                refresh_preset(target, there, config.preset)
-                return _already_built(target, there, time.perf_counter() - started)
-            for note in (f"Dask dashboard: {client.dashboard_link}", *other_builds(target, build, content)):
-                report(Progress(total=total, note=note))
-            work = open_work(target, build, content)
-            state = read_state(work)
-            schedule = ShardSchedule(
-                client, work, config, name, expected, lambda: report(_progress(schedule, total))
-            )
-            reports = schedule.run(cut(source, config.shard_size, state.finished), state)
-        report(_progress(schedule, total, "writing the index"))
-        origin = Origin(
-            preset=config.preset.as_dict(), models=models, build=content, fingerprint=build, seed=config.seed
-        )
-        manifest = finalize(target, work, reports, origin, factory)
-        remove_work(target, build)
-        return _summarize(target, manifest, schedule, time.perf_counter() - started)
+    return _Opened(source, digest, total, target)
 
 
-def _progress(schedule: ShardSchedule, total: int, message: str = "") -> Progress:
-    return Progress(
-        total=total,
-        done=schedule.captions,
-        images=schedule.images,
-        prototypes=schedule.prototypes,
-        rejects=schedule.rejects,
-        message=message,
-        resumed=schedule.resumed_captions,
-        resumed_images=schedule.resumed_images,
-        workers=schedule.workers,
+def _build(
+    opened: _Opened, config: BuildConfig, resources: Resources, overwrite: bool, on_progress: OnProgress
+) -> _Built | Manifest:
+    """Builds all shards on a cluster, which is released then; or finds the finished index of this very
+    build.
+    """
+    threads = resources.threads_per_worker()
+    with (
+        connect(resources) as client,
+        installed_models(client, config.preset, resources.device, threads) as installed,
+    ):
+        models = installed.description.models
+        _require_models(models, resources.models)
+        content = config.content(opened.digest, models, TAGGING)
+        folder = BuildFolder(opened.target, content)
+        if (there := folder.finished(overwrite=overwrite)) is not None:
+            return folder.refresh_preset(there, config.preset)
+        for note in (f"Dask dashboard: {client.dashboard_link}", *folder.other_builds()):
+            on_progress(Progress(total=opened.total, note=note))
+        work = folder.open_work()
+        schedule = _build_shards(client, opened, config, installed, work, on_progress)
+    origin = Origin(
+        preset=config.preset.as_dict(),
+        models=models,
+        build=content,
+        build_id=folder.build_id,
+        seed=config.seed,
     )
+    records = [schedule.counts.records[name] for name in sorted(schedule.counts.records)]
+    return _Built(folder, work, records, origin, schedule.counts)
 
 
-def _require_weights(models: Mapping[str, str], expected: Mapping[str, str] | None) -> None:
+def _build_shards(
+    client: Client,
+    opened: _Opened,
+    config: BuildConfig,
+    models: InstalledModels,
+    work: Folder,
+    on_progress: OnProgress,
+) -> ShardSchedule:
+    def tell() -> None:
+        on_progress(schedule.counts.progress(opened.total, schedule.workers))
+
+    state = read_state(work)
+    schedule = ShardSchedule(client, work, config, models, tell)
+    schedule.run(cut(opened.source, config.shard_size, state.finished), state)
+    return schedule
+
+
+def _require_models(models: Mapping[str, str], expected: Mapping[str, str] | None) -> None:
     if expected is not None and models != dict(expected):
         raise IndexMismatchError(
             f"the models loaded ({models}) are not those that the index was built with "
@@ -138,7 +179,7 @@ def _require_weights(models: Mapping[str, str], expected: Mapping[str, str] | No
         )
 
 
-def _require_factory(target: Place, there: Manifest, factory: str | None) -> None:
+def _require_factory(target: Folder, there: Manifest, factory: str | None) -> None:
     if factory not in (None, there.factory):
         raise OutputError(
             f"'{target}' holds this very index with its keys as {there.factory}; `freeda index merge "
@@ -146,37 +187,37 @@ def _require_factory(target: Place, there: Manifest, factory: str | None) -> Non
         )
 
 
-def _already_built(out: Place, manifest: Manifest, elapsed: float) -> BuildSummary:
-    rejects = pq.read_table(pa.BufferReader(out.read(REJECTS)), columns=["reason"])
+def _already_built(out: Folder, manifest: Manifest, elapsed: float) -> BuildSummary:
+    reasons = read_rejects(out.read(REJECTS)).column("reason").to_pylist()
     return BuildSummary(
         out=str(out),
         captions=manifest.captions,
         images=0,
         prototypes=manifest.prototypes,
         nouns=manifest.nouns,
-        rejects=dict(Counter(rejects.column(0).to_pylist()).most_common()),
+        rejects=dict(Counter(reasons).most_common()),
         seconds={},
         elapsed=elapsed,
         already_built=True,
     )
 
 
-def _summarize(out: Place, manifest: Manifest, schedule: ShardSchedule, elapsed: float) -> BuildSummary:
+def _summarise(out: Folder, manifest: Manifest, counts: BuildCounts, elapsed: float) -> BuildSummary:
     rejects: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
-    for name, item in schedule.reports.items():
-        rejects.update(item.rejects)
-        if name not in schedule.resumed:
-            seconds.update(item.seconds)
+    for name, record in counts.records.items():
+        rejects.update(record.rejects)
+        if name not in counts.resumed:
+            seconds.update(record.seconds)
     return BuildSummary(
         out=str(out),
         captions=manifest.captions,
-        images=schedule.images,
+        images=counts.images,
         prototypes=manifest.prototypes,
         nouns=manifest.nouns,
         rejects=dict(rejects.most_common()),
         seconds={stage: round(value, 2) for stage, value in seconds.items()},
         elapsed=elapsed,
-        resumed_shards=len(schedule.resumed),
-        damaged_shards=schedule.damaged,
+        resumed_shards=len(counts.resumed),
+        damaged_shards=counts.damaged,
     )

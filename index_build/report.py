@@ -1,4 +1,4 @@
-"""The closing report of a build: one HTML file that shows whether the index is any good."""
+"""The report of a finished build: one HTML file that shows whether the index is any good."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from freeda.index.format import PROTOTYPES, REPORT, Manifest
+from freeda.index.format import REPORT, Manifest, open_prototypes
 from index_build.generation.samples import Sample
 
 __all__ = ["SAMPLES", "spread", "write_report"]
@@ -23,7 +22,7 @@ __all__ = ["SAMPLES", "spread", "write_report"]
 Item = TypeVar("Item")
 
 SAMPLES = 24
-"""Shown, where there are so many."""
+"""Most that are shown."""
 _NAMED = 40
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
@@ -39,24 +38,22 @@ figure { margin: 0 } figcaption { color: #555 } img { max-width: 100% }
 def write_report(
     folder: Path, manifest: Manifest, rejects: Mapping[str, int], samples: Sequence[Sample]
 ) -> Path:
-    """Writes `report.html` beside an index's files in `folder`; it needs nothing but itself.
+    """Writes `report.html` beside an index's files in `folder`; the page loads nothing else.
 
-    rejects: count by reason; samples: shown in this order.
+    rejects: count by reason; samples: in the order shown.
     """
-    nouns, areas, peaks = _columns(folder / PROTOTYPES)
+    nouns, areas, peaks = _columns(folder, manifest)
     page = "\n".join(_page(manifest, nouns, areas, peaks, rejects, samples))
     path = folder / REPORT
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _columns(path: Path) -> tuple[Counter[str], np.ndarray, np.ndarray]:
-    """Nouns counted, (N,) areas and (N,) peaks, read a batch at a time."""
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+def _columns(folder: Path, manifest: Manifest) -> tuple[Counter[str], np.ndarray, np.ndarray]:
+    """Nouns counted, (N,) areas and (N,) peaks, read one batch at a time."""
     nouns: Counter[str] = Counter()
     areas, peaks = [], []
-    for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
+    for batch in open_prototypes(folder, manifest):
         nouns.update(batch.column("noun").to_pylist())
         areas.append(batch.column("area").to_numpy())
         peaks.append(batch.column("peak").to_numpy())
@@ -75,13 +72,13 @@ def _page(
     yield f'<html lang="en"><head><meta charset="utf-8"><title>Index report</title><style>{_STYLE}</style>'
     yield "</head><body><h1>Prototype index</h1>"
     yield _facts(manifest)
-    yield "<h2>Pictures and masks</h2>"
-    yield "<p>A generated picture, then each of its nouns: what is bright became its prototype.</p>"
+    yield "<h2>Images and masks</h2>"
+    yield "<p>A generated image, then the mask of each noun: its prototype is made of the bright part.</p>"
     yield '<div class="samples">'
     yield from map(_sample, samples)
     yield '</div><h2>Figures</h2><div class="plots">'
-    yield _plot("Prototypes of a noun, most frequent first", _frequencies(nouns))
-    yield _plot("Share of the picture in a mask", _histogram(areas, "share of the picture"))
+    yield _plot("Prototypes per noun, most frequent first", _frequencies(nouns))
+    yield _plot("Share of the image inside a mask", _histogram(areas, "share of the image"))
     yield _plot("Attention peak over its mean", _histogram(peaks, "peak / mean"))
     if rejects:
         yield _plot("Rejects", _bars(rejects))
@@ -108,7 +105,7 @@ def _facts(manifest: Manifest) -> str:
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` of them, evenly."""
+    """At most `count` items, spread evenly over all."""
     taken = min(count, len(items))
     return [items[number * len(items) // taken] for number in range(taken)]
 

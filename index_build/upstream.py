@@ -1,40 +1,50 @@
-"""Takes over prototypes that FreeDA's authors published: a folder of .npy vectors and a FAISS index.
+"""Imports the prototypes that FreeDA's authors published: a folder of .npy vectors and a FAISS index.
 
-Row i of the FAISS index is the key of the i-th .npy file in the order of file names. Here keys and
-vectors are joined once, checked, and written as an index of this project's format.
+Row i of the FAISS index is the key of the i-th .npy file by name. Keys and vectors are joined once, checked,
+and written as an index of this project's format.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from freeda.presets.settings import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
 from freeda.index.format import Manifest
 from freeda.index.writer import Origin
-from freeda.models.loading import choose_device
-from freeda.records import Prototype, Reject
-from freeda.models.clip import load_clip
 from freeda.models.backbone import load_backbone
-from index_build.config import fingerprint
-from index_build.finalize import finalize
-from index_build.store.folders import alone, check_target, open_work, remove_work
-from index_build.generation.outcome import ShardOutcome
-from index_build.store.shards import read_state, write_shard
+from freeda.models.clip import load_clip
+from freeda.models.loading import choose_device
+from freeda.presets import Preset
+from freeda.records import Prototype, Reject
 from index_build.captions.cutting import shard_name
-from index_build.store.storage import Place
+from index_build.finalize import finish
+from index_build.generation.outcome import ShardOutcome
+from index_build.store.folders import BuildFolder, exclusive
+from index_build.store.shards import ShardRecord, read_state, write_shard
+from index_build.store.storage import Folder
 
 __all__ = ["import_upstream"]
 
 _CHUNK = 4096
 _NORM_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class _Upstream:
+    """What is imported. names: of vector files, in the order of the keys; width: of the vectors."""
+
+    embeddings: Path
+    names: Sequence[str]
+    keys: faiss.Index
+    width: int
 
 
 def import_upstream(
@@ -45,54 +55,58 @@ def import_upstream(
     *,
     overwrite: bool = False,
     chunk: int = _CHUNK,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
-    """Writes the index `out`; called again after an interruption, it goes on.
+    """Writes the index `out`. Called again after an interruption, it resumes.
 
-    preset: names the CLIP and the backbone that the prototypes were made with; both are loaded, for
-    their widths are checked and their fingerprints kept. Vectors that are not finite become rejects.
+    preset: names the CLIP and the backbone that made the prototypes; both are loaded, to check widths and to
+        keep their fingerprints.
+    on_progress: called with vectors done and in all. Vectors that are not finite become rejects.
     Raises `CaptionsError`, `IndexCorruptError`, `IndexMismatchError`, `OutputError`.
     """
-    names = _vector_files(embeddings)
-    keys = _open_keys(knn_index)
+    names, keys = _vector_files(embeddings), _open_keys(knn_index)
     if keys.ntotal != len(names):
         raise IndexCorruptError(
             f"'{embeddings}' holds {len(names):,} vectors, '{knn_index}' {keys.ntotal:,} keys; every key "
             f"needs its vector: complete the download"
         )
     models, width = _models(preset, keys.d, knn_index)
-    target = Place(out)
+    upstream = _Upstream(embeddings, names, keys, width)
+    target = Folder(out)
     target.prepare()
-    with alone(target):
-        content = _content(embeddings, names, knn_index, preset, models, chunk)
-        name = fingerprint(content)
-        if (there := check_target(target, name, content, overwrite)) is not None:
-            remove_work(target, name)
+    with exclusive(target):
+        folder = BuildFolder(target, _content(upstream, knn_index, preset, models, chunk))
+        if (there := folder.finished(overwrite=overwrite)) is not None:
             return there
-        work = open_work(target, name, content)
-        finished, reports = read_state(work).reports, []
-        for number, start in enumerate(range(0, len(names), chunk)):
-            part = names[start : start + chunk]
-            report = finished.get(shard_name(number))
-            if report is None:
-                outcome = _read_chunk(embeddings, part, keys, start, width)
-                report = write_shard(work, shard_name(number), len(part), outcome)
-            reports.append(report)
-            progress(start + len(part), len(names))
-        origin = Origin(preset=preset.as_dict(), models=models, build=content, fingerprint=name)
-        manifest = finalize(target, work, reports, origin)
-        remove_work(target, name)
-        return manifest
+        work = folder.open_work()
+        records = list(_import_shards(upstream, work, chunk, on_progress))
+        origin = Origin(
+            preset=preset.as_dict(), models=models, build=folder.content, build_id=folder.build_id
+        )
+        return finish(folder, work, records, origin)
+
+
+def _import_shards(
+    upstream: _Upstream, work: Folder, chunk: int, on_progress: Callable[[int, int], None]
+) -> Iterator[ShardRecord]:
+    finished, total = read_state(work).records, len(upstream.names)
+    for number, start in enumerate(range(0, total, chunk)):
+        name, stop = shard_name(number), min(start + chunk, total)
+        record = finished.get(name)
+        if record is None:
+            record = write_shard(work, name, stop - start, _read_chunk(upstream, start, stop))
+        yield record
+        on_progress(stop, total)
 
 
 def _vector_files(folder: Path) -> list[str]:
     """File names in the order in which the authors' code joined them to the index."""
     if not folder.is_dir():
-        raise CaptionsError(f"no folder '{folder}'; expected one .npy file a prototype")
+        raise CaptionsError(f"no folder '{folder}'; expected one .npy file per prototype")
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(".npy"))
     if not names:
-        raise CaptionsError(f"'{folder}' holds no .npy file; expected one a prototype")
+        raise CaptionsError(f"'{folder}' holds no .npy file; expected one per prototype")
     return names
 
 
@@ -109,7 +123,10 @@ def _open_keys(path: Path) -> faiss.Index:
 def _models(preset: Preset, key_width: int, path: Path) -> tuple[Mapping[str, str], int]:
     """Fingerprints, and the width of the backbone's features."""
     cpu = choose_device("cpu")
-    clip, backbone = load_clip(preset.models.clip, cpu), load_backbone(preset.models.backbone, cpu)
+    clip, backbone = (
+        load_clip(preset.model_ids("clip"), cpu),
+        load_backbone(preset.model_ids("backbone"), cpu),
+    )
     expected = clip.embed_texts(["a photo"]).shape[1]
     if key_width != expected:
         raise IndexMismatchError(
@@ -125,18 +142,19 @@ def _models(preset: Preset, key_width: int, path: Path) -> tuple[Mapping[str, st
     return models, backbone.width
 
 
-def _read_chunk(folder: Path, names: list[str], keys: faiss.Index, start: int, width: int) -> ShardOutcome:
+def _read_chunk(upstream: _Upstream, start: int, stop: int) -> ShardOutcome:
     outcome = ShardOutcome()
-    found = keys.reconstruct_n(start, len(names))
+    found = upstream.keys.reconstruct_n(start, stop - start)
     norms = np.linalg.norm(found, axis=1)
     if not (np.abs(norms - 1) < _NORM_TOLERANCE).all():
         worst = int(np.abs(norms - 1).argmax())
         raise IndexCorruptError(
             f"key {start + worst} has length {norms[worst]:.3f}; expected unit vectors: is it FreeDA's index?"
         )
+    names = upstream.names[start:stop]
     for row, (name, key) in enumerate(zip(names, found / norms[:, None], strict=True)):
         stem = name.removesuffix(".npy")
-        vector = _read_vector(folder / name, width)
+        vector = _read_vector(upstream.embeddings / name, upstream.width)
         with np.errstate(over="ignore"):
             kept = vector.astype(np.float16)  # as the index stores it
         if not np.isfinite(kept).all():
@@ -162,7 +180,7 @@ def _read_vector(path: Path, width: int) -> np.ndarray:
 
 
 def _prototype(row: int, stem: str, key: np.ndarray, vector: np.ndarray) -> Prototype:
-    """What was not published (caption, mask, picture) stays empty."""
+    """What was not published (caption, mask, image) stays empty."""
     return Prototype(
         id=f"{row}",
         noun=stem,
@@ -178,28 +196,23 @@ def _prototype(row: int, stem: str, key: np.ndarray, vector: np.ndarray) -> Prot
 
 
 def _content(
-    embeddings: Path,
-    names: list[str],
-    knn_index: Path,
-    preset: Preset,
-    models: Mapping[str, str],
-    chunk: int,
+    upstream: _Upstream, knn_index: Path, preset: Preset, models: Mapping[str, str], chunk: int
 ) -> dict[str, Any]:
-    """All that decides what comes out, as `BuildConfig.content` says it of a build."""
+    """Everything that decides the index, as `BuildConfig.content` gives it for a build."""
     digest = hashlib.sha256()
-    for part in _identities(embeddings, names, knn_index):
+    for part in _identities([knn_index, *(upstream.embeddings / name for name in upstream.names)]):
         digest.update(part.encode())
     return {
-        "imported_from": {"embeddings": embeddings.name, "knn_index": knn_index.name},
+        "imported_from": {"embeddings": upstream.embeddings.name, "knn_index": knn_index.name},
         "files": digest.hexdigest(),
         "chunk": chunk,
-        "preset": {"models": {kind: list(ids) for kind, ids in vars(preset.models).items()}},
+        "preset": {"models": {role: list(ids) for role, ids in preset.models.items()}},
         "weights": dict(models),
     }
 
 
-def _identities(embeddings: Path, names: list[str], knn_index: Path) -> Iterator[str]:
+def _identities(paths: Sequence[Path]) -> Iterator[str]:
     """Names, sizes and times: reading millions of files twice would take hours."""
-    for path in (knn_index, *(embeddings / name for name in names)):
+    for path in paths:
         status = path.stat()
         yield f"{path.name} {status.st_size} {status.st_mtime_ns}\n"

@@ -21,7 +21,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from freeda.presets.settings import Localization, Models, Preset, Segmentation, Superpixels, Synthesis
+from freeda.presets.settings import FreedaSettings, Localization, Preset, Superpixels, Synthesis
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.train.tokenizer import train_tokenizer
@@ -161,12 +161,14 @@ def tiny_preset(pipeline_folder: Path, clip_folder: Path, backbone_folder: Path)
     return Preset(
         name="tiny",
         description="Random weights.",
-        models=Models(
-            diffusion=(str(pipeline_folder),), clip=(str(clip_folder),), backbone=(str(backbone_folder),)
-        ),
+        models={
+            "diffusion": (str(pipeline_folder),),
+            "clip": (str(clip_folder),),
+            "backbone": (str(backbone_folder),),
+        },
         synthesis=Synthesis(height=64, width=64, steps=2, guidance_scale=3.0, batch=3),
         localization=Localization(min_area=0.0, max_area=1.0, min_peak=1.0),
-        segmentation=Segmentation(
+        segmentation=FreedaSettings(
             short_side=56,
             window=56,
             stride=28,

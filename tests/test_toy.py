@@ -10,8 +10,8 @@ import pytest
 
 import freeda
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.segmentation.images import read_image
 from freeda.presets import load_preset
+from freeda.segmentation.images import read_image
 from freeda.toyworld.make_examples import EXAMPLES, balanced_captions, class_list, example_images
 from freeda.toyworld.measure import attention_iou, described_scenes
 from freeda.toyworld.scenes import draw_scene, scene_rng
@@ -48,13 +48,13 @@ def test_attention_points_at_what_nouns_name() -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> freeda.FreedaSegmenter:
+def model() -> freeda.Segmenter:
     segmenter = freeda.load("toy")
     segmenter.set_classes([",".join(kind.nouns) for kind in KINDS])
     return segmenter
 
 
-def test_masks_are_measurably_right(model: freeda.FreedaSegmenter) -> None:
+def test_masks_are_measurably_right(model: freeda.Segmenter) -> None:
     matrix = ConfusionMatrix(len(KINDS))
     for number in range(40):
         scene = draw_scene(scene_rng("evaluation", number), (128, 128) if number % 2 else (110, 160))
@@ -63,7 +63,7 @@ def test_masks_are_measurably_right(model: freeda.FreedaSegmenter) -> None:
     assert matrix.mean_iou() > 0.45  # 50 classes: chance is below 0.01
 
 
-def test_a_class_that_is_not_there_takes_little(model: freeda.FreedaSegmenter) -> None:
+def test_a_class_that_is_not_there_takes_little(model: freeda.Segmenter) -> None:
     scene = draw_scene(scene_rng("example", 100_000), 128)
     names = [kind.name for kind in scene.kinds]
     result = freeda.load("toy").segment(scene.image, [*names, "wardrobe"])

@@ -1,1 +1,1 @@
-"""The commands of the command line, a module each. Heavy imports live inside the functions."""
+"""The commands, a module each with what it prints. Heavy imports are inside the functions."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from freeda.commands.options import column_options
+from freeda.commands.options import DEVICE, column_options
 from freeda.commands.progress_bar import ProgressBar
 
 __all__ = ["captions_group"]
@@ -15,11 +15,11 @@ __all__ = ["captions_group"]
 
 @click.group("captions")
 def captions_group() -> None:
-    """Get captions for a build: from COCO, from class names, or the best of very many."""
+    """Get captions for a build: from COCO, from class names, or selected from very many."""
 
 
 _OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Parquet file to write.")
-_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file in the place of --out.")
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the file --out.")
 
 
 @captions_group.command("from-coco")
@@ -27,8 +27,9 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a file in t
 @_OUT
 @_OVERWRITE
 def captions_from_coco_command(annotations: Path, out: Path, overwrite: bool) -> None:
-    """Turn COCO's ANNOTATIONS, such as captions_train2017.json, into parquet."""
-    from index_build.captions import captions_from_coco, write_captions
+    """Convert COCO's ANNOTATIONS, such as captions_train2017.json, to parquet."""
+    from index_build.captions.coco import captions_from_coco
+    from index_build.captions.writing import write_captions
 
     count = write_captions(captions_from_coco(annotations), out, overwrite=overwrite)
     click.echo(f"{out}: {count:,} captions")
@@ -38,16 +39,15 @@ def captions_from_coco_command(annotations: Path, out: Path, overwrite: bool) ->
 @click.argument("classes")
 @_OUT
 @_OVERWRITE
-@click.option("--per-class", type=click.IntRange(1), default=50, help="Captions about each class.")
-@click.option("--seed", type=int, default=0)
+@click.option("--per-class", type=click.IntRange(1), default=50, help="Captions per class.")
+@click.option("--seed", type=int, default=0, help="Seed of random choices.")
 def captions_from_classes_command(
     classes: str, out: Path, overwrite: bool, per_class: int, seed: int
 ) -> None:
-    """Compose varied captions about CLASSES: "cat,kitten; dog; grass", or a .txt file with a class a
-    line.
-    """
+    """Compose varied captions about CLASSES: "cat,kitten; dog; grass", or a .txt file with one per line."""
     from freeda.class_names import parse_classes
-    from index_build.captions import compose_captions, write_captions
+    from index_build.captions.compose import compose_captions
+    from index_build.captions.writing import write_captions
 
     parsed = parse_classes(classes)
     count = write_captions(compose_captions(parsed, per_class, seed), out, overwrite=overwrite)
@@ -58,24 +58,27 @@ def captions_from_classes_command(
 @click.argument("captions")
 @_OUT
 @_OVERWRITE
-@click.option("--budget", type=click.IntRange(1), required=True, help="Captions to choose.")
-@click.option("--vocabulary", help="Count only these names: a class list, or a .txt file of one.")
+@click.option("--budget", type=click.IntRange(1), required=True, help="How many captions to choose.")
+@click.option("--vocabulary", help="Cover only these names: a class list, or a .txt file with one.")
 @click.option("--model", default="all-MiniLM-L6-v2", help="sentence-transformers model, by id or folder.")
 @click.option(
-    "--similarity", type=click.FloatRange(0, 1), default=0.9, help="From which on two captions are one."
+    "--similarity",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    help="Cosine similarity above which captions are duplicates.",
 )
 @column_options
-@click.option("--seed", type=int, default=0)
-@click.option("--device", default="auto")
+@click.option("--seed", type=int, default=0, help="Seed of random choices.")
+@DEVICE
 def captions_select_command(captions: str, out: Path, **options: Any) -> None:
-    """Choose from CAPTIONS, a parquet file, a folder of them, or a glob, those that cover the most:
-    near-duplicates are left out, nouns are covered evenly.
+    """Choose captions from CAPTIONS (a parquet file, a folder of them, or a glob): near-duplicates are left
+    out, nouns are covered evenly.
     """
     from freeda.class_names import parse_classes
     from index_build.captions.reader import open_captions
+    from index_build.captions.selection import chosen_captions, load_sentence_model, select_captions
+    from index_build.captions.writing import write_captions
     from index_build.config import CaptionColumns
-    from index_build.captions.nouns import PatternNouns
-    from index_build.captions import chosen_captions, load_sentence_model, select_captions, write_captions
 
     columns = {name: options[name] for name in ("caption_column", "id_column", "nouns_column")}
     source = open_captions(captions, CaptionColumns(**columns))
@@ -86,16 +89,15 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
             source,
             options["budget"],
             load_sentence_model(options["model"], options["device"]),
-            PatternNouns(),
             vocabulary=parse_classes(options["vocabulary"]) if options["vocabulary"] else (),
             similarity=options["similarity"],
             seed=options["seed"],
-            progress=bar.count,
+            on_progress=bar.count,
         )
     count = write_captions(chosen_captions(source, selection), out, overwrite=options["overwrite"])
     click.echo(
         f"{out}: {count:,} of {selection.captions:,} captions, {len(selection.nouns):,} nouns "
-        f"({selection.repeats:,} repeats and {selection.without_nouns:,} without nouns left out)"
+        f"({selection.repeats:,} duplicates and {selection.without_nouns:,} without nouns left out)"
     )
     if selection.uncovered:
-        click.echo(f"in no caption: {', '.join(selection.uncovered)}")
+        click.echo(f"not covered: {', '.join(selection.uncovered)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from freeda.commands.options import BACKGROUND_CONCEPTS
+from freeda.commands.options import method_options, taken_method_options
 from freeda.commands.progress_bar import ProgressBar
 
 __all__ = ["evaluate_command"]
@@ -19,55 +19,34 @@ __all__ = ["evaluate_command"]
 @click.option(
     "--root", type=click.Path(path_type=Path), help="The data set's folder, or the one that holds it."
 )
-@click.option("--index", default="toy", help="Index name or folder.")
-@click.option("--method", default="freeda")
-@click.option("--recipe", default="default", help="default, or paper for the released code's algorithm.")
-@click.option("--preset", help="Take the models from this preset; else the index's own.")
-@click.option("--background-concepts", metavar="LIST", help=f"{BACKGROUND_CONCEPTS}.")
-@click.option("--limit", type=click.IntRange(1), help="Only so many images.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; else evaluated/DATASET.")
-@click.option("--save-predictions", is_flag=True, help="Keep label maps with the data set's own ids.")
+@method_options
+@click.option("--limit", type=click.IntRange(1), help="Evaluate only the first images, so many.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: evaluated/DATASET]"
+)
+@click.option(
+    "--save-predictions", is_flag=True, help="Keep label maps, numbered as the data set's own files."
+)
 @click.option("--overwrite", is_flag=True, help="Replace another run in --out.")
-@click.option("--device", default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def evaluate_command(
-    dataset: str,
-    root: Path | None,
-    out: Path | None,
-    limit: int | None,
-    save_predictions: bool,
-    overwrite: bool,
-    as_json: bool,
-    method: str,
-    index: str,
-    **options: Any,
-) -> None:
-    """Measure a method on DATASET: voc20, voc21, context59, context60, coco-stuff, coco-object,
-    cityscapes, ade20k, toyworld, toyworld-things, or a folder with images/, labels/ and classes.txt.
+def evaluate_command(dataset: str, root: Path | None, out: Path | None, **options: Any) -> None:
+    """Measure a method on DATASET: voc20, voc21, context59, context60, coco-stuff, coco-object, cityscapes,
+    ade20k, toyworld, toyworld-things, or a folder with images/, labels/ and classes.txt.
 
-    Run the same command again after an interruption: it goes on where it stopped.
+    Run the same command again after an interruption: it resumes.
     """
     from freeda.evaluation.datasets import open_dataset
     from freeda.evaluation.report import summary, table, write_report
     from freeda.evaluation.runner import evaluate
-    from freeda.methods import load_method
+    from freeda.methods import load
 
     data = open_dataset(dataset, root)
-    model = load_method(method, index=index, background=data.background, **options)
+    segmenter = load(**taken_method_options(options), background=data.background)
     target = out or Path("evaluated") / Path(dataset).resolve().name
-    settings = {"method": method, **model.identity}
+    as_json = options.pop("as_json")
     with ProgressBar(" images") as bar:
-        run = evaluate(
-            model,
-            data,
-            target,
-            settings,
-            limit=limit,
-            overwrite=overwrite,
-            save_predictions=save_predictions,
-            progress=bar.advance,
-        )
-    written = write_report(run, model, target)
+        run = evaluate(segmenter, data, target, on_progress=bar.advance, **options)
+    written = write_report(run, segmenter, target)
     figures = summary(run)
     click.echo(json.dumps(figures, default=str) if as_json else table(figures))
     if not as_json:

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from freeda.commands.options import FACTORY, OUT, OVERWRITE, column_options, read_lines
-from freeda.commands.progress_bar import ProgressBar, edited_text
+from freeda.commands.options import (
+    DEVICE,
+    FACTORY,
+    OUT,
+    OVERWRITE,
+    SCHEDULER,
+    WORKERS,
+    column_options,
+    read_lines,
+)
+from freeda.commands.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    from freeda.index.format import Manifest
 
 __all__ = ["index_group"]
 
 
 @click.group("index")
 def index_group() -> None:
-    """Look into prototype indexes, and make new ones of them."""
+    """Inspect prototype indexes, and make new ones from them."""
 
 
 @index_group.command("info")
 @click.argument("name", default="toy")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def index_info(name: str, as_json: bool) -> None:
-    """Say what an index holds and what it was built with."""
+    """Show what an index holds and what it was built with."""
     from dataclasses import asdict
 
     from freeda.index.reader import PrototypeIndex
@@ -59,23 +71,24 @@ def index_verify(name: str) -> None:
 @click.argument("name")
 @click.argument("captions")
 @column_options
-@click.option("--workers", type=click.IntRange(1), help="Processes on this machine; else one a GPU.")
-@click.option("--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file.")
-@click.option("--device", default="auto")
+@WORKERS
+@SCHEDULER
+@DEVICE
 def index_append(name: str, captions: str, **options: Any) -> None:
-    """Add the prototypes of CAPTIONS to the index NAME, with the preset and the seed it was built with.
+    """Add the prototypes of CAPTIONS to the index NAME, with the preset and seed it was built with.
 
-    Run the same command again after an interruption: it goes on where it stopped.
+    Run the same command again after an interruption: it resumes.
     """
+    from index_build import Resources
     from index_build.append import append
     from index_build.config import CaptionColumns
 
     names = ("caption_column", "id_column", "nouns_column")
     columns = CaptionColumns(**{key: options.pop(key) for key in names})
     with ProgressBar(" captions") as bar:
-        done = append(name, captions, columns, report=bar.update, **options)
+        done = append(name, captions, columns, resources=Resources(**options), on_progress=bar.update)
     new = f"{done.addition.prototypes:,} of them new" if done.addition else f"nothing new: {done.note}"
-    click.echo(edited_text(name, done.manifest, new))
+    click.echo(_edited_text(name, done.manifest, new))
 
 
 @index_group.command("merge")
@@ -85,24 +98,24 @@ def index_append(name: str, captions: str, **options: Any) -> None:
 @click.option("--factory", help=FACTORY)
 def index_merge(names: tuple[str, ...], out: Path, overwrite: bool, factory: str | None) -> None:
     """Join the indexes NAMES, built with the same models, into one."""
-    from freeda.index.reader import PrototypeIndex
     from freeda.index.editing import merge
+    from freeda.index.reader import PrototypeIndex
 
     indexes = [PrototypeIndex.open(name, verify=True) for name in names]
     done = merge(indexes, out, factory=factory, overwrite=overwrite)
-    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} were in more than one index"))
+    click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} were in more than one index"))
 
 
 @index_group.command("subset")
 @click.argument("name")
 @OUT
 @OVERWRITE
-@click.option("--nouns", default="", help='Nouns to keep: "cat, dog", or a .txt file with one a line.')
-@click.option("--caption-ids", type=click.Path(path_type=Path), help="File with a caption id a line.")
+@click.option("--nouns", default="", help='Nouns to keep: "cat, dog", or a .txt file with one per line.')
+@click.option("--caption-ids", type=click.Path(path_type=Path), help="File with one caption id per line.")
 def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids: Path | None) -> None:
-    """Take only some nouns or captions of the index NAME."""
-    from freeda.index.reader import PrototypeIndex
+    """Keep only some nouns or captions of the index NAME."""
     from freeda.index.editing import subset
+    from freeda.index.reader import PrototypeIndex
 
     if not nouns and caption_ids is None:
         raise click.UsageError("name what to keep with --nouns or --caption-ids")
@@ -112,7 +125,7 @@ def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids:
     ids = read_lines(caption_ids) if caption_ids else []
     index = PrototypeIndex.open(name, verify=True)
     done = subset(index, out, nouns=[item for item in listed if item], caption_ids=ids, overwrite=overwrite)
-    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} left out"))
+    click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} left out"))
 
 
 @index_group.command("dedupe", context_settings={"show_default": True})
@@ -120,35 +133,42 @@ def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids:
 @OUT
 @OVERWRITE
 @click.option(
-    "--similarity", type=click.FloatRange(0, 1), default=0.98, help="From which on two are one, as a cosine."
+    "--similarity",
+    type=click.FloatRange(0, 1),
+    default=0.98,
+    help="Cosine similarity, of text and image, above which prototypes are duplicates.",
 )
 def index_dedupe(name: str, out: Path, overwrite: bool, similarity: float) -> None:
-    """Leave out prototypes of the index NAME that repeat one of the same noun in text and looks."""
-    from freeda.index.reader import PrototypeIndex
+    """Leave out prototypes of the index NAME that duplicate another one of the same noun."""
     from freeda.index.editing import dedupe
+    from freeda.index.reader import PrototypeIndex
 
     index = PrototypeIndex.open(name, verify=True)
     done = dedupe(index, out, similarity=similarity, overwrite=overwrite)
-    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} repeats left out"))
+    click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} repeats left out"))
 
 
 @index_group.command("import-upstream", context_settings={"show_default": True})
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.argument("knn_index", type=click.Path(path_type=Path))
 @OUT
-@click.option("--preset", default="sd21-vitl", help="Whose CLIP and backbone made the prototypes.")
+@click.option("--preset", default="sd21-vitl", help="Preset whose CLIP and backbone made the prototypes.")
 @OVERWRITE
 def index_import_upstream(embeddings: Path, knn_index: Path, out: Path, preset: str, overwrite: bool) -> None:
-    """Take over the prototypes that FreeDA's authors published: EMBEDDINGS, a folder of .npy files,
-    and KNN_INDEX, the FAISS file of their keys.
+    """Import the prototypes that FreeDA's authors published: EMBEDDINGS, a folder of .npy files, and
+    KNN_INDEX, the FAISS file of their keys.
     """
     from freeda.presets import load_preset
     from index_build.upstream import import_upstream
 
     with ProgressBar(" vectors") as bar:
         manifest = import_upstream(
-            embeddings, knn_index, out, load_preset(preset), overwrite=overwrite, progress=bar.advance
+            embeddings, knn_index, out, load_preset(preset), overwrite=overwrite, on_progress=bar.advance
         )
     click.echo(f"index       {out}")
     click.echo(f"prototypes  {manifest.prototypes:,}")
     click.echo(f"rejects     {manifest.rejects:,}")
+
+
+def _edited_text(name: str, manifest: Manifest, note: str) -> str:
+    return f"{name}: {manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns ({note})"

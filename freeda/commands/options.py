@@ -4,29 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from freeda.methods import METHODS
+
 __all__ = [
-    "BACKGROUND_CONCEPTS",
+    "DEVICE",
     "FACTORY",
+    "METHOD_OPTIONS",
     "OUT",
     "OVERWRITE",
+    "SCHEDULER",
+    "WORKERS",
     "column_options",
+    "method_options",
     "read_lines",
+    "taken_method_options",
 ]
 
-FACTORY = "FAISS factory of the keys, such as IVF4096_HNSW32,SQ8; else by their number."
-BACKGROUND_CONCEPTS = (
-    'What the background is made of: "sky; wall", a .txt file, usual or none; else the preset\'s'
-)
+FACTORY = "FAISS factory of the keys, such as IVF4096_HNSW32,SQ8.  [default: chosen by their number]"
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
+DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), help="Worker processes on this machine.  [default: one per GPU]"
+)
+SCHEDULER = click.option(
+    "--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file."
+)
 _COLUMNS = {
     "caption_column": "Column with the captions.",
-    "id_column": "Column with their ids; else derived from the text.",
-    "nouns_column": "Column with lists of nouns; skips tagging.",
+    "id_column": "Column with their ids.  [default: id, or derived from the text]",
+    "nouns_column": "Column with lists of nouns; these captions are not tagged.",
 }
+METHOD_OPTIONS = (
+    click.option("--method", default="freeda", help=f"One of {', '.join(METHODS)}."),
+    click.option("--index", help="Index name or folder, for methods that retrieve.  [default: toy]"),
+    click.option("--preset", help="Take models and settings from this preset.  [default: the index's own]"),
+    click.option("--recipe", help="default, or paper for the released code's algorithm (freeda)."),
+    click.option(
+        "--background-concepts",
+        metavar="LIST",
+        help='Names that count as background: "sky; wall", a .txt file, usual or none (freeda).  '
+        "[default: the preset's]",
+    ),
+    click.option(
+        "--set",
+        "assignments",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change a setting of the method, such as pamr=0 or superpixels.scale=50; may be repeated.",
+    ),
+    DEVICE,
+)
+"""How a method is chosen and set up."""
 
 
 def column_options(command: Callable) -> Callable:
@@ -34,6 +67,22 @@ def column_options(command: Callable) -> Callable:
     for name, text in reversed(_COLUMNS.items()):
         command = click.option(f"--{name.replace('_', '-')}", help=text)(command)
     return command
+
+
+def method_options(command: Callable) -> Callable:
+    """Adds `METHOD_OPTIONS`."""
+    for option in reversed(METHOD_OPTIONS):
+        command = option(command)
+    return command
+
+
+def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the values of `METHOD_OPTIONS` out of a command's options, as `freeda.load` wants them."""
+    from freeda.presets.toml import parse_setting
+
+    names = ("method", "index", "preset", "recipe", "background_concepts", "device")
+    taken = {name: options.pop(name) for name in names}
+    return {**taken, **dict(map(parse_setting, options.pop("assignments")))}
 
 
 def read_lines(path: Path) -> list[str]:

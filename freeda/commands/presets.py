@@ -8,11 +8,11 @@ __all__ = ["presets_command"]
 
 
 @click.command("presets")
-@click.option("--show", metavar="NAME", help="Print one preset as TOML, to start your own from.")
+@click.option("--show", metavar="NAME", help="Print a preset as TOML, to start your own from.")
 def presets_command(show: str | None) -> None:
     """List the presets, or print one as TOML."""
-    from freeda.presets.toml import to_toml
     from freeda.presets import PRESETS, load_preset
+    from freeda.presets.toml import to_toml
 
     if show:
         click.echo(to_toml(load_preset(show)))

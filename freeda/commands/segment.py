@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from itertools import count
@@ -10,83 +11,117 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from freeda.commands.options import BACKGROUND_CONCEPTS
+from freeda.commands.options import method_options, taken_method_options
 from freeda.errors import FreedaError
-from freeda.commands.progress_bar import result_json, result_text
 
 if TYPE_CHECKING:
+    from freeda.methods.base import Segmenter
     from freeda.segmentation.result import Segmentation
 
 __all__ = ["segment_command"]
 
 _FORMATS = ("labels", "overlay", "npz")
+_Point = tuple[int, int] | None
+"""Column and row of a pixel; None for one pixel per class found."""
 
 
 @click.command("segment", context_settings={"show_default": True})
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--classes", required=True, help='"cat,kitten; dog; grass", or a .txt file with a class a line.'
+    "--classes", required=True, help='"cat,kitten; dog; grass", or a .txt file with one class per line.'
 )
-@click.option("--index", default="toy", help="Index name or folder.")
-@click.option("--method", default="freeda")
-@click.option("--background", is_flag=True, help="Answer background where no class is likely enough.")
-@click.option("--background-concepts", metavar="LIST", help=f"{BACKGROUND_CONCEPTS}; implies --background.")
-@click.option("--neighbors", type=click.IntRange(1), help="Prototypes retrieved a class; else the preset's.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("segmented"))
+@method_options
+@click.option("--background", is_flag=True, help="Label as background whatever is none of the classes.")
 @click.option(
-    "--explain", multiple=True, metavar="X,Y|all", help="Say why: of a pixel, or of one pixel a class found."
+    "--neighbors", type=click.IntRange(1), help="Prototypes per class (freeda).  [default: the preset's]"
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("segmented"), help="Folder of the results."
+)
+@click.option(
+    "--explain",
+    multiple=True,
+    metavar="X,Y|all",
+    help="Explain pixel X,Y (column, row), or one pixel of every class found; may be repeated.",
 )
 @click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(_FORMATS)}.")
-@click.option("--preset", help="Take the models from this preset; else the index's own.")
-@click.option("--recipe", default="default", help="default, or paper for the released code's algorithm.")
-@click.option("--device", default="auto")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def segment_command(
-    images: tuple[Path, ...],
-    classes: str,
-    index: str,
-    method: str,
-    out: Path,
-    explain: tuple[str, ...],
-    formats: str,
-    as_json: bool,
-    **options: Any,
-) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, one line per image.")
+def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options: Any) -> None:
     """Segment IMAGES (files or folders) into the classes named."""
-    from freeda.methods import load_method
     from freeda.class_names import parse_classes
 
-    wanted = _parse_formats(formats)
-    points = [_parse_point(text) for text in explain]
+    wanted = _parse_formats(options.pop("formats"))
+    points = [_parse_point(text) for text in options.pop("explain")]
+    as_json = options.pop("as_json")
     parsed = parse_classes(classes)
     files = _image_files(images)
-    options["background"] |= options["background_concepts"] is not None
-    model = load_method(method, index=index, **options)
+    model = _load(options)
     model.set_classes(parsed)
     if points and not model.explains:
-        raise click.BadParameter(f"method {method} retrieves no prototypes", param_hint="--explain")
-    failed: set[Path] = set()
-    unexplained = 0
+        raise click.BadParameter("this method cannot explain its results", param_hint="--explain")
+    job = _Job(files, out, wanted, points, as_json)
+    for result in model.stream(files, on_error=job.note_failure):
+        job.save(result)
+    if not job.succeeded():
+        sys.exit(1)
 
-    def report_failure(path: Path, error: FreedaError) -> None:
+
+def _load(options: dict[str, Any]) -> Segmenter:
+    from freeda.methods import load
+
+    chosen = taken_method_options(options)
+    background = options["background"] or chosen["background_concepts"] is not None
+    return load(**{"neighbors": options["neighbors"], **chosen}, background=background)
+
+
+class _Job:
+    """Saves results as they come, and remembers what failed."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        out: Path,
+        formats: Sequence[str],
+        points: Sequence[_Point],
+        as_json: bool,
+    ) -> None:
+        self._files, self._out, self._formats = files, out, formats
+        self._points, self._as_json = points, as_json
+        self._names = iter(_unique_stems(files))
+        self._failed: set[object] = set()
+        self._unexplained = 0
+
+    def note_failure(self, path: object, error: FreedaError) -> None:
         click.echo(f"error: {error}", err=True)
-        failed.add(path)
+        self._failed.add(path)
 
-    named = iter(_unique_stems(files))
-    for result in model.stream(files, on_error=report_failure):
-        stem, path = next(item for item in named if item[1] not in failed)
-        written = result.save(out, stem, wanted)
-        for x, y in _chosen_points(points, result):
+    def save(self, result: Segmentation) -> None:
+        stem, path = next(item for item in self._names if item[1] not in self._failed)
+        written = result.save(self._out, stem, self._formats)
+        for x, y in _chosen_points(self._points, result):
             try:
-                written += result.explain(x, y).save(out, stem)
+                written += result.explain(x, y).save(self._out, stem)
             except FreedaError as error:
                 click.echo(f"error: {path}: {error}", err=True)
-                unexplained += 1
-        click.echo(result_json(path, result, written) if as_json else result_text(path, result, written))
-    if failed:
-        click.echo(f"{len(failed)} of {len(files)} images failed", err=True)
-    if failed or unexplained:
-        sys.exit(1)
+                self._unexplained += 1
+        click.echo((_result_json if self._as_json else _result_text)(path, result, written))
+
+    def succeeded(self) -> bool:
+        if self._failed:
+            click.echo(f"{len(self._failed)} of {len(self._files)} images failed", err=True)
+        return not self._failed and not self._unexplained
+
+
+def _result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
+    found = ", ".join(f"{item['label']} {item['share']:.0%}" for item in result.segments_info)
+    return f"{path}: {found or 'nothing decided'}  ->  {', '.join(str(item) for item in written)}"
+
+
+def _result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
+    files = [str(item) for item in written]
+    return json.dumps(
+        {"image": str(path), "segments": result.segments_info, "files": files}, ensure_ascii=False
+    )
 
 
 def _parse_formats(formats: str) -> tuple[str, ...]:
@@ -97,8 +132,7 @@ def _parse_formats(formats: str) -> tuple[str, ...]:
     return wanted
 
 
-def _parse_point(text: str) -> tuple[int, int] | None:
-    """Column and row; None for one point a class found."""
+def _parse_point(text: str) -> _Point:
     if text == "all":
         return None
     column, comma, row = text.partition(",")
@@ -107,22 +141,22 @@ def _parse_point(text: str) -> tuple[int, int] | None:
     return int(column), int(row)
 
 
-def _chosen_points(points: Sequence[tuple[int, int] | None], result: Segmentation) -> list[tuple[int, int]]:
+def _chosen_points(points: Sequence[_Point], result: Segmentation) -> list[tuple[int, int]]:
     named = [point for point in points if point is not None]
     return [*named, *result.inner_points().values()] if None in points else named
 
 
 def _image_files(images: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders by the pictures in them."""
+    """Files as they are, folders by the images in them."""
     from freeda.errors import ImageError
+    from freeda.segmentation.images import IMAGE_ENDINGS
 
-    endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
     files: list[Path] = []
     for path in images:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(item for item in path.iterdir() if item.suffix.lower() in endings)
+        found = sorted(item for item in path.iterdir() if item.suffix.lower() in IMAGE_ENDINGS)
         if not found:
             raise ImageError(f"folder '{path}' holds no images")
         files += found

@@ -1,14 +1,14 @@
-"""Data sets as their label files lie on disk, in the folder layouts that mmsegmentation documents.
+"""Data sets: benchmarks in mmsegmentation's folder layouts, folders of your own, and the toy world.
 
-A data set hands out images and true label maps separately, and its classes are fixed before either
-is read: nothing that predicts can see which classes an image holds.
+A data set gives images and true label maps separately, and its classes are fixed before either is read:
+whatever predicts cannot see which classes an image holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -16,17 +16,14 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from freeda.class_names import BACKGROUND, ClassName, parse_classes
 from freeda.errors import DatasetError
-from freeda.segmentation.images import ImageLike
-from freeda.class_names import ClassName
-from freeda.class_names import BACKGROUND
-from freeda.class_names import parse_classes
+from freeda.evaluation.layouts import DATASETS, IGNORED, Layout
+from freeda.segmentation.images import IMAGE_ENDINGS, ImageLike
 
-__all__ = ["DATASETS", "Dataset", "FolderDataset", "Layout", "ToyDataset", "open_dataset"]
+__all__ = ["Dataset", "FolderDataset", "ToyDataset", "label_names", "open_dataset"]
 
-IGNORED = 255
 _CLASS_FILES = Path(__file__).parent / "classes"
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Dataset(Protocol):
@@ -55,103 +52,6 @@ class Dataset(Protocol):
     def submitted(self, labels: np.ndarray) -> np.ndarray:
         """Labels as the data set's own files number them, for evaluation servers."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where a data set's files lie and what their numbers mean.
-
-    home: its folder below mmsegmentation's `data`; images, labels: path patterns with one {}; names:
-    the file that lists what fills it, None for whatever `images` finds; classes: a file of
-    `classes/`; values: the number of each label in the label files, background first where there is
-    one; ignored: further numbers that may occur; submitted: each label's number on the servers, where
-    it is another one.
-    """
-
-    home: str
-    images: str
-    labels: str
-    classes: str
-    values: tuple[int, ...]
-    names: str | None = None
-    background: bool = False
-    ignored: tuple[int, ...] = (IGNORED,)
-    submitted: tuple[int, ...] | None = None
-
-
-_COCO_MISSING = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-_COCO_IDS = tuple(number for number in range(1, 183) if number not in _COCO_MISSING)
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-
-
-def _from(first: int, count: int) -> tuple[int, ...]:
-    return tuple(range(first, first + count))
-
-
-_VOC21 = Layout(
-    home="VOCdevkit/VOC2012",
-    images="JPEGImages/{}.jpg",
-    labels="SegmentationClass/{}.png",
-    names="ImageSets/Segmentation/val.txt",
-    classes="voc",
-    values=_from(0, 21),
-    background=True,
-)
-_CONTEXT60 = Layout(
-    home="VOCdevkit/VOC2010",
-    images="JPEGImages/{}.jpg",
-    labels="SegmentationClassContext/{}.png",
-    names="ImageSets/SegmentationContext/val.txt",
-    classes="context",
-    values=_from(0, 60),
-    background=True,
-)
-_COCO_STUFF = Layout(
-    home="coco_stuff164k",
-    images="images/val2017/{}.jpg",
-    labels="annotations/val2017/{}_labelTrainIds.png",
-    classes="coco-stuff",
-    values=_from(0, 171),
-    submitted=_COCO_IDS,
-)
-
-
-def _without_background(layout: Layout) -> Layout:
-    """The same files with number 0 ignored: "reduce zero label"."""
-    return replace(layout, background=False, values=layout.values[1:], ignored=(0, IGNORED))
-
-
-DATASETS: Mapping[str, Layout] = {
-    "voc20": _without_background(_VOC21),
-    "voc21": _VOC21,
-    "context59": _without_background(_CONTEXT60),
-    "context60": _CONTEXT60,
-    "coco-stuff": _COCO_STUFF,
-    "coco-object": replace(
-        _COCO_STUFF,
-        labels="annotations/val2017/{}_instanceTrainIds.png",
-        classes="coco-object",
-        values=_from(0, 81),
-        background=True,
-        submitted=(0, *_COCO_IDS[:80]),
-    ),
-    "cityscapes": Layout(
-        home="cityscapes",
-        images="leftImg8bit/val/{}_leftImg8bit.png",
-        labels="gtFine/val/{}_gtFine_labelTrainIds.png",
-        classes="cityscapes",
-        values=_from(0, 19),
-        submitted=_CITYSCAPES_IDS,
-    ),
-    "ade20k": Layout(
-        home="ade/ADEChallengeData2016",
-        images="images/validation/{}.jpg",
-        labels="annotations/validation/{}.png",
-        classes="ade20k",
-        values=_from(1, 150),
-        ignored=(0, IGNORED),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -331,12 +231,12 @@ def _open_own(folder: Path) -> FolderDataset:
         files=_checked(str(folder), files),
         classes=classes[1:] if background else classes,
         background=background,
-        values=_from(0, len(classes)),
+        values=tuple(range(len(classes))),
     )
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _ENDINGS
+    return path.suffix.lower() in IMAGE_ENDINGS
 
 
 def _read_labels(path: Path) -> np.ndarray:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from freeda.evaluation.datasets import IGNORED
+from freeda.evaluation.layouts import IGNORED
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.evaluation.runner import Predictor, Run
+from freeda.evaluation.runner import Run
+from freeda.methods.base import Segmenter
 from freeda.segmentation.images import read_image
 from freeda.segmentation.result import Segmentation
 
@@ -55,15 +56,16 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def _background(run: Run) -> str:
+    """How the background was told from the classes, as far as a method's identity says."""
     if not run.dataset.background:
         return "none in the vocabulary"
-    asked = {name.casefold() for item in run.dataset.classes for name in item.names}
-    concepts = [c for c in run.settings.get("background_concepts", ()) if c.casefold() not in asked]
+    named = {name.casefold() for item in run.dataset.classes for name in item.names}
+    concepts = [c for c in run.settings.get("background_concepts", ()) if c.casefold() not in named]
     return f"constant score, and {len(concepts)} concepts" if concepts else "constant score"
 
 
 def _oracle_threshold(run: Run) -> dict[str, float] | None:
-    """The background's best constant, found with the test labels: no method's own result."""
+    """The best threshold, found with the test labels: this is no result of the method."""
     swept = [(matrix.mean_iou(), -threshold, matrix) for threshold, matrix in run.at_thresholds()]
     if not swept:
         return None
@@ -88,7 +90,7 @@ def _paths(run: Run) -> dict[str, int]:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """The figures for people: every class that occurs, best first, then the whole."""
+    """The figures as text: every class that occurs, best first, then all together."""
     if figures["miou"] is None:
         return f"{figures['images']:,} images, and no pixel of them counts: all are ignored"
     present = [item for item in figures["classes"] if item["iou"] is not None]
@@ -114,12 +116,12 @@ def table(figures: Mapping[str, Any]) -> str:
                 else []
             ),
             f"seconds/image   {figures['seconds_per_image']:.3f}",
-            *([f"regions         {paths}"] if paths else []),
+            *([f"paths           {paths}"] if paths else []),
         ]
     )
 
 
-def write_report(run: Run, predictor: Predictor, out: Path) -> list[Path]:
+def write_report(run: Run, segmenter: Segmenter, out: Path) -> list[Path]:
     """Writes report.json, classes.csv, confusion.png and worst.png into `out`; returns the paths."""
     figures = summary(run)
     paths = [out / name for name in ("report.json", "classes.csv", "confusion.png", "worst.png")]
@@ -131,7 +133,7 @@ def write_report(run: Run, predictor: Predictor, out: Path) -> list[Path]:
         writer.writeheader()
         writer.writerows(figures["classes"])
     _plot_confusion(run.matrix(), run.names, paths[2])
-    _worst_sheet(run, predictor).save(paths[3])
+    _worst_sheet(run, segmenter).save(paths[3])
     return paths
 
 
@@ -162,12 +164,12 @@ def _plot_confusion(matrix: ConfusionMatrix, names: tuple[str, ...], path: Path)
     figure.savefig(path)
 
 
-def _worst_sheet(run: Run, predictor: Predictor) -> Image.Image:
+def _worst_sheet(run: Run, segmenter: Segmenter) -> Image.Image:
     """The images of lowest mIoU, segmented once more: image, truth, prediction."""
     numbers = {run.dataset.name(number): number for number in range(len(run.dataset))}
     worst = sorted(run.records, key=lambda record: record.miou)[:_WORST]
     chosen = [numbers[record.name] for record in worst]
-    results = list(predictor.stream(run.dataset.image(number) for number in chosen))
+    results = list(segmenter.stream(run.dataset.image(number) for number in chosen))
     sheet = Image.new("RGB", (3 * _CELL + 260, max(len(worst), 1) * (_CELL + 24)), "white")
     for row, (record, number, result) in enumerate(zip(worst, chosen, results, strict=True)):
         top = row * (_CELL + 24)

@@ -1,48 +1,44 @@
-"""Runs a segmenter over a data set, one line a finished image, so that a run can go on after a stop."""
+"""Runs a segmenter over a data set. Every finished image is one line of a log, so that runs can resume."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from freeda.errors import DatasetError, OutputError
-from freeda.evaluation.datasets import IGNORED, Dataset, label_names
+from freeda.errors import DatasetError, OutputError, reason
+from freeda.evaluation.datasets import Dataset, label_names
+from freeda.evaluation.layouts import IGNORED
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.segmentation.images import ImageLike
-from freeda.class_names import ClassName
+from freeda.files import replacing
+from freeda.methods.base import Segmenter
 from freeda.segmentation.decision import Foreground
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["THRESHOLDS", "ImageRecord", "Predictor", "Run", "evaluate"]
+__all__ = ["THRESHOLDS", "ImageRecord", "Run", "evaluate"]
 
 THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
-"""Constants of the background that a sweep on the test labels tries."""
+"""Thresholds of the background that are tried on the test labels."""
 _RUN, _IMAGES, _PREDICTIONS = "run.json", "images.jsonl", "predictions"
-
-
-class Predictor(Protocol):
-    """What is evaluated: it is told the classes once and then sees images only."""
-
-    def set_classes(self, classes: Sequence[ClassName]) -> object: ...
-    def stream(self, images: Iterable[ImageLike]) -> Iterator[Segmentation]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """One image's result: seconds since the result before (images pass the models in groups), mIoU
-    over its own classes, regions by path, and pixels by (true label, predicted label).
+    """One image's result.
 
-    foreground: where there is a background, pixels by (true label, label were none background, number
-    of `THRESHOLDS` below its score).
+    seconds: since the result before, for images pass the models in groups.
+    miou: over the classes of this image.
+    paths: how many regions, or classes, were handled in which way.
+    pairs: (true label, predicted label, pixels).
+    foreground: where there is a background: (true label, best class, number of `THRESHOLDS` below its score,
+        pixels).
     """
 
     name: str
@@ -69,7 +65,7 @@ class Run:
         return total
 
     def at_thresholds(self) -> Iterator[tuple[float, ConfusionMatrix]]:
-        """What every one of `THRESHOLDS`, as the background's constant, would have given."""
+        """What each of `THRESHOLDS` would have given."""
         classes = len(self.names)
         counts = np.zeros((len(THRESHOLDS) + 1, classes, classes + 1), np.int64)
         for record in self.records:
@@ -86,31 +82,33 @@ class Run:
 
 
 def evaluate(
-    predictor: Predictor,
+    segmenter: Segmenter,
     dataset: Dataset,
     out: Path,
-    settings: Mapping[str, Any],
     *,
     limit: int | None = None,
     overwrite: bool = False,
     save_predictions: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Run:
     """Segments a data set's images, or the first `limit`, and compares them with the truth.
 
-    settings: whatever the result depends on (method, index, ...); a folder `out` that holds another
-    run is refused. progress: called with images done and in all. Raises `DatasetError`, `OutputError`.
+    out: where the run is logged. A run of the same data set and segmenter there is resumed; another one is
+        refused, unless `overwrite`.
+    save_predictions: whether to keep label maps, numbered as the data set's own files.
+    on_progress: called with images done and in all.
+    Raises `DatasetError`, `OutputError`.
     """
-    complete = {**dataset.identity, **settings}
+    complete = {**dataset.identity, **segmenter.identity}
     count = min(limit or len(dataset), len(dataset))
     records = _open_run(out, complete, overwrite)
     if save_predictions:
         records = [r for r in records if (out / _PREDICTIONS / f"{r.name}.png").exists()]
     done = {record.name for record in records}
     pending = [number for number in range(count) if dataset.name(number) not in done]
-    progress(count - len(pending), count)
-    predictor.set_classes(dataset.classes)
-    results = predictor.stream(dataset.image(number) for number in pending)
+    on_progress(count - len(pending), count)
+    segmenter.set_classes(dataset.classes)
+    results = segmenter.stream(dataset.image(number) for number in pending)
     with (out / _IMAGES).open("a", encoding="utf-8") as log:
         for finished, (number, result, seconds) in enumerate(_timed(pending, results), 1):
             record = _compare(dataset, number, result, seconds)
@@ -119,7 +117,7 @@ def evaluate(
             log.write(json.dumps(vars(record)) + "\n")
             log.flush()
             records.append(record)
-            progress(count - len(pending) + finished, count)
+            on_progress(count - len(pending) + finished, count)
     wanted = {dataset.name(number) for number in range(count)}
     latest = {r.name: r for r in records if r.name in wanted}
     kept = sorted(latest.values(), key=lambda r: r.name)
@@ -178,14 +176,11 @@ def _open_run(out: Path, settings: Mapping[str, Any], overwrite: bool) -> list[I
             shutil.rmtree(out / _PREDICTIONS, ignore_errors=True)
         if not (out / _RUN).exists():
             (out / _IMAGES).write_text("", encoding="utf-8")
-            partial = out / f"{_RUN}.partial"
-            partial.write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
-            os.replace(partial, out / _RUN)
+            with replacing(out / _RUN) as partial:
+                partial.write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
             return []
     except OSError as error:
-        raise OutputError(
-            f"cannot write to '{out}': {error.strerror or error}; choose another --out"
-        ) from error
+        raise OutputError(f"cannot write to '{out}': {reason(error)}; choose another --out") from error
     _require_same(out, json.loads((out / _RUN).read_text(encoding="utf-8")), settings)
     return _read_records(out / _IMAGES)
 

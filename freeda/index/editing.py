@@ -1,4 +1,4 @@
-"""New indexes from finished ones: several merged, a part taken, near-duplicates left out."""
+"""New indexes from finished ones: merge, subset, dedupe."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from freeda.errors import IndexMismatchError, OutputError, reason
+from freeda.index.format import MANIFEST, REJECT_SCHEMA, Manifest
 from freeda.index.near_duplicates import near_duplicates
-from freeda.errors import IndexMismatchError, OutputError
 from freeda.index.reader import PrototypeIndex
-from freeda.index.format import MANIFEST, REJECTS, Manifest
-from freeda.index.format import REJECT_SCHEMA
 from freeda.index.writer import NoPrototypesError, Origin, write_index
 from freeda.locking import locked
 from freeda.records import Prototype
+from freeda.vectors import unit
 
 __all__ = ["Edited", "dedupe", "merge", "subset"]
 
@@ -42,18 +41,18 @@ def merge(
     overwrite: bool = False,
     rejects: pa.Table | None = None,
 ) -> Edited:
-    """All prototypes of several indexes in order; one that is in two of them (the same in name, caption,
-    seed and looks) is taken once, and so are their rejects.
+    """Joins several indexes, in order. A prototype or a reject that is in two of them is taken once.
 
-    factory: FAISS's name for the kind of index over the keys, None for the one of their number;
-    rejects: more of them, of `REJECT_SCHEMA`.
-    Raises `IndexMismatchError` unless the same models and kind of key made all, `OutputError`.
+    Prototypes are the same if noun, caption, seed and visual vector are.
+    factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
+    rejects: further rejects, a table of `REJECT_SCHEMA`.
+    Raises `IndexMismatchError` unless all were built with the same models and kind of key, and `OutputError`.
     """
     first = indexes[0]
     for other in indexes[1:]:
         _require_same_models(first, other)
     more = [] if rejects is None else [rejects]
-    all_rejects = _unique(pa.concat_tables([*map(_rejects, indexes), *more]))
+    all_rejects = _unique(pa.concat_tables([*(index.rejects() for index in indexes), *more]))
     return _write(
         out, _merged(indexes), all_rejects, indexes, {"merged": _builds(indexes)}, overwrite, factory
     )
@@ -67,13 +66,13 @@ def subset(
     caption_ids: Collection[str] = (),
     overwrite: bool = False,
 ) -> Edited:
-    """The prototypes, and the rejects, of these nouns or of these captions.
+    """Takes the prototypes and rejects of these nouns and of these captions.
 
-    Raises `IndexMismatchError` where there are none, `OutputError`.
+    Raises `IndexMismatchError` where there are none, and `OutputError`.
     """
     wanted, ids = frozenset(nouns), frozenset(caption_ids)
     kept = (item for item in index.prototypes() if item.noun in wanted or item.caption_id in ids)
-    table = _rejects(index)
+    table = index.rejects()
     chosen = pc.or_(
         pc.is_in(table.column("noun"), pa.array(sorted(wanted), pa.string())),
         pc.is_in(table.column("caption_id"), pa.array(sorted(ids), pa.string())),
@@ -83,16 +82,15 @@ def subset(
 
 
 def dedupe(index: PrototypeIndex, out: Path, *, similarity: float = 0.98, overwrite: bool = False) -> Edited:
-    """Leaves out every prototype whose key and visual vector are both at least so similar (cosine) to
-    those of one kept before it under the same noun.
+    """Leaves out prototypes that repeat an earlier one of the same noun.
 
-    Raises `OutputError`.
+    similarity: cosine that both key and visual vector must reach to be a repeat. Raises `OutputError`.
     """
     dropped = np.concatenate([[], *(_repeats(index, rows, similarity) for rows in _rows_by_noun(index))])
     left_out = frozenset(dropped.astype(np.int64).tolist())
     kept = (item for row, item in enumerate(index.prototypes()) if row not in left_out)
     change = {"deduplicated": {"of": _builds([index]), "similarity": similarity}}
-    return _write(out, kept, _rejects(index), [index], change, overwrite)
+    return _write(out, kept, index.rejects(), [index], change, overwrite)
 
 
 def _require_same_models(first: PrototypeIndex, other: PrototypeIndex) -> None:
@@ -117,10 +115,10 @@ def _require_same_models(first: PrototypeIndex, other: PrototypeIndex) -> None:
 
 
 def _builds(indexes: Sequence[PrototypeIndex]) -> list[dict[str, Any]]:
-    """What each index was built from, so that a new one tells where it comes from.
+    """What each index was built from, for the new one's manifest.
 
-    A merged one stands for what it was merged from: else every merging would nest one deeper. Where keys
-    had to be decoded from a compressed index, its kind is noted.
+    Of a merged one, what that was merged from: else every merge would nest one level deeper. Where keys were
+    decoded from a compressed index, its kind is noted.
     """
     found: list[dict[str, Any]] = []
     for index in indexes:
@@ -131,10 +129,6 @@ def _builds(indexes: Sequence[PrototypeIndex]) -> list[dict[str, Any]]:
         decoded = {} if manifest.factory == "Flat" else {"keys_decoded_from": manifest.factory}
         found += [{**part, **decoded} for part in parts]
     return found
-
-
-def _rejects(index: PrototypeIndex) -> pa.Table:
-    return pq.read_table(index.folder / REJECTS).cast(REJECT_SCHEMA)
 
 
 def _merged(indexes: Sequence[PrototypeIndex]) -> Iterator[Prototype]:
@@ -150,15 +144,9 @@ def _merged(indexes: Sequence[PrototypeIndex]) -> Iterator[Prototype]:
 
 def _repeats(index: PrototypeIndex, rows: np.ndarray, similarity: float) -> np.ndarray:
     """Those of (n,) rows, in order, that repeat one kept before them."""
-    keys, looks = _unit(index.keys_of(rows)), _unit(index.vectors(rows))
+    keys, looks = unit(index.keys_of(rows)), unit(index.vectors(rows))
     repeats: np.ndarray = rows[near_duplicates(keys, looks, similarity=similarity)]
     return repeats
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Keys of a compressed index come back at nearly unit length only."""
-    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 def _unique(rejects: pa.Table) -> pa.Table:
@@ -193,7 +181,7 @@ def _write(
         preset=first.preset,
         models=first.fingerprints,
         build=change,
-        fingerprint=hashlib.sha256(json.dumps(change, sort_keys=True).encode()).hexdigest()[:16],
+        build_id=hashlib.sha256(json.dumps(change, sort_keys=True).encode()).hexdigest()[:16],
         seed=first.seed,
     )
     captions = sum(source.manifest.captions for source in sources)
@@ -208,5 +196,5 @@ def _write(
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot write the index to '{out}': {error.strerror or error}") from error
+        raise OutputError(f"cannot write the index to '{out}': {reason(error)}") from error
     return Edited(manifest, sum(map(len, sources)) - manifest.prototypes)

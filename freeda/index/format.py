@@ -1,4 +1,4 @@
-"""The index folder's format: its files, its manifest, and whether both are as they were written."""
+"""The files of an index: their names, schemas and manifest. No other module knows how they are laid out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from freeda.errors import IndexCorruptError
+from freeda.files import replacing, sync
+from freeda.records import Prototype, Reject
 
 __all__ = [
     "CARD",
@@ -21,36 +25,48 @@ __all__ = [
     "KEYS",
     "MANIFEST",
     "PROTOTYPES",
-    "REPORT",
     "REJECTS",
+    "REJECT_SCHEMA",
+    "REPORT",
     "ROWS_PER_BATCH",
     "Manifest",
     "check_files",
     "manifest_text",
+    "open_prototypes",
     "parse_manifest",
+    "prototype_batch",
     "prototype_schema",
     "read_manifest",
+    "read_rejects",
+    "reject_table",
     "write_manifest",
+    "write_rejects",
 ]
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.parquet", "README.md"
 REPORT = "report.html"
-"""For people; beside the files, not one of them."""
+"""For people; it lies in the folder, but is not one of the index's files."""
 FILES = (KEYS, PROTOTYPES, REJECTS, CARD)
-"""Every file of an index beside its manifest."""
+"""All files of an index but its manifest."""
 ROWS_PER_BATCH = 4096
-"""Prototypes a record batch of `prototypes.arrow`; all but the last are full."""
+"""Prototypes per record batch of `prototypes.arrow`; only the last batch may be smaller."""
+REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("caption_id", "caption", "noun", "reason")])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an index is made of and from; written last, so that an index without one is unfinished.
+    """What an index holds and what it was built from. It is written last: an index without one is unfinished.
 
-    fingerprints: of the weights of "diffusion", "clip" and "backbone", and the "precision" they ran
-    in; factory: FAISS's name for the kind of `keys.faiss`; recall: the share of the 350 nearest keys that
-    it finds, measured when it was built; files: name to sha256.
+    preset: as plain data.
+    fingerprints: of the weights of "diffusion", "clip" and "backbone", and the "precision" they ran in.
+    key_dim, vector_dim: widths of keys and visual vectors.
+    prototypes, nouns, captions, rejects: counts.
+    build: everything that decides the prototypes; build_fingerprint: the build's id, a digest of it.
+    factory: FAISS's name for the kind of `keys.faiss`.
+    recall: share of the 350 nearest keys that it finds, measured when it was built.
+    files, sizes: sha256 and bytes of every file, by name.
     """
 
     preset: Mapping[str, Any]
@@ -91,10 +107,53 @@ def prototype_schema(vector_dim: int) -> pa.Schema:
     )
 
 
+def prototype_batch(prototypes: Sequence[Prototype]) -> pa.RecordBatch:
+    """Prototypes as a record batch of `prototypes.arrow`; keys lie in a file of their own."""
+    schema = prototype_schema(len(prototypes[0].vector))
+    flat = np.concatenate([prototype.vector for prototype in prototypes]).astype(np.float16)
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("vector").type.list_size)
+        if name == "vector"
+        else pa.array([getattr(prototype, name) for prototype in prototypes], schema.field(name).type)
+        for name in schema.names
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def open_prototypes(folder: Path, manifest: Manifest) -> list[pa.RecordBatch]:
+    """The record batches of `prototypes.arrow`, memory-mapped; raises `IndexCorruptError`."""
+    path = folder / PROTOTYPES
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IndexCorruptError(f"{path} cannot be read: {error}; restore or rebuild the index") from error
+    rows = sum(map(len, batches))
+    if rows != manifest.prototypes or reader.schema != prototype_schema(manifest.vector_dim):
+        raise IndexCorruptError(f"{path} does not match its manifest; restore or rebuild the index")
+    return batches
+
+
+def reject_table(rejects: Sequence[Reject]) -> pa.Table:
+    """Rejects as a table of `REJECT_SCHEMA`."""
+    return pa.Table.from_pylist([asdict(reject) for reject in rejects], REJECT_SCHEMA)
+
+
+def write_rejects(rejects: pa.Table, folder: Path) -> None:
+    """Writes a table of `REJECT_SCHEMA` as `rejects.parquet`."""
+    pq.write_table(rejects.cast(REJECT_SCHEMA), folder / REJECTS)
+
+
+def read_rejects(content: bytes) -> pa.Table:
+    """The table that the bytes of a `rejects.parquet` hold; raises `IndexCorruptError`."""
+    try:
+        return pq.read_table(pa.BufferReader(content)).cast(REJECT_SCHEMA)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise IndexCorruptError(f"{REJECTS} cannot be read: {error}; restore or rebuild the index") from error
+
+
 def manifest_text(manifest: Manifest) -> str:
-    """As JSON, with the sha256 that the text has while its place is empty: whatever byte of it changes is
-    found.
-    """
+    """As JSON, with its own sha256, taken while that field is empty: a change of any byte is found."""
     return _text(manifest, hashlib.sha256(_text(manifest, "").encode()).hexdigest())
 
 
@@ -103,30 +162,21 @@ def _text(manifest: Manifest, digest: str) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest, files: Sequence[str] = FILES) -> None:
-    """Adds the digests and sizes of `files` and writes the manifest atomically, last of all; on return
-    a power cut takes none of it.
+    """Adds the digests and sizes of `files` and writes the manifest atomically, after all else.
+
+    Once it returns, a power cut loses nothing.
     """
     for name in files:
-        _sync(folder / name)
+        sync(folder / name)
     complete = replace(
         manifest,
         files={name: _sha256(folder / name) for name in files},
         sizes={name: (folder / name).stat().st_size for name in files},
     )
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(manifest_text(complete), encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, folder / MANIFEST)
+    with replacing(folder / MANIFEST) as partial:
+        partial.write_text(manifest_text(complete), encoding="utf-8")
     if os.name == "posix":
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -146,7 +196,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             )
         digest = data.pop("digest")
         if hashlib.sha256(content.replace(digest.encode(), b"", 1)).hexdigest() != digest:
-            raise TypeError("it is not the one that was written: its sha256 differs")
+            raise TypeError("its sha256 differs from the one it holds")
         manifest = Manifest(**data)
         if not set(FILES) == set(manifest.files) == set(manifest.sizes):
             raise TypeError("it does not name every file")
@@ -156,7 +206,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:
-    """Raises `IndexCorruptError` where a file's size, or with `digests` any byte, is not as written."""
+    """Raises `IndexCorruptError` where a file's size is not as written, or, with `digests`, any byte."""
     for name, size in manifest.sizes.items():
         path = folder / name
         if not path.is_file():

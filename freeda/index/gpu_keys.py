@@ -1,4 +1,4 @@
-"""Keys on a GPU, searched as FAISS's own indexes are."""
+"""Keys that are searched on a GPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ __all__ = ["GpuKeys"]
 
 
 class GpuKeys:
-    """A FAISS index copied to the first GPU. FAISS's GPU indexes and their resources serve one thread at a
-    time, even to read, so every thread that searches has its own copy.
+    """A FAISS index on the first GPU, with the `search` of FAISS's own indexes.
+
+    FAISS's GPU indexes serve one thread at a time, even to read, so every thread that searches makes a copy.
     """
 
     def __init__(self, keys: faiss.Index) -> None:

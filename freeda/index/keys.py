@@ -1,9 +1,9 @@
-"""The keys of an index in FAISS: which kind of index for how many, and how well it answers.
+"""The keys of an index in FAISS: the kind of index for their number, and its measured recall.
 
-Rule (`choose_factory`): exact (`Flat`) up to two million keys. Above, an inverted file whose cells are
-found by an HNSW graph, with 8 bits a dimension (`SQ8`) while that fits into the memory allowed, else
-rotated and product-quantised (`OPQ`, `PQ`) to a byte for eight dimensions. Flat reads every key for
-every class; an inverted file reads a few cells and is measured for what it misses.
+Rule (`choose_factory`): up to two million keys, an exact index (`Flat`). Above, an inverted file whose cells
+are found by an HNSW graph, with 8 bits per dimension (`SQ8`) while that fits into the memory allowed, else
+rotated and product-quantised (`OPQ`, `PQ`) to one byte per eight dimensions. Flat reads every key for every
+class; an inverted file reads a few cells, and its recall is measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from freeda.errors import ConfigError
 __all__ = [
     "EXACT_UP_TO",
     "RECALL_AT",
-    "TRAINED_A_CELL",
+    "TRAINED_PER_CELL",
     "build_keys",
     "check_factory",
     "choose_factory",
@@ -29,22 +29,22 @@ __all__ = [
 
 EXACT_UP_TO = 2_000_000
 RECALL_AT = 350
-"""Neighbours of which recall is measured: what FreeDA retrieves for a class."""
-_USUAL_DIMS = (512, 768, 1024)
-"""Of CLIP's text embeddings: before the models are loaded, the keys' width is not known."""
+"""Neighbours of which recall is measured: as many as FreeDA retrieves per class."""
+_COMMON_DIMS = (512, 768, 1024)
+"""Widths of CLIP's text embeddings. Before the models are loaded, the keys' width is not known."""
 _MEMORY = 16 * 2**30
-_LEAST_CELLS = 64
-TRAINED_A_CELL = 64
-"""Keys that an inverted file is trained on, for each of its cells: memory stays bounded."""
+_MIN_CELLS = 64
+TRAINED_PER_CELL = 64
+"""Keys that an inverted file is trained on per cell: memory stays bounded."""
 _QUERIES = 256
 _WANTED_RECALL = 0.95
-_LEAST_GAIN = 0.005
-"""Where codes are coarse, more cells find no more: so little is not worth twice the time."""
+_MIN_GAIN = 0.005
+"""Smallest gain in recall that is worth twice the time; where codes are coarse, more cells find no more."""
 _BLOCK = 65_536
 
 
 def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
-    """FAISS's factory string for `count` keys of `dim` numbers; memory: bytes that keys may fill."""
+    """FAISS's factory string for `count` keys of `dim` numbers. memory: bytes that keys may take."""
     if count <= EXACT_UP_TO and 4 * dim * count <= memory:
         return "Flat"
     cells = _cells(count)
@@ -54,8 +54,8 @@ def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
     return f"OPQ{parts},IVF{cells}_HNSW32,PQ{parts}"
 
 
-def check_factory(factory: str, dims: Sequence[int] = _USUAL_DIMS) -> None:
-    """Raises `ConfigError` for a string that is no factory of FAISS's for keys of any of these widths."""
+def check_factory(factory: str, dims: Sequence[int] = _COMMON_DIMS) -> None:
+    """Raises `ConfigError` unless the string is a factory of FAISS's for keys of one of these widths."""
     reasons = []
     for dim in dims:
         try:
@@ -68,12 +68,13 @@ def check_factory(factory: str, dims: Sequence[int] = _USUAL_DIMS) -> None:
 
 
 def build_keys(keys: np.ndarray, factory: str, path: Path) -> float:
-    """Builds an index over (N, K) float32 unit vectors, which may be a memory map, and writes it.
+    """Builds an index over (N, K) float32 unit vectors, which may be a memory map, writes it, returns its
+    recall.
 
-    Trained on a bounded sample, filled block by block; of an inverted file so many cells are searched as
-    recall at `RECALL_AT` wants (95 %), at most a quarter, and no more where they gain nothing. Returns that
-    recall, measured on keys drawn as queries. Memory: that of the finished index.
-    Raises `ConfigError`, `OSError`.
+    It is trained on a bounded sample and filled block by block. Of an inverted file, as many cells are
+    searched as a recall of 95 % needs, at most a quarter, and no more once they gain nothing. Recall is
+    measured at `RECALL_AT` on keys drawn as queries. Memory: that of the finished index. Raises
+    `ConfigError`, `OSError`.
     """
     index = faiss.index_factory(keys.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     cells = _inverted_file(index)
@@ -90,7 +91,7 @@ def build_keys(keys: np.ndarray, factory: str, path: Path) -> float:
     recall = 1.0 if factory == "Flat" else _tune(index, keys, cells)
     try:
         faiss.write_index(index, str(path))
-    except RuntimeError as error:  # so FAISS says that a disk is full
+    except RuntimeError as error:  # FAISS's way to say that a disk is full
         raise OSError(f"{path}: {str(error).splitlines()[-1]}") from error
     return recall
 
@@ -105,7 +106,7 @@ def open_keys(path: Path) -> faiss.Index:
 
 
 def prepare_reconstruction(index: faiss.Index) -> None:
-    """Lets an inverted file say where a row's key lies: 8 bytes a key, done once."""
+    """Makes the keys of an inverted file readable by row; takes 8 bytes per key, once."""
     cells = _inverted_file(index)
     if cells is not None and cells.direct_map.no():
         cells.make_direct_map()
@@ -113,7 +114,7 @@ def prepare_reconstruction(index: faiss.Index) -> None:
 
 def _cells(count: int) -> int:
     """About four times the root of the count, a power of two."""
-    return int(max(_LEAST_CELLS, 2 ** round(np.log2(4 * np.sqrt(count)))))
+    return int(max(_MIN_CELLS, 2 ** round(np.log2(4 * np.sqrt(count)))))
 
 
 def _inverted_file(index: faiss.Index) -> faiss.IndexIVF | None:
@@ -121,7 +122,7 @@ def _inverted_file(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def _train(index: faiss.Index, keys: np.ndarray, cells: int) -> None:
-    count = min(len(keys), max(cells * TRAINED_A_CELL, _BLOCK))
+    count = min(len(keys), max(cells * TRAINED_PER_CELL, _BLOCK))
     rows = np.sort(np.random.default_rng(0).choice(len(keys), count, replace=False))
     inverted = _inverted_file(index)
     if inverted is not None and faiss.get_num_gpus():
@@ -140,7 +141,7 @@ def _tune(index: faiss.Index, keys: np.ndarray, cells: faiss.IndexIVF | None) ->
     cells.nprobe, recall = 1, 0.0
     while True:
         before, recall = recall, _recall(index, queries, exact)
-        if recall >= _WANTED_RECALL or recall - before < _LEAST_GAIN or cells.nprobe * 8 > cells.nlist:
+        if recall >= _WANTED_RECALL or recall - before < _MIN_GAIN or cells.nprobe * 8 > cells.nlist:
             return recall
         cells.nprobe *= 2
 

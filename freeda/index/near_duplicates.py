@@ -1,4 +1,4 @@
-"""Near-duplicates by cosine, the first of each kept."""
+"""Near-duplicates by cosine; the first of each is kept."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ _CHUNK, _KEPT_CHUNK = 1024, 16_384
 
 
 def near_duplicates(*spaces: np.ndarray, similarity: float) -> np.ndarray:
-    """(N,) bool: which rows repeat one that was kept before them.
+    """(N,) bool: which rows repeat an earlier row that is kept.
 
-    spaces: (N, D) float32 unit vectors each; two rows are alike where their cosine is at least
-    `similarity` in every space. A row that is left out makes no other a repeat. Memory: blocks of
-    1,024 rows against 16,384 kept ones.
+    spaces: (N, D) float32 unit vectors each. Two rows are duplicates where their cosine is at least
+        `similarity` in
+    every space; a row that is left out makes no other a repeat.
+    Memory: blocks of 1,024 rows against 16,384 kept ones.
     """
     repeats = np.zeros(len(spaces[0]), bool)
     for start in range(0, len(repeats), _CHUNK):

@@ -18,13 +18,25 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from freeda.presets.settings import Preset
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from freeda.index.format import (
+    KEYS,
+    MANIFEST,
+    PROTOTYPES,
+    REJECTS,
+    ROWS_PER_BATCH,
+    Manifest,
+    check_files,
+    open_prototypes,
+    read_manifest,
+    read_rejects,
+)
 from freeda.index.gpu_keys import GpuKeys
-from freeda.index.format import KEYS, MANIFEST, PROTOTYPES, ROWS_PER_BATCH, Manifest, check_files, prototype_schema, read_manifest
 from freeda.index.keys import open_keys, prepare_reconstruction
+from freeda.presets.settings import Preset
 from freeda.presets.toml import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
+from freeda.vectors import unit
 
 __all__ = ["PrototypeIndex", "find_index", "search_paths"]
 
@@ -34,28 +46,28 @@ _REMEMBERED = 4096
 
 
 def search_paths(name: str) -> list[Path]:
-    """Where an index of that name is looked for, in order."""
-    package = Path(__file__).parent
+    """Folders where an index of that name is looked for, in order."""
+    package = Path(__file__).parents[1]
     home = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda"))
-    places = [Path(name), home / "indexes" / name, Path("indexes") / name, package / "indexes" / name]
+    folders = [Path(name), home / "indexes" / name, Path("indexes") / name, package / "indexes" / name]
     if (package.parent / "pyproject.toml").exists():
-        places.append(package.parent / "indexes" / name)
-    return places
+        folders.append(package.parent / "indexes" / name)
+    return folders
 
 
 def find_index(name: str) -> Path:
     """The folder of an index given by name or path; raises `IndexNotFoundError`."""
-    places = search_paths(name)
-    for place in places:
-        if (place / MANIFEST).is_file():
-            return place
-    for place in places:
-        if place.is_dir() and any((place / part).exists() for part in (KEYS, PROTOTYPES)):
+    folders = search_paths(name)
+    for folder in folders:
+        if (folder / MANIFEST).is_file():
+            return folder
+    for folder in folders:
+        if folder.is_dir() and any((folder / part).exists() for part in (KEYS, PROTOTYPES)):
             raise IndexCorruptError(
-                f"'{place}' has no {MANIFEST}, so its build never finished; run the same "
+                f"'{folder}' has no {MANIFEST}, so its build never finished; run the same "
                 f"`freeda build-index` command again"
             )
-    looked = ", ".join(str(place) for place in places)
+    looked = ", ".join(map(str, folders))
     raise IndexNotFoundError(
         f"no index '{name}'; looked in {looked}. Build one with "
         f"`freeda build-index CAPTIONS.parquet --out DIR`"
@@ -83,10 +95,11 @@ class PrototypeIndex:
     def open(cls, name: str | Path, *, verify: bool | None = None, gpu: bool = False) -> PrototypeIndex:
         """Opens an index by name or folder.
 
-        verify: whether to check every file's digest; None does so up to 128 MiB, where it takes
-        no time, and checks names and sizes beyond. gpu: whether keys are searched on a
-        GPU, to which each thread copies them: of use with thousands of classes, if they fit.
-        Raises `IndexNotFoundError`, `IndexCorruptError`, `ConfigError` without a GPU.
+        verify: whether to check every file's digest. None does so for up to 128 MiB, which takes no time, and
+            checks names and sizes only for more.
+        gpu: whether to search the keys on a GPU. Each thread copies them there, which pays with thousands of
+            classes, if they fit.
+        Raises `IndexNotFoundError`, `IndexCorruptError`, and `ConfigError` without a GPU.
         """
         folder = find_index(str(name))
         manifest = read_manifest(folder)
@@ -135,17 +148,7 @@ class PrototypeIndex:
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
-        path = self.folder / PROTOTYPES
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        except (pa.ArrowInvalid, OSError) as error:
-            raise IndexCorruptError(
-                f"{path} cannot be read: {error}; restore or rebuild the index"
-            ) from error
-        if sum(map(len, batches)) != len(self) or reader.schema != prototype_schema(self.manifest.vector_dim):
-            raise IndexCorruptError(f"{path} is not what its manifest says; restore or rebuild the index")
-        return batches
+        return open_prototypes(self.folder, self.manifest)
 
     @cached_property
     def _vector_views(self) -> list[np.ndarray]:
@@ -168,11 +171,11 @@ class PrototypeIndex:
         """(len(rows), D) float32 raw visual vectors, read from the memory map."""
         numbers = _require_rows(rows)
         taken = np.empty((len(numbers), self.manifest.vector_dim), np.float32)
-        owners, places = np.divmod(numbers, ROWS_PER_BATCH)
+        owners, offsets = np.divmod(numbers, ROWS_PER_BATCH)
         order = np.argsort(numbers, kind="stable")
         for run in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
             if len(run):
-                taken[run] = self._vector_views[owners[run[0]]][places[run]]
+                taken[run] = self._vector_views[owners[run[0]]][offsets[run]]
         return taken
 
     def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -181,35 +184,35 @@ class PrototypeIndex:
         return np.asarray(self.keys.reconstruct_batch(_require_rows(rows)), np.float32)
 
     @cached_property
-    def _looks(self) -> tuple[faiss.Index, np.ndarray]:
-        """All finite visual vectors, of unit length and half precision, and the row of each; together
-        as much memory as their file.
+    def _visual_search(self) -> tuple[faiss.Index, np.ndarray]:
+        """A search index of all finite visual vectors, of unit length and in half precision, and the row of
+        each.
+
+        Memory: as much as `prototypes.arrow` takes on disk.
         """
-        looks = faiss.IndexScalarQuantizer(
+        found = faiss.IndexScalarQuantizer(
             self.manifest.vector_dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         )
         finite = [np.isfinite(view).all(1) for view in self._vector_views]
         for view, kept in zip(self._vector_views, finite, strict=True):
-            looks.add(_unit(view[kept].astype(np.float32)))
-        return looks, np.flatnonzero(np.concatenate(finite))
+            found.add(unit(view[kept].astype(np.float32)))
+        return found, np.flatnonzero(np.concatenate(finite))
 
     def search_vectors(self, features: np.ndarray, k: int) -> np.ndarray:
-        """(R, k) rows of the prototypes that look most like (R, D) features, by cosine, best first;
-        k is at most the number of prototypes. A feature that is not finite finds nothing: -1.
+        """(R, k) rows of the prototypes whose visual vectors are nearest to (R, D) features, by cosine.
 
-        Vectors that are not finite are never found. The first call reads all others into memory.
+        k is at most the number of prototypes. A feature that is not finite finds nothing: -1. Vectors that
+        are not finite are never found. The first call reads all others into memory.
         """
-        looks, rows = self._looks
+        searched, rows = self._visual_search
         found = np.full((len(features), min(k, len(rows))), -1, np.int64)
         finite = np.isfinite(features).all(1)
         if finite.any():
-            found[finite] = rows[looks.search(_unit(features[finite]), found.shape[1])[1]]
+            found[finite] = rows[searched.search(unit(features[finite]), found.shape[1])[1]]
         return found
 
     def mean_keys(self, rows: np.ndarray) -> np.ndarray:
-        """(R, K) float32: the plain mean of the keys of each line of (R, k) rows; NaN for a line
-        that holds a -1.
-        """
+        """(R, K) float32: the mean key of each line of (R, k) rows; NaN for a line that holds a -1."""
         means = np.full((len(rows), self.manifest.key_dim), np.nan, np.float32)
         whole = (rows >= 0).all(1)
         if whole.any():
@@ -219,7 +222,7 @@ class PrototypeIndex:
         return means
 
     def rows(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The given columns of prototypes, one dict a prototype."""
+        """The given columns of some prototypes, one dict per prototype."""
         return [
             {
                 name: self._batches[n // ROWS_PER_BATCH].column(name)[n % ROWS_PER_BATCH].as_py()
@@ -229,7 +232,9 @@ class PrototypeIndex:
         ]
 
     def prototypes(self) -> Iterator[Prototype]:
-        """All prototypes in order, a batch in memory at a time; keys and vectors as the index holds them."""
+        """All prototypes in order, one batch in memory at a time; keys and vectors as the index holds
+        them.
+        """
         start = 0
         for batch, vectors in zip(self._batches, self._vector_views, strict=True):
             keys = self.keys_of(range(start, start + len(batch)))
@@ -239,9 +244,16 @@ class PrototypeIndex:
                 yield Prototype(**row, key=key, vector=vector.astype(np.float32))
 
     def column(self, name: str) -> Iterator[Any]:
-        """One column of all prototypes, in order, a batch in memory at a time."""
+        """One column of all prototypes, in order, one batch in memory at a time."""
         for batch in self._batches:
             yield from batch.column(name).to_pylist()
+
+    def rejects(self) -> pa.Table:
+        """Every caption or noun that gave no prototype: caption_id, caption, noun, reason, as text.
+
+        Raises `IndexCorruptError`.
+        """
+        return read_rejects((self.folder / REJECTS).read_bytes())
 
     def noun_counts(self) -> dict[str, int]:
         """How many prototypes each noun has, most first."""
@@ -251,13 +263,14 @@ class PrototypeIndex:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def class_prototypes(self, queries: np.ndarray, k: int, *, margin: float = 2.0) -> ClassPrototypes:
-        """The plain mean of each class's k nearest raw vectors, then L2 (FreeDA, section 3.2).
+        """The mean of each class's k nearest raw vectors, then L2 (FreeDA, section 3.2).
 
-        margin: neighbours that are less alike than the nearest by more than this are left out, so that
-        a class of few prototypes does not borrow those of others; 2 leaves none out.
-
-        Vectors that are not finite and missing neighbours are left out of the mean. The classes asked
-        for last are remembered: asked again, they are not searched again.
+        queries: (C, K) unit text embeddings.
+        margin: neighbours whose similarity is below the nearest one's by more than this are left out, so that
+            a
+            class of few prototypes does not borrow those of others; 2 leaves none out.
+        Vectors that are not finite and missing neighbours are left out of the mean. The latest classes are
+        kept, so that they are not searched again.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         names = [(hashlib.sha256(query).digest(), k, margin) for query in queries]
@@ -286,9 +299,8 @@ class PrototypeIndex:
                 f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it"
             )
         near = finite & (similarities >= similarities[finite].max() - margin)
-        mean = vectors[near[rows >= 0]].mean(0)
-        vector = mean / max(float(np.linalg.norm(mean)), 1e-12)
         left_out = finite & ~near
+        vector = unit(vectors[near[rows >= 0]].mean(0))
         return _Neighborhood(vector, np.where(left_out, -1, rows), similarities.copy())
 
 
@@ -297,8 +309,3 @@ def _require_rows(rows: Sequence[int] | np.ndarray) -> np.ndarray:
     if (numbers < 0).any():
         raise ValueError("rows hold -1, which stands for no prototype; leave those out")
     return numbers
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.ascontiguousarray(vectors / np.maximum(norms, 1e-12), np.float32)

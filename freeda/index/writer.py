@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from more_itertools import chunked
 
-from freeda.index.format import CARD, KEYS, MANIFEST, PROTOTYPES, REJECTS, REPORT, ROWS_PER_BATCH, Manifest, prototype_schema, write_manifest
+from freeda.files import replacing
+from freeda.index.format import (
+    CARD,
+    KEYS,
+    MANIFEST,
+    PROTOTYPES,
+    REPORT,
+    ROWS_PER_BATCH,
+    Manifest,
+    prototype_batch,
+    prototype_schema,
+    write_manifest,
+    write_rejects,
+)
 from freeda.index.keys import RECALL_AT, build_keys, check_factory, choose_factory
 from freeda.records import Prototype
 
-__all__ = ["REJECT_SCHEMA", "NoPrototypesError", "Origin", "write_index"]
-
-REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("caption_id", "caption", "noun", "reason")])
+__all__ = ["NoPrototypesError", "Origin", "write_index"]
 
 
 class NoPrototypesError(ValueError):
-    """An index of nothing."""
+    """There is nothing to write an index of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """What an index is made from.
 
-    preset: as plain data; models: fingerprints of the weights and the precision; build: all that
-    decides what comes out; fingerprint: the name of that.
+    preset: as plain data.
+    models: fingerprints of the weights, and the precision.
+    build: everything that decides the prototypes; build_id: a digest of it.
     """
 
     preset: Mapping[str, Any]
     models: Mapping[str, str]
     build: Mapping[str, Any]
-    fingerprint: str
+    build_id: str
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What was written of the prototypes. factory, recall: of the keys."""
+
+    count: int
+    key_dim: int
+    vector_dim: int
+    factory: str
+    recall: float
 
 
 def write_index(
@@ -52,38 +76,33 @@ def write_index(
     factory: str | None = None,
     before_manifest: Callable[[Manifest], object] = lambda manifest: None,
 ) -> Manifest:
-    """Writes a whole index into `folder`. An index that is there is given up once the new prototypes are
-    written, and there is none until the end.
+    """Writes a whole index into `folder`; an index that is there is removed once the new prototypes are
+    written.
 
-    prototypes: at least one, streamed; rejects: of `REJECT_SCHEMA`; captions: how many gave them all;
-    factory: FAISS's name for the kind of index over the keys, None for the one of their number;
-    before_manifest: called when all else is written.
+    prototypes: at least one; they are streamed.
+    rejects: a table of `REJECT_SCHEMA`.
+    captions: how many gave prototypes and rejects.
+    factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
+    before_manifest: called once everything but the manifest is written.
     Raises `ConfigError`, `NoPrototypesError`, `OSError`.
     """
     nouns: Counter[str] = Counter()
-    counted = _counted(prototypes, nouns)
-    first = next(counted, None)
-    if first is None:
-        raise NoPrototypesError("an index needs at least one prototype")
-    key_dim, vector_dim = len(first.key), len(first.vector)
-    if factory is not None:
-        check_factory(factory, (key_dim,))
-    count, kind, recall = _write_prototypes(folder, chain([first], counted), key_dim, vector_dim, factory)
-    pq.write_table(rejects.cast(REJECT_SCHEMA), folder / REJECTS)
+    stored = _write_prototypes(folder, _counted(prototypes, nouns), factory)
+    write_rejects(rejects, folder)
     manifest = Manifest(
         preset=origin.preset,
         fingerprints=dict(origin.models),
-        key_dim=key_dim,
-        vector_dim=vector_dim,
-        prototypes=count,
+        key_dim=stored.key_dim,
+        vector_dim=stored.vector_dim,
+        prototypes=stored.count,
         nouns=len(nouns),
         captions=captions,
         rejects=rejects.num_rows,
         build=dict(origin.build),
-        build_fingerprint=origin.fingerprint,
+        build_fingerprint=origin.build_id,
         seed=origin.seed,
-        factory=kind,
-        recall=round(recall, 4),
+        factory=stored.factory,
+        recall=round(stored.recall, 4),
         licenses=dict(origin.preset["licenses"]),
     )
     (folder / CARD).write_text(_card(manifest, nouns, rejects), encoding="utf-8")
@@ -98,60 +117,37 @@ def _counted(prototypes: Iterable[Prototype], nouns: Counter[str]) -> Iterator[P
         yield prototype
 
 
-def _write_prototypes(
-    folder: Path, prototypes: Iterable[Prototype], key_dim: int, vector_dim: int, factory: str | None
-) -> tuple[int, str, float]:
-    """Streams prototypes into `keys.faiss` and `prototypes.arrow`; returns how many there were, the keys'
-    factory and its recall.
+def _write_prototypes(folder: Path, prototypes: Iterator[Prototype], factory: str | None) -> _Stored:
+    """Streams prototypes into `keys.faiss` and `prototypes.arrow`.
 
-    Files of those names are replaced, never written into: another process may have them mapped. Keys wait
-    in a file beside them, for their kind of index depends on their number, and its training on a sample.
+    Files of those names are replaced, never written into, for another process may have them mapped. Keys wait
+    in
+    a temporary file: their kind of index depends on their number, and its training on a sample of them.
     """
-    partial = {name: folder / f"{name}.partial" for name in (KEYS, PROTOTYPES)}
-    raw = folder / f"{KEYS}.raw"
-    schema = prototype_schema(vector_dim)
-    try:
-        with (
-            raw.open("wb") as keys,
-            pa.OSFile(str(partial[PROTOTYPES]), "wb") as sink,
-            pa.ipc.new_file(sink, schema) as writer,
-        ):
-            for chunk in _chunks(prototypes, ROWS_PER_BATCH):
-                keys.write(np.stack([prototype.key for prototype in chunk]).astype(np.float32).tobytes())
-                writer.write_batch(_to_batch(chunk, schema))
-        stored = np.memmap(raw, np.float32, "r").reshape(-1, key_dim)
-        kind = factory or choose_factory(len(stored), key_dim)
-        recall = build_keys(stored, kind, partial[KEYS])
+    first = next(prototypes, None)
+    if first is None:
+        raise NoPrototypesError("an index needs at least one prototype")
+    key_dim, vector_dim = len(first.key), len(first.vector)
+    if factory is not None:
+        check_factory(factory, (key_dim,))
+    with ExitStack() as held:
+        raw = held.enter_context(TemporaryFile(dir=folder))
+        new = {name: held.enter_context(replacing(folder / name)) for name in (KEYS, PROTOTYPES)}
+        _stream(chain([first], prototypes), raw, new[PROTOTYPES], vector_dim)
+        keys = np.memmap(raw, np.float32, "r").reshape(-1, key_dim)
+        kind = factory or choose_factory(len(keys), key_dim)
+        recall = build_keys(keys, kind, new[KEYS])
         for name in (MANIFEST, REPORT):
             (folder / name).unlink(missing_ok=True)
-        for name, path in partial.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in (raw, *partial.values()):
-            path.unlink(missing_ok=True)
-    return len(stored), kind, recall
+    return _Stored(len(keys), key_dim, vector_dim, kind, recall)
 
 
-def _to_batch(chunk: list[Prototype], schema: pa.Schema) -> pa.RecordBatch:
-    flat = np.concatenate([prototype.vector for prototype in chunk]).astype(np.float16)
-    columns = [
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("vector").type.list_size)
-        if name == "vector"
-        else pa.array([getattr(prototype, name) for prototype in chunk], schema.field(name).type)
-        for name in schema.names
-    ]
-    return pa.record_batch(columns, schema=schema)
-
-
-def _chunks(items: Iterable[Prototype], size: int) -> Iterable[list[Prototype]]:
-    chunk: list[Prototype] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _stream(prototypes: Iterable[Prototype], keys: IO[bytes], path: Path, vector_dim: int) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, prototype_schema(vector_dim)) as writer:
+        for chunk in chunked(prototypes, ROWS_PER_BATCH):
+            keys.write(np.stack([prototype.key for prototype in chunk]).astype(np.float32).tobytes())
+            writer.write_batch(prototype_batch(chunk))
+    keys.flush()
 
 
 def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:

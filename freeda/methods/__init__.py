@@ -1,39 +1,36 @@
-"""Segmentation methods, loaded by name on demand. They share functions, never a parent."""
+"""Segmentation methods: a folder each, loaded by name. What two of them share lies below, as functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from freeda.errors import ConfigError
-from freeda.segmentation.images import ImageLike
-from freeda.class_names import ClassName
-from freeda.segmentation.result import Segmentation
 
-__all__ = ["METHODS", "Segmenter", "load_method"]
+if TYPE_CHECKING:
+    from freeda.methods.base import Segmenter
 
-METHODS = {"freeda": "freeda.methods.freeda.method", "diffsegmenter": "freeda.methods.diffsegmenter.method"}
-"""Method name to the module that has `load(index, *, preset, device)`."""
+__all__ = ["METHODS", "load"]
 
-
-class Segmenter(Protocol):
-    """What every method is. explains: whether its results know which prototypes voted."""
-
-    explains: bool
-
-    def segment(
-        self, image: ImageLike, classes: str | Sequence[str] | Sequence[ClassName] | None = None
-    ) -> Segmentation: ...
-
-    def stream(self, images: Iterable[ImageLike]) -> Iterator[Segmentation]: ...
-
-    @property
-    def identity(self) -> Mapping[str, Any]: ...
+METHODS = {
+    "freeda": "freeda.methods.freeda",
+    "diffsegmenter": "freeda.methods.diffsegmenter",
+}
+"""A method's name, and the package whose `load(**options)` gives its segmenter."""
 
 
-def load_method(name: str, **options: Any) -> Any:
-    """Imports a method's module and calls its `load`; raises `ConfigError` for an unknown name."""
-    if name not in METHODS:
-        raise ConfigError(f"unknown method '{name}'; expected one of {', '.join(METHODS)}")
-    return import_module(METHODS[name]).load(**options)
+def load(index: str | Path | None = None, *, method: str = "freeda", **options: Any) -> Segmenter:
+    """Loads a method with its models.
+
+    index: name or folder of a prototype index, for methods that retrieve; None for the method's default.
+    method: its name.
+    options: of that method, such as `preset`, `device`, `background`, and any of its settings by name; those
+        that are None are left out.
+    Raises `ConfigError` for an unknown method, option or value, and whatever opening index and models raises.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
+    given = {name: value for name, value in {"index": index, **options}.items() if value is not None}
+    segmenter: Segmenter = import_module(METHODS[method]).load(**given)
+    return segmenter

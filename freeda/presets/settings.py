@@ -1,9 +1,9 @@
-"""Everything that can be chosen, as frozen records that check themselves."""
+"""Everything that can be set, as frozen records that check their own values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from freeda.errors import ConfigError
@@ -11,16 +11,17 @@ from freeda.errors import ConfigError
 __all__ = [
     "PRECISIONS",
     "TEMPLATES",
+    "FreedaSettings",
     "KeyMode",
     "Localization",
-    "Models",
     "Pooling",
     "Precision",
     "Preset",
     "Retrieval",
-    "Segmentation",
     "Superpixels",
     "Synthesis",
+    "require",
+    "require_positive",
 ]
 
 TEMPLATES = (
@@ -41,36 +42,28 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Retrieval = Literal["class", "region"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Models:
-    """Three models, each a tuple of ids tried in order; an id is a local folder, a hub's name, or
-    `package:PATH` for a folder inside this package.
+def require(holds: bool, what: str, found: object, expected: str) -> None:
+    """Raises `ConfigError` unless `holds`: what was set, what it is, and what was expected."""
+    if not holds:
+        raise ConfigError(f"{what} is {found!r}; expected {expected}")
 
-    diffusion: what `DiffusionPipeline.from_pretrained` loads.
-    clip: an open_clip model, `ARCHITECTURE@PRETRAINED` or `hf-hub:ORG/NAME`.
-    backbone: a timm ViT or XCiT.
-    """
 
-    diffusion: tuple[str, ...]
-    clip: tuple[str, ...]
-    backbone: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            ids = getattr(self, item.name)
-            if (
-                not isinstance(ids, tuple)
-                or not ids
-                or not all(isinstance(name, str) and name for name in ids)
-            ):
-                raise ConfigError(f"models.{item.name} is {ids!r}; give a list of at least one id or folder")
+def require_positive(record: object, section: str, *names: str) -> None:
+    """Raises `ConfigError` unless these fields of a record are whole numbers above 0."""
+    for name in names:
+        value = getattr(record, name)
+        require(isinstance(value, int) and value > 0, f"{section}.{name}", value, "a whole number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """How pictures are generated. height, width: pixels; steps: denoising steps;
-    guidance_scale: classifier-free guidance, 1 or less switches it off; precision: of the diffusion
-    model, "auto" is half on an NVIDIA GPU and single elsewhere.
+    """How images are generated.
+
+    height, width: pixels.
+    steps: denoising steps.
+    guidance_scale: of classifier-free guidance; 1 or less turns it off.
+    batch: images generated at once.
+    precision: of the diffusion model; "auto" is float16 on an NVIDIA GPU, float32 elsewhere.
     """
 
     height: int
@@ -81,18 +74,20 @@ class Synthesis:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "height", "width", "steps", "batch")
-        _require(self.precision in PRECISIONS, "synthesis.precision", self.precision, ", ".join(PRECISIONS))
+        require_positive(self, "synthesis", "height", "width", "steps", "batch")
+        require(self.precision in PRECISIONS, "synthesis.precision", self.precision, ", ".join(PRECISIONS))
         guidance = self.guidance_scale
-        _require(isinstance(guidance, int | float), "synthesis.guidance_scale", guidance, "a number")
+        require(isinstance(guidance, int | float), "synthesis.guidance_scale", guidance, "a number")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Localization:
-    """How attention becomes a mask and a key.
+    """How an attention map becomes a mask, and a noun a key.
 
-    threshold: on the min-max normalised map, (0, 1); min_area, max_area: accepted share of the
-    picture; min_peak: least ratio of a map's peak to its mean, below which it points at nothing.
+    threshold: on the min-max normalised map, (0, 1).
+    min_area, max_area: accepted share of the image inside the mask, 0 .. 1.
+    min_peak: least ratio of a map's maximum to its mean; a map below it points at nothing.
+    key: how a noun is embedded: inside its caption, in prompt templates, or the blend of both.
     """
 
     threshold: float = 0.4
@@ -102,27 +97,27 @@ class Localization:
     key: KeyMode = "context"
 
     def __post_init__(self) -> None:
-        _require(0 < self.threshold < 1, "localization.threshold", self.threshold, "between 0 and 1")
-        _require(
-            0 <= self.min_area < self.max_area <= 1,
+        areas = (self.min_area, self.max_area)
+        require(0 < self.threshold < 1, "localization.threshold", self.threshold, "between 0 and 1")
+        require(
+            0 <= areas[0] < areas[1] <= 1,
             "localization.min_area and max_area",
-            (self.min_area, self.max_area),
-            "rising within 0 .. 1",
+            areas,
+            "the first below the second, within 0 .. 1",
         )
-        _require(
-            self.key in ("context", "template", "blend"),
-            "localization.key",
-            self.key,
-            "context, template or blend",
-        )
+        modes = get_args(KeyMode)
+        require(self.key in modes, "localization.key", self.key, _or(modes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Superpixels:
-    """Felzenszwalb & Huttenlocher's graph segmentation on RGB in [0, 1]; min_size in pixels.
+    """Felzenszwalb and Huttenlocher's graph segmentation, on RGB in [0, 1].
 
-    algorithm: whose program of it runs, OpenCV's ("graph") or scikit-image's ("felzenszwalb"), which
-    the released FreeDA used and which is slower.
+    scale: larger values give larger superpixels.
+    sigma: width of the Gaussian blur before, in pixels.
+    min_size: smallest superpixel, in pixels.
+    algorithm: "graph" is OpenCV's implementation; "felzenszwalb" is scikit-image's, which the released FreeDA
+        used and which is slower.
     """
 
     scale: float = 100.0
@@ -131,32 +126,37 @@ class Superpixels:
     algorithm: Literal["graph", "felzenszwalb"] = "graph"
 
     def __post_init__(self) -> None:
-        _require(
-            self.algorithm in ("graph", "felzenszwalb"),
-            "superpixels.algorithm",
-            self.algorithm,
-            "graph or felzenszwalb",
-        )
-        _require_positive(self, "min_size")
-        _require(isinstance(self.scale, int | float) and self.scale > 0, "scale", self.scale, "above 0")
-        _require(isinstance(self.sigma, int | float) and self.sigma >= 0, "sigma", self.sigma, "0 or more")
+        known = ("graph", "felzenszwalb")
+        require(self.algorithm in known, "superpixels.algorithm", self.algorithm, _or(known))
+        require_positive(self, "superpixels", "min_size")
+        require(_is_number(self.scale, above=0), "superpixels.scale", self.scale, "above 0")
+        require(_is_number(self.sigma, least=0), "superpixels.sigma", self.sigma, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation:
-    """The online stage's numbers (FreeDA, section 3.2 and its released code).
+class FreedaSettings:
+    """FreeDA's online stage (section 3.2 of the paper, and the released code): `[segmentation]` of a preset.
 
-    short_side, window, stride: pixels; dense_size: side the window is resized to for the backbone;
-    neighbors: k of retrieval; neighbor_margin: left out of them are prototypes whose key's cosine to the
-    class is lower than the nearest one's by more than this, 2 for none; local_weight: share of the local
-    score, the rest is global; background: the constant score of the background channel;
-    background_concepts: what else competes as background, retrieved and scored as classes are; pooling:
-    how masks meet the token grid, "area" by shares of pixels, "smooth" with each pixel shared among the
-    tokens around it, "bilinear" as in the released code; merge_above: neighbouring superpixels merge
-    whose features' cosine is higher, 1 for none; pamr: iterations of pixel-adaptive mask refinement, 0
-    for none; retrieval: what asks the index, each "class" once by its text (FreeDA), or every "region" by
-    its looks, scored by the mean key of its `region_neighbors` nearest prototypes (after CorrCLIP's
-    retrieval).
+    short_side: pixels to which an image's shorter side is resized.
+    window, stride: of the sliding window, in pixels.
+    dense_size: pixels to which a window's shorter side is resized for the backbone.
+    neighbors: prototypes retrieved per class (k).
+    neighbor_margin: of these, prototypes are left out whose key's cosine to the class is lower than the
+        nearest one's by more than this; 2 leaves none out.
+    local_weight: share of the local score; the rest is the global score.
+    background: constant score of the background.
+    background_concepts: names that compete with the classes as background, retrieved and scored as classes
+        are.
+    pooling: how a mask weighs the tokens: "area" by the share of its pixels in each token's cell, "smooth"
+        with every pixel shared by the four tokens around it, "bilinear" as in the released code.
+    merge_above: neighbouring superpixels are merged while their features' cosine is above this; 1 merges
+        none.
+    pamr: iterations of pixel-adaptive mask refinement; 0 for none.
+    retrieval: "class": each class retrieves prototypes by its text, once (FreeDA); "region": each region
+        retrieves prototypes by its feature and is scored by their mean key (after CorrCLIP).
+    region_neighbors: prototypes retrieved per region, for retrieval "region".
+    templates: prompts with a {} for the class name.
+    superpixels: the class-agnostic regions to begin with.
     """
 
     short_side: int
@@ -177,82 +177,83 @@ class Segmentation:
     superpixels: Superpixels = field(default_factory=Superpixels)
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self, "short_side", "window", "stride", "dense_size", "neighbors", "region_neighbors"
+        require_positive(
+            self,
+            "segmentation",
+            *("short_side", "window", "stride", "dense_size", "neighbors", "region_neighbors"),
         )
-        _require(
-            self.stride <= self.window,
-            "segmentation.stride",
-            self.stride,
-            f"at most the window, {self.window}",
-        )
-        _require(
-            self.pooling in ("area", "smooth", "bilinear"),
-            "segmentation.pooling",
-            self.pooling,
-            "area, smooth or bilinear",
-        )
-        _require(
-            isinstance(self.background, int | float), "segmentation.background", self.background, "a number"
-        )
-        _require(
-            isinstance(self.background_concepts, tuple)
-            and all(isinstance(name, str) and name.strip() for name in self.background_concepts),
-            "segmentation.background_concepts",
-            self.background_concepts,
-            "a list of names",
-        )
-        _require(
-            self.retrieval in ("class", "region"), "segmentation.retrieval", self.retrieval, "class or region"
-        )
-        _require(
-            isinstance(self.neighbor_margin, int | float) and self.neighbor_margin >= 0,
-            "segmentation.neighbor_margin",
-            self.neighbor_margin,
-            "0 or more",
-        )
-        _require(
-            isinstance(self.merge_above, int | float) and 0 < self.merge_above <= 1,
-            "segmentation.merge_above",
-            self.merge_above,
-            "above 0, at most 1",
-        )
-        _require(isinstance(self.pamr, int) and self.pamr >= 0, "segmentation.pamr", self.pamr, "0 or more")
-        _require(
-            0 <= self.local_weight <= 1, "segmentation.local_weight", self.local_weight, "between 0 and 1"
-        )
-        _require(
-            bool(self.templates) and all("{}" in t for t in self.templates),
-            "segmentation.templates",
-            self.templates,
-            "texts with a {} each",
-        )
+        self._require("stride", self.stride <= self.window, f"at most the window, {self.window}")
+        self._require("neighbor_margin", _is_number(self.neighbor_margin, least=0), "0 or more")
+        self._require("local_weight", 0 <= self.local_weight <= 1, "between 0 and 1")
+        self._require("background", isinstance(self.background, int | float), "a number")
+        self._require("background_concepts", _are_names(self.background_concepts), "a list of names")
+        self._require("pooling", self.pooling in get_args(Pooling), _or(get_args(Pooling)))
+        merging = _is_number(self.merge_above, above=0) and self.merge_above <= 1
+        self._require("merge_above", merging, "above 0, at most 1")
+        self._require("pamr", isinstance(self.pamr, int) and self.pamr >= 0, "0 or more")
+        self._require("retrieval", self.retrieval in get_args(Retrieval), _or(get_args(Retrieval)))
+        prompts = _are_names(self.templates) and all("{}" in prompt for prompt in self.templates)
+        self._require("templates", bool(self.templates) and prompts, "texts, each with a {}")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        require(holds, f"segmentation.{name}", getattr(self, name), expected)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A complete choice: which models, and how each stage uses them."""
+    """A complete choice: which models, and how each stage uses them.
+
+    models: ids by role, tried in order. The roles are "diffusion" (what `DiffusionPipeline.from_pretrained`
+        loads), "clip" (an open_clip model: `ARCHITECTURE@PRETRAINED` or `hf-hub:ORG/NAME`), "backbone" (a
+        timm ViT or XCiT), and whatever a method adds. An id is a hub's name, a local folder, or
+        `package:PATH` for a folder inside this package.
+    synthesis, localization: the offline stage.
+    segmentation: FreeDA's online stage; the offline stage reads `dense_size` and `templates` of it.
+    methods: settings of other methods, by method name.
+    licenses: by role.
+    """
 
     name: str
     description: str
-    models: Models
+    models: Mapping[str, tuple[str, ...]]
     synthesis: Synthesis
-    segmentation: Segmentation
+    segmentation: FreedaSettings
     localization: Localization = field(default_factory=Localization)
     licenses: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for role, ids in self.models.items():
+            named = isinstance(ids, tuple) and bool(ids) and _are_names(ids)
+            require(named, f"models.{role}", ids, "a list of at least one id or folder")
+        for method, settings in self.methods.items():
+            require(isinstance(settings, Mapping), f"methods.{method}", settings, "a table")
+
+    def model_ids(self, role: str) -> tuple[str, ...]:
+        """Ids of the model of that role, tried in order; raises `ConfigError` where the preset has none."""
+        if role not in self.models:
+            known = ", ".join(self.models)
+            raise ConfigError(
+                f"preset '{self.name}' has no {role} model, only {known}; add `{role} = [...]` "
+                f"to its [models]"
+            )
+        return self.models[role]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, as a TOML file would hold it."""
-        return asdict(self)
+        """Plain data, as a TOML file holds it; an empty table of other methods' settings is left out."""
+        data = asdict(self)
+        if not self.methods:
+            del data["methods"]
+        return data
 
 
-def _require(holds: bool, what: str, found: object, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{what} is {found!r}; expected {expected}")
+def _or(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _require_positive(record: object, *names: str) -> None:
-    for name in names:
-        value = getattr(record, name)
-        where = f"{type(record).__name__.lower()}.{name}"
-        _require(isinstance(value, int) and value > 0, where, value, "a whole number above 0")
+def _is_number(value: object, *, least: float = float("-inf"), above: float = float("-inf")) -> bool:
+    return isinstance(value, int | float) and value >= least and value > above
+
+
+def _are_names(values: object) -> bool:
+    return isinstance(values, tuple) and all(isinstance(name, str) and bool(name.strip()) for name in values)

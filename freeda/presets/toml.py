@@ -1,23 +1,29 @@
-"""Presets as plain data and as TOML text, both ways."""
+"""Settings as plain data and as TOML text, both ways, and single settings changed by name."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from freeda.presets.settings import Localization, Models, Preset, Segmentation, Superpixels, Synthesis
-from freeda.errors import ConfigError
+from freeda.errors import ConfigError, reason
+from freeda.presets.settings import FreedaSettings, Localization, Preset, Superpixels, Synthesis
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["preset_from_dict", "read_toml", "to_toml"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["changed", "parse_setting", "preset_from_dict", "read_toml", "record_from_table", "to_toml"]
+
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def read_toml(path: Path) -> Preset:
@@ -26,7 +32,7 @@ def read_toml(path: Path) -> Preset:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"no preset file '{path}' ({error.strerror}); expected a readable .toml file"
+            f"no preset file '{path}' ({reason(error)}); expected a readable .toml file"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"preset file '{path}' is not valid TOML: {error}") from error
@@ -34,17 +40,82 @@ def read_toml(path: Path) -> Preset:
 
 
 def preset_from_dict(data: Mapping[str, Any], where: str) -> Preset:
-    """The inverse of `Preset.as_dict`; `where` names the source in errors."""
+    """The inverse of `Preset.as_dict`; `where` names the source in errors. Raises `ConfigError`."""
     sections = dict(data)
     segmentation = dict(_table(sections, "segmentation", where))
     if "superpixels" in segmentation:
-        segmentation["superpixels"] = _build(Superpixels, segmentation["superpixels"], where)
-    sections["models"] = _build(Models, _table(sections, "models", where), where)
-    sections["synthesis"] = _build(Synthesis, _table(sections, "synthesis", where), where)
-    sections["segmentation"] = _build(Segmentation, segmentation, where)
+        segmentation["superpixels"] = record_from_table(Superpixels, segmentation["superpixels"], where)
+    sections["models"] = _frozen(_table(sections, "models", where))
+    sections["synthesis"] = record_from_table(Synthesis, _table(sections, "synthesis", where), where)
+    sections["segmentation"] = record_from_table(FreedaSettings, segmentation, where)
     if "localization" in sections:
-        sections["localization"] = _build(Localization, sections["localization"], where)
-    return _build(Preset, sections, where)
+        sections["localization"] = record_from_table(Localization, sections["localization"], where)
+    if "methods" in sections:
+        methods = _table(sections, "methods", where)
+        sections["methods"] = {name: _frozen(_table(methods, name, where)) for name in methods}
+    return record_from_table(Preset, sections, where)
+
+
+def record_from_table(cls: type[Record], data: object, where: str) -> Record:
+    """A settings record from a table of its fields; raises `ConfigError` for unknown and missing ones."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: {cls.__name__} is {data!r}; expected a table")
+    known = {item.name for item in fields(cls)}
+    if unknown := sorted(set(data) - known):
+        raise ConfigError(
+            f"{where}: {cls.__name__} has no {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    try:
+        return cls(**_frozen(data))
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def changed(record: Record, changes: Mapping[str, Any], owner: str) -> Record:
+    """A settings record with some fields changed, those of an inner record as `superpixels.scale`.
+
+    owner: whose settings these are, for errors. Raises `ConfigError`.
+    """
+    inner: dict[str, dict[str, Any]] = {}
+    outer: dict[str, Any] = {}
+    for key, value in changes.items():
+        name, dot, rest = key.partition(".")
+        known = {item.name for item in fields(record)}
+        if name not in known or bool(dot) != is_dataclass(getattr(record, name)):
+            raise ConfigError(
+                f"{owner} has no option or setting '{key}'; its settings are "
+                f"{', '.join(sorted(_keys(record)))}"
+            )
+        if dot:
+            inner.setdefault(name, {})[rest] = value
+        else:
+            outer[name] = value
+    outer |= {name: changed(getattr(record, name), some, f"{owner} {name}") for name, some in inner.items()}
+    try:
+        return replace(record, **_frozen(outer))
+    except TypeError as error:
+        raise ConfigError(f"{owner}: {error}") from error
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE` as key and value: the value as TOML has it, else as a text. Raises `ConfigError`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"setting '{text}' is not KEY=VALUE, such as pamr=0")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _keys(record: DataclassInstance) -> Iterator[str]:
+    """Names of all fields, those of inner records with a dot."""
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield from (f"{item.name}.{name}" for name in _keys(value))
+        else:
+            yield item.name
 
 
 def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -54,19 +125,9 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     return table
 
 
-def _build(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}: {cls.__name__} is {data!r}; expected a table")
-    known = {item.name for item in fields(cls)}
-    if unknown := sorted(set(data) - known):
-        raise ConfigError(
-            f"{where}: {cls.__name__} has no {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        )
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from error
+def _frozen(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists as tuples, as settings hold them."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
 def to_toml(preset: Preset) -> str:

@@ -1,43 +1,107 @@
-"""From score maps to the result: the best class of every pixel, against a background where there is one."""
+"""From scores to labels: the best class of every pixel, or the background.
+
+All rules about the background are here. Rows of scores are classes first, then background concepts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from freeda.segmentation.evidence import Evidence
-from freeda.segmentation.scoring import label_map
 from freeda.class_names import BACKGROUND
-from freeda.segmentation.decision import Foreground
-from freeda.segmentation.result import Segmentation, ignore_index_for
+from freeda.segmentation.scoring import label_map
 
-__all__ = ["decide"]
+__all__ = ["THRESHOLD_ROW", "Decision", "Foreground", "decide", "ignore_index_for", "rank"]
+
+THRESHOLD_ROW = -1
+"""What `rank` gives for the background's threshold, which has no row of scores."""
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """The best classes, before the background is told from them.
+
+    labels: (H, W) int32, the best class, counted from 1.
+    scores: (H, W) float32, its score.
+    rivals: (H, W) float32, the score of the best background concept; None where there are no concepts.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    rivals: np.ndarray | None = None
+
+    def margins(self) -> np.ndarray:
+        """(H, W) float32: a pixel is background at every threshold that is not below this value."""
+        if self.rivals is None:
+            return self.scores
+        return np.where(self.rivals >= self.scores, -np.inf, self.scores).astype(np.float32)
+
+    def decide(self, threshold: float, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) labels and the scores of what was chosen.
+
+        A pixel is 0, background, where the best class does not exceed both the threshold and its rival.
+        Undecided pixels stay undecided.
+        """
+        floor = np.full_like(self.scores, threshold)
+        if self.rivals is not None:
+            floor = np.fmax(floor, self.rivals)
+        lost = (self.scores <= floor) & (self.labels != ignore_index)
+        return np.where(lost, 0, self.labels), np.where(lost, floor, self.scores)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What every pixel is.
+
+    labels: (H, W) int32, index into `classes`; `ignore_index` where no score was finite.
+    scores: (H, W) float32, of what was chosen.
+    classes: names, the background first where there is one.
+    foreground: None where there is no background.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    classes: tuple[str, ...]
+    ignore_index: int
+    foreground: Foreground | None = None
 
 
 def decide(
-    pixels: np.ndarray,
-    scores: torch.Tensor,
-    names: Sequence[str],
-    *,
-    background: float | None = None,
-    paths: Mapping[str, int],
-    explainer: Callable[[int, int], Evidence] | None = None,
-) -> Segmentation:
-    """The result for an (H, W, 3) image from (C + B, h, w) scores.
+    scores: torch.Tensor, size: tuple[int, int], names: Sequence[str], *, background: float | None = None
+) -> Decision:
+    """Labels of an image of `size` (H, W) from (C + B, h, w) scores at any resolution.
 
-    The first C = len(names) channels are classes, the B after them background concepts. background:
-    the constant that a class must exceed, as it must exceed every concept; None for no background.
+    names: of the C classes; the B rows after them are background concepts.
+    background: the threshold that a class must exceed, as it must exceed every concept; None for no
+        background.
     """
-    size = (pixels.shape[0], pixels.shape[1])
     classes = tuple(names) if background is None else (BACKGROUND, *names)
     ignore_index = ignore_index_for(len(classes))
     labels, best = label_map(scores[: len(names)], size, ignore_index)
     if background is None:
-        return Segmentation(pixels, labels, best, classes, ignore_index, paths, explainer)
+        return Decision(labels, best, classes, ignore_index)
     rivals = label_map(scores[len(names) :], size, ignore_index)[1] if len(scores) > len(names) else None
     counted = np.where(labels == ignore_index, ignore_index, labels + 1).astype(np.int32)
     foreground = Foreground(counted, best, rivals)
     labels, best = foreground.decide(background, ignore_index)
-    return Segmentation(pixels, labels, best, classes, ignore_index, paths, explainer, foreground)
+    return Decision(labels, best, classes, ignore_index, foreground)
+
+
+def rank(scores: Sequence[float], classes: int, background: float | None) -> list[int]:
+    """Rows of one pixel's scores, best first, as `decide` ranks them: on a tie the background wins.
+
+    scores: of the classes, then of the concepts. With a background, `THRESHOLD_ROW` stands for its threshold.
+    """
+    rows = [*range(classes, len(scores)), *range(classes)]
+    ranked = [(scores[row], row) for row in rows]
+    if background is not None:
+        ranked.insert(0, (background, THRESHOLD_ROW))
+    return [row for _, row in sorted(ranked, key=lambda item: -item[0])]
+
+
+def ignore_index_for(classes: int) -> int:
+    """255, or 65535 where 255 would be a class."""
+    return 255 if classes <= 255 else 65535

@@ -1,4 +1,4 @@
-"""Reading images of any kind as upright 8-bit RGB, and preparing a few of many ahead of their turn."""
+"""Reading images of any kind as upright 8-bit RGB, a few of many ahead of their turn."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from freeda.errors import FreedaError, ImageError
 
-__all__ = ["MAX_PIXELS", "ImageLike", "OnError", "map_ahead", "read_image", "reading_pool", "require_aspect"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "MAX_PIXELS",
+    "ImageLike",
+    "OnError",
+    "map_ahead",
+    "read_image",
+    "reading_pool",
+    "require_aspect",
+]
 
 ImageLike = str | Path | Image.Image | np.ndarray
 OnError = Callable[[ImageLike, FreedaError], None]
 _T = TypeVar("_T")
 
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+"""Endings, in lower case, by which images are found in a folder."""
 MAX_PIXELS = 400_000_000
-"""Larger pictures are refused: a decompression bomb looks just like them."""
+"""Larger images are refused: a decompression bomb looks just like them."""
 _MAX_ASPECT = 32
 _OPENING = Lock()
 
@@ -32,8 +43,8 @@ _OPENING = Lock()
 def read_image(source: ImageLike) -> np.ndarray:
     """(H, W, 3) uint8 RGB from a path, a PIL image or an array.
 
-    EXIF rotation is applied; grayscale, palette and 16-bit images are converted; transparency is
-    laid on white. Arrays are (H, W) or (H, W, 3 or 4), uint8. Raises `ImageError`.
+    EXIF rotation is applied; grayscale, palette and 16-bit images are converted; transparency is shown on
+    white. Arrays are (H, W) or (H, W, 3 or 4), uint8. Raises `ImageError`.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -43,7 +54,7 @@ def read_image(source: ImageLike) -> np.ndarray:
 
 
 def require_aspect(pixels: np.ndarray) -> None:
-    """Raises `ImageError` for a picture too long and thin to be resized or cut into windows."""
+    """Raises `ImageError` for an image too long and thin to be resized or cut into windows."""
     height, width = pixels.shape[:2]
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise ImageError(
@@ -72,7 +83,7 @@ def _read_file(path: Path) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
-    """Reads the header; our own limit of pixels takes the place of Pillow's, which is global."""
+    """Reads the header. Our own limit of pixels replaces Pillow's, which is global."""
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -92,7 +103,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _from_deep(values: np.ndarray) -> np.ndarray:
-    """More than 8 bits a channel: 0 .. 65535 for integers, 0 .. 1 for floats."""
+    """More than 8 bits per channel: 0 .. 65535 for integers, 0 .. 1 for floats."""
     scale = 1.0 if values.dtype.kind == "f" else 65535.0
     gray = (np.clip(values / scale, 0, 1) * 255).round().astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)
@@ -110,7 +121,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def reading_pool(threads: int) -> Iterator[Executor]:
-    """Threads that, when their user stops early, drop what has not begun."""
+    """Threads that drop what has not begun when the block ends early."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool
@@ -125,9 +136,9 @@ def map_ahead(
     on_error: OnError | None,
     ahead: int,
 ) -> Iterator[_T]:
-    """`work` of every image in order, at most `ahead` of them begun before they are asked for.
+    """`work` of every image, in order, begun for at most `ahead` images before they are asked for.
 
-    An image whose work fails goes to `on_error` and is left out; without it the error is raised.
+    An image whose work fails goes to `on_error` and is left out; without `on_error` the error is raised.
     """
     waiting: deque[tuple[ImageLike, Future[_T]]] = deque()
     source = iter(images)

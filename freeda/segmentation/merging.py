@@ -1,4 +1,4 @@
-"""Neighbouring superpixels whose features are alike become one region."""
+"""Merging of neighbouring superpixels with similar features."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ __all__ = ["merge_alike"]
 
 
 def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Regions:
-    """Merges the most alike pair of neighbours again and again, while its cosine is above `similarity`.
+    """Merges the most similar pair of neighbours, again and again, while its cosine is above `similarity`.
 
-    features: (R, D) the pooled feature of every region; a merged region has the area-weighted mean of
-    its parts. Regions whose feature is zero or not finite stay as they are. similarity: between 0 and 1.
+    features: (R, D), the pooled feature of every region; a merged region has the area-weighted mean of its
+        parts.
+    similarity: 0 .. 1. Regions whose feature is zero or not finite are never merged.
     """
     count = len(regions)
     sums = features.astype(np.float64) * np.bincount(regions.labels.ravel())[:, None]
@@ -22,7 +23,7 @@ def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Re
     units = np.divide(sums, lengths, where=usable, out=np.zeros_like(sums))
     touching = _touching(regions.labels, count) & usable & usable.T
     cosines = np.where(touching, units @ units.T, -np.inf)
-    best = cosines.argmax(1)  # each one's most alike neighbour, so that a merge looks at a few rows only
+    best = cosines.argmax(1)  # each one's most similar neighbour, so that a merge updates a few rows only
     peaks = cosines.max(1)
     owner = np.arange(count)
     while True:

@@ -17,7 +17,7 @@ _SOFTNESS = 0.1
 
 
 def pamr(scores: torch.Tensor, image: torch.Tensor, iterations: int) -> torch.Tensor:
-    """Lets every pixel's (C, H, W) scores become those of the neighbours it resembles.
+    """Replaces every pixel's (C, H, W) scores by a mean over the neighbours it resembles, `iterations` times.
 
     image: (3, H, W) float32 RGB in [0, 1]. A neighbour's weight is the softmax, over all 48, of minus
     its colour distance in units of a tenth of the neighbourhood's standard deviation.
@@ -34,7 +34,7 @@ def pamr(scores: torch.Tensor, image: torch.Tensor, iterations: int) -> torch.Te
 def _affinity(image: torch.Tensor) -> torch.Tensor:
     """(N, H, W): each neighbour's weight; they sum to 1."""
     around = torch.stack(list(_neighbours(image)))
-    # Every dilation's 3 x 3 square holds the pixel itself, so it counts once a dilation.
+    # Every dilation's 3 x 3 square holds the pixel itself, so it counts once per dilation.
     squares = torch.cat([around, image.expand(len(DILATIONS), *image.shape)])
     spread = squares.std(0, keepdim=True)
     distance = (around - image).abs() / (1e-8 + _SOFTNESS * spread)

@@ -26,9 +26,7 @@ __all__ = [
 
 
 def superpixels(image: np.ndarray, config: Superpixels) -> Regions:
-    """Superpixels of an (H, W, 3) float32 RGB image in [0, 1] by Felzenszwalb & Huttenlocher's graph
-    segmentation, of scikit-image ("felzenszwalb") or OpenCV ("graph").
-    """
+    """Superpixels of an (H, W, 3) float32 RGB image in [0, 1], by Felzenszwalb and Huttenlocher."""
     segment = {"felzenszwalb": _felzenszwalb, "graph": _graph}[config.algorithm]
     return Regions(segment(image, config).astype(np.int32))
 
@@ -57,10 +55,10 @@ def area_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def bilinear_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
-    """(R, h * w) float32: each region's binary mask shrunk to the grid bilinearly, corners aligned,
-    not antialiased, then divided by its sum (FreeDA's released code).
+    """(R, h * w) float32: each region's binary mask resized to the grid bilinearly, with corners aligned and
+    no antialiasing, then divided by its sum (FreeDA's released code).
 
-    A region that no token's four pixels touch vanishes: its row is all zeros.
+    A region that none of the sampled pixels touches vanishes: its row is all zeros.
     """
     count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
     weights = np.zeros((count, tokens))
@@ -82,8 +80,9 @@ def _corner_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def smooth_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
-    """(R, h * w) float32: the weights by which a region's mean over bilinearly upsampled features is one
-    of the tokens: each pixel is shared among the four token centres around it. Rows sum to 1.
+    """(R, h * w) float32: each pixel is shared by the four token centres around it. Rows sum to 1.
+
+    Weighted by these, the tokens' mean is the region's mean over bilinearly upsampled features.
     """
     count, tokens = int(labels.max()) + 1, grid[0] * grid[1]
     weights = np.zeros(count * tokens)
@@ -100,9 +99,9 @@ def smooth_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
 
 def _centre_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The two cells whose centres each pixel lies between along one axis, each with its share."""
-    place = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
-    lower = place.astype(np.int64)
-    share = place - lower
+    position = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
+    lower = position.astype(np.int64)
+    share = position - lower
     return [(lower, 1 - share), (np.minimum(lower + 1, cells - 1), share)]
 
 

@@ -1,4 +1,4 @@
-"""Scores of classes: region against prototype, image against text, their fusion, and label maps.
+"""Scores of classes: region against prototype, image against text, both together, and label maps.
 
 Shapes: `C` classes, `R` regions, `D` width, `H W` pixels.
 """
@@ -28,8 +28,10 @@ def local_scores(regions: torch.Tensor, prototypes: torch.Tensor) -> torch.Tenso
 
 
 def fuse_scores(local: torch.Tensor, image_similarity: torch.Tensor, local_weight: float) -> torch.Tensor:
-    """(R, C): `local_weight` x local + the rest x the (C,) cosine of image and class text
-    (FreeDA, eq. 7). The sigmoid's slope is at most 1/4, so 0.8 : 0.2 weighs the two cosines 1 : 1.
+    """(R, C): `local_weight` x local + (1 - `local_weight`) x the (C,) cosine of image and class text
+    (FreeDA, eq. 7).
+
+    The sigmoid's slope is at most 1/4, so 0.8 : 0.2 weighs the two cosines about 1 : 1.
     """
     return local_weight * local + (1 - local_weight) * image_similarity
 
@@ -48,10 +50,10 @@ def upsample_patches(scores: torch.Tensor, grid: tuple[int, int], size: tuple[in
 def label_map(
     scores: torch.Tensor, size: tuple[int, int], ignore_index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Upsamples (C, h, w) scores to `size` and takes the best class: (H, W) int32 labels and
-    (H, W) float32 scores. Pixels without a finite score become `ignore_index`.
+    """Upsamples (C, h, w) scores to `size` and takes the best class: (H, W) int32 labels and float32 scores.
 
-    Works in bands of rows, so that a huge picture with many classes fits in memory.
+    Pixels without a finite score become `ignore_index`. It works in bands of rows, so that a huge image with
+    many classes fits in memory.
     """
     height, width = size
     labels = np.empty(size, np.int32)

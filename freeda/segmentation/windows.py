@@ -1,22 +1,22 @@
-"""Images in sliding windows: cut before the models see them, put together again from the scores.
+"""Images as sliding windows: cut before the models see them, scores put together again after.
 
 Shapes: `C` classes, `H W` pixels of the image, `h w` at the working size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import torch
+from more_itertools import chunked
 from PIL import Image
 
-from freeda.segmentation.images import require_aspect
 from freeda.records import Regions
 
-__all__ = ["WindowScores", "WindowedImage", "grouped", "same_sized", "window_origins"]
+__all__ = ["WindowScores", "WindowedImage", "same_sized", "window_origins"]
 
 
 def window_origins(side: int, window: int, stride: int) -> list[int]:
@@ -29,8 +29,10 @@ def window_origins(side: int, window: int, stride: int) -> list[int]:
 class WindowedImage:
     """An image ready for the models.
 
-    pixels: (H, W, 3) uint8; image: (3, h, w) float32 in [0, 1] at the working size; areas: rows and
-    columns of every window; regions: of every window.
+    pixels: (H, W, 3) uint8.
+    image: (3, h, w) float32 in [0, 1], at the working size.
+    areas: rows and columns of every window.
+    regions: of every window.
     """
 
     pixels: np.ndarray
@@ -49,7 +51,8 @@ class WindowedImage:
     ) -> WindowedImage:
         """Resizes an (H, W, 3) uint8 image, cuts it into windows and finds the regions of each.
 
-        find_regions: gets (h, w, 3) float32 windows in [0, 1].
+        short_side, window, stride: pixels.
+        find_regions: is given (h, w, 3) float32 windows in [0, 1].
         """
         image = _resize_short_side(pixels, short_side)
         areas = [
@@ -78,10 +81,10 @@ class WindowedImage:
         ]
         return sorted(holding, key=distance)
 
-    def region_at(self, number: int, row: int, column: int) -> np.ndarray:
-        """(H, W) bool at the image's own size: a window's region that holds a pixel."""
+    def region_at(self, number: int, regions: Regions, row: int, column: int) -> np.ndarray:
+        """(H, W) bool at the image's own size: the region of window `number` that holds a pixel."""
         rows, columns = self.areas[number]
-        labels = self.regions[number].labels
+        labels = regions.labels
         mask = np.zeros(self.image.shape[-2:], bool)
         mask[rows, columns] = labels == labels[row - rows.start, column - columns.start]
         height, width = self.pixels.shape[:2]
@@ -90,7 +93,7 @@ class WindowedImage:
 
 @dataclass
 class WindowScores:
-    """Sums of (C, h, w) window scores with how often each pixel was visited, and counts of paths."""
+    """Sums of (C, h, w) window scores, how often each pixel was visited, and counts of paths."""
 
     sums: torch.Tensor
     visits: torch.Tensor
@@ -110,30 +113,17 @@ class WindowScores:
         return self.sums / self.visits
 
 
-def grouped(items: Iterable[WindowedImage], windows: int) -> Iterator[list[WindowedImage]]:
-    """Images until they have at least so many windows together."""
-    group: list[WindowedImage] = []
-    for item in items:
-        group.append(item)
-        if sum(len(member.areas) for member in group) >= windows:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
 def same_sized(group: Sequence[WindowedImage], most: int) -> Iterator[list[tuple[int, int]]]:
-    """All windows of some images as (image, window) numbers, at most `most` of one size together."""
-    places = [(image, number) for image, item in enumerate(group) for number in range(len(item.areas))]
-    for _, alike in groupby(places, key=lambda place: group[place[0]].window(place[1]).shape):
-        listed = list(alike)
-        for start in range(0, len(listed), most):
-            yield listed[start : start + most]
+    """All windows of some images as (image, window) numbers, in batches of one size and at most `most`
+    windows.
+    """
+    numbers = [(image, number) for image, item in enumerate(group) for number in range(len(item.areas))]
+    for _, alike in groupby(numbers, key=lambda pair: group[pair[0]].window(pair[1]).shape):
+        yield from chunked(alike, most)
 
 
 def _resize_short_side(pixels: np.ndarray, short_side: int) -> torch.Tensor:
     """(3, h, w) float32 in [0, 1] with its shorter side at `short_side`, the aspect kept."""
-    require_aspect(pixels)
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

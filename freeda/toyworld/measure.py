@@ -6,29 +6,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from more_itertools import chunked
 
+from freeda.class_names import ClassName
 from freeda.models.attention import DegenerateMapError, localize
-from freeda.presets.settings import Preset
+from freeda.models.backbone import Backbone, load_backbone
+from freeda.models.clip import load_clip
 from freeda.models.diffusion import load_pipeline, noised_noun_maps, token_encoder
 from freeda.models.loading import choose_device
+from freeda.models.tokens import noun_token_positions
 from freeda.presets import load_preset
-from freeda.class_names import ClassName
+from freeda.presets.settings import Preset
 from freeda.records import NounSpan
 from freeda.segmentation.regions import pool_regions
-from freeda.models.clip import load_clip
-from freeda.models.tokens import noun_token_positions
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import LABELS, Scene, draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS, THINGS, Kind
-from freeda.models.backbone import Backbone, load_backbone
-from freeda.models.clip import embed_images
 
 CARD = Path(__file__).parent / "README.md"
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -61,10 +61,10 @@ def attention_iou(preset: Preset, scenes: Sequence[Described], timestep: int) ->
     """Mean IoU of thresholded noun maps with the nouns' true masks, for things and for stuff;
     a map without a mask counts 0.
     """
-    pipeline = load_pipeline(preset.models.diffusion, choose_device("cpu"))
+    pipeline = load_pipeline(preset.model_ids("diffusion"), choose_device("cpu"))
     encode, limit = token_encoder(pipeline), pipeline.tokenizer.model_max_length
     scores: dict[str, list[float]] = {"things": [], "stuff": []}
-    for batch in _batches(scenes):
+    for batch in chunked(scenes, _BATCH):
         positions = [
             [noun_token_positions(encode, item.caption, span, limit) or () for span in item.spans]
             for item in batch
@@ -96,7 +96,7 @@ def region_features(
     """(R, D) features of all instances of a split's first scenes, and their (R,) labels."""
     features, labels = [], []
     scenes = [draw_scene(scene_rng(split, number), 128) for number in range(count)]
-    for batch in _batches(scenes):
+    for batch in chunked(scenes, _BATCH):
         dense = backbone.dense_features(_pixels(batch), size)
         for scene, feature in zip(batch, dense, strict=True):
             present, compact = np.unique(scene.instances, return_inverse=True)
@@ -110,11 +110,12 @@ def region_features(
 
 def clip_presence(preset: Preset, scenes: Sequence[Described]) -> float:
     """Mean average precision of CLIP's image-text similarity at telling which kinds a scene shows."""
-    clip = load_clip(preset.models.clip, choose_device("cpu"))
+    clip = load_clip(preset.model_ids("clip"), choose_device("cpu"))
     classes = [ClassName(kind.name, kind.synonyms) for kind in KINDS]
     texts = clip.embed_classes(classes, preset.segmentation.templates)
     images = [
-        embed_images(clip, _pixels([item.scene for item in batch])).numpy() for batch in _batches(scenes)
+        clip.embed_images(_pixels([item.scene for item in batch])).numpy()
+        for batch in chunked(scenes, _BATCH)
     ]
     similarity = np.concatenate(images) @ texts.T
     present = np.zeros_like(similarity, bool)
@@ -163,16 +164,11 @@ def _pixels(scenes: Sequence[Scene]) -> torch.Tensor:
     return stacked.permute(0, 3, 1, 2).float() / 255
 
 
-def _batches(items: Sequence) -> Iterator[Sequence]:
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
-
-
 def report(count: int) -> str:
     """All figures as a Markdown table."""
     preset = load_preset("toy")
     scenes = described_scenes("evaluation", count)
-    backbone = load_backbone(preset.models.backbone, choose_device("cpu"))
+    backbone = load_backbone(preset.model_ids("backbone"), choose_device("cpu"))
     rows = []
     for timestep in _TIMESTEPS:
         iou = attention_iou(preset, scenes, timestep)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import inflect
 import numpy as np
 
+from freeda.class_names import ClassName
 from freeda.errors import CaptionsError
 from freeda.records import Caption
-from freeda.class_names import ClassName
 
 __all__ = ["compose_captions"]
 

@@ -6,25 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 
-from freeda.records import Caption, Reject
+from freeda.records import Caption, Reject, TaggedCaption
 from index_build.captions.nouns import FindNouns, PatternNouns, noun_spans
-from freeda.records import TaggedCaption
-from index_build.captions.cutting import half_names, shard_name
 
-__all__ = ["UNTAGGED", "Shard", "cut"]
+__all__ = ["UNTAGGED", "Shard", "cut", "half_names", "shard_name"]
 
 UNTAGGED = "nouns cannot be tagged"
-"""How the reason begins of a text that the tagger fails on."""
+"""Prefix of the reason of a caption that the tagger fails on."""
 
-_MOST_ROWS = 16
-"""Rows a shard may hold for every caption with nouns that it should: what few have nouns in stays bounded."""
+_MAX_ROWS = 16
+"""Rows per wanted caption that a shard may hold: it stays bounded where few captions have nouns."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One task: captions with nouns, and the rejects of the rows between them.
+    """The captions of one task.
 
-    rows: how many of the captions' source these are.
+    captions: with nouns; rejects: of the rows between them; rows: of the source, both together.
     """
 
     name: str
@@ -33,7 +31,7 @@ class Shard:
     rows: int = 0
 
     def halves(self) -> tuple[Shard, Shard]:
-        """Two shards of half the captions each; the first has all rejects."""
+        """Two shards with half of the captions each; the first has all rejects."""
         middle = len(self.captions) // 2
         first, second = half_names(self.name)
         rest = self.captions[middle:]
@@ -44,11 +42,10 @@ class Shard:
 
 
 def cut(rows: Iterable[Caption | Reject], size: int, finished: Mapping[str, int]) -> Iterator[Shard]:
-    """Shards of `size` captions with nouns, in order: those without would leave holes in their batches.
+    """Shards of `size` captions with nouns, in order; captions without would leave gaps in a shard's batches.
 
-    Nouns are tagged as shards are asked for, while workers generate what they have.
-    finished: rows of shards that are built already, by name; they are passed over and come without
-    their captions.
+    Nouns are tagged while workers generate: a shard is cut when it is asked for.
+    finished: rows of shards that are built already, by name; these come without their captions.
     """
     remaining, find_nouns = iter(rows), PatternNouns()
     for name in map(shard_name, count()):
@@ -65,7 +62,7 @@ def _cut_one(name: str, remaining: Iterator[Caption | Reject], size: int, find_n
     captions: list[TaggedCaption] = []
     rejects: list[Reject] = []
     rows = 0
-    for row in islice(remaining, _MOST_ROWS * size):
+    for row in islice(remaining, _MAX_ROWS * size):
         rows += 1
         tagged, missing = _tag(row, find_nouns)
         rejects += missing
@@ -82,7 +79,16 @@ def _tag(row: Caption | Reject, find_nouns: FindNouns) -> tuple[list[TaggedCapti
         spans, missing = noun_spans(row, find_nouns)
     except MemoryError:
         raise
-    except Exception as error:  # of the tagger's libraries; one text that they fail on is no reason to end
+    except Exception as error:  # the tagger's libraries fail on some texts; the build goes on
         reason = f"{UNTAGGED} ({type(error).__name__})"
         return [], [Reject(caption_id=row.id, caption=row.text, noun="", reason=reason)]
     return [TaggedCaption(row, tuple(spans))] if spans else [], missing
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:08d}"
+
+
+def half_names(name: str) -> tuple[str, str]:
+    """The names of a shard's two halves, in order."""
+    return f"{name}-0", f"{name}-1"

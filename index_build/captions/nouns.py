@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import inflect
@@ -18,7 +17,6 @@ __all__ = [
     "TAGGING",
     "FindNouns",
     "PatternNouns",
-    "TaggedCaption",
     "noun_spans",
     "singular",
 ]
@@ -26,12 +24,12 @@ __all__ = [
 NO_NOUNS, NOT_IN_CAPTION = "no nouns", "noun not in caption"
 
 TAGGING = 3
-"""Grows with every change that finds other nouns or deals captions out to shards by them in another way:
-builds with different ones do not mix.
+"""Version of the tagging. It grows with every change that finds other nouns, or that cuts captions into
+shards by them differently, so that builds with different ones do not mix.
 """
 
 FindNouns = Callable[[str], list[NounSpan]]
-"""A noun tagger: text to spans, in order, without repeats."""
+"""A noun tagger: from a text to its nouns, in order, each once."""
 
 _COMPOUNDS = frozenset(
     {
@@ -55,7 +53,7 @@ _COMPOUNDS = frozenset(
         ("dining", "table"),
     }
 )
-"""Names of things whose first word no tagger takes for a noun."""
+"""Names of things whose first word a tagger does not take for a noun."""
 
 _NOT_THINGS = frozenset(
     """
@@ -64,7 +62,7 @@ _NOT_THINGS = frozenset(
     background foreground art video game
     """.split()  # noqa: SIM905 - a list of words reads as one
 )
-"""Nouns that speak of the picture or its layout; a picture does not show them as things."""
+"""Nouns about the picture or its layout, which are nothing that a picture shows."""
 
 
 _ALSO_NOUNS = frozenset(
@@ -78,20 +76,12 @@ data sets that `freeda evaluate` reads.
 """
 
 
-@dataclass(frozen=True)
-class TaggedCaption:
-    """A caption and its nouns, one at least."""
-
-    caption: Caption
-    spans: tuple[NounSpan, ...]
-
-
 class PatternNouns:
     """textblob's `PatternTagger` with its lexicon from the wheel: nothing is downloaded.
 
-    Its lexicon knows some things as adjectives or verbs only ("key", "sink"); where such a word stands in
-    a noun's place it is one. Neighbouring nouns are one ("fire truck"), known compounds too ("hot dog");
-    plurals are given in the singular.
+    Its lexicon has some things as adjectives or verbs only ("key", "sink"); such a word is a noun where a
+    noun is expected. Neighbouring nouns are one noun ("fire truck"), as known compounds are ("hot dog").
+    Plurals are given in the singular.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,4 @@
-"""Captions streamed from parquet: a file, a folder or a glob, by path or URL; rows that are no captions
-become rejects.
-"""
+"""Captions streamed from parquet files; rows that are no captions become rejects."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ __all__ = ["DUPLICATE_ID", "CaptionSource", "open_captions"]
 
 DUPLICATE_ID = "duplicate id"
 
-_USUAL_CAPTION_COLUMNS = ("caption", "text", "TEXT", "sentence")
-_USUAL_ID_COLUMNS = ("id", "caption_id")
-_USUAL_NOUN_COLUMNS = ("nouns",)
+_COMMON_CAPTION_COLUMNS = ("caption", "text", "TEXT", "sentence")
+_COMMON_ID_COLUMNS = ("id", "caption_id")
+_COMMON_NOUN_COLUMNS = ("nouns",)
 _ROWS_PER_READ = 1024
 
 
@@ -34,7 +32,7 @@ _ROWS_PER_READ = 1024
 class CaptionSource:
     """Readable captions: files in order and the columns to take.
 
-    known: ids with texts of captions that are passed over, for they are in an index already.
+    known: ids and texts of captions that are skipped, for they are in an index already.
     """
 
     system: AbstractFileSystem
@@ -94,7 +92,7 @@ class CaptionSource:
 
 
 def _as_bytes(batch: pa.RecordBatch) -> pa.Table:
-    """Text as it stands in the file: reading it as text would fail on one row for all."""
+    """Text as bytes: one row that is not UTF-8 would fail the reading of all others as text."""
     return pa.table(
         {name: _bytes_column(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     )
@@ -111,7 +109,7 @@ def _bytes_column(column: pa.Array) -> pa.Array:
 
 
 def _decode(value: object) -> tuple[str, bool]:
-    """A value as text, and whether it was readable: what is not is shown by its escapes."""
+    """A value as text, and whether it was valid UTF-8; invalid bytes are shown as escapes."""
     if not isinstance(value, bytes):
         return "" if value is None else str(value), True
     try:
@@ -129,7 +127,7 @@ def open_captions(source: str, columns: CaptionColumns) -> CaptionSource:
         )
     schemas = _read_schemas(system, files)
     schema = _common_schema(schemas)
-    caption = _choose_column(schema, columns.caption_column, _USUAL_CAPTION_COLUMNS, "caption", source)
+    caption = _choose_column(schema, columns.caption_column, _COMMON_CAPTION_COLUMNS, "caption", source)
     if caption is None:
         raise CaptionsError(
             f"'{source}' has no caption column; its columns are {', '.join(schema.names)}; "
@@ -139,8 +137,8 @@ def open_captions(source: str, columns: CaptionColumns) -> CaptionSource:
         raise CaptionsError(
             f"column '{caption}' of '{source}' holds {schema.field(caption).type}; expected text"
         )
-    identity = _choose_column(schema, columns.id_column, _USUAL_ID_COLUMNS, "id", source)
-    nouns = _choose_column(schema, columns.nouns_column, _USUAL_NOUN_COLUMNS, "nouns", source)
+    identity = _choose_column(schema, columns.id_column, _COMMON_ID_COLUMNS, "id", source)
+    nouns = _choose_column(schema, columns.nouns_column, _COMMON_NOUN_COLUMNS, "nouns", source)
     if nouns is not None and not _is_list_of_text(schema.field(nouns).type):
         raise CaptionsError(
             f"column '{nouns}' of '{source}' holds {schema.field(nouns).type}; expected lists of text"
@@ -203,10 +201,10 @@ def _opened(system: AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def _choose_column(
-    schema: pa.Schema, asked: str | None, usual: Sequence[str], kind: str, source: str
+    schema: pa.Schema, asked: str | None, common: Sequence[str], kind: str, source: str
 ) -> str | None:
     if asked is None:
-        return next((name for name in usual if name in schema.names), None)
+        return next((name for name in common if name in schema.names), None)
     if asked not in schema.names:
         raise CaptionsError(
             f"'{source}' has no column '{asked}' for --{kind}-column; "
@@ -227,7 +225,7 @@ def _is_list_of_text(kind: pa.DataType) -> bool:
 
 
 def _derived_id(text: str, number: int, repeats: Counter[str]) -> str:
-    """Depends on the text alone, so that moving rows changes no picture; repeats are counted up."""
+    """An id by the text alone, so that moving rows changes no image; repeats are numbered."""
     if not text:
         return f"row-{number}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A budget of captions chosen from very many: repeats left out, nouns covered evenly."""
+"""Selecting some of very many captions: near-duplicates left out, nouns covered evenly."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import faiss
 import numpy as np
 
-from freeda.index.near_duplicates import near_duplicates
+from freeda.class_names import ClassName
 from freeda.errors import CaptionsError
+from freeda.index.near_duplicates import near_duplicates
 from freeda.models.loading import choose_device, load_first
 from freeda.records import Caption, Reject
-from freeda.class_names import ClassName
+from index_build.captions.nouns import FindNouns, PatternNouns, noun_spans, singular
 from index_build.captions.reader import CaptionSource
-from index_build.captions.nouns import FindNouns, noun_spans, singular
 
 __all__ = ["Selection", "chosen_captions", "load_sentence_model", "select_captions"]
 
@@ -30,16 +30,19 @@ Embed = Callable[[list[str]], np.ndarray]
 _BATCH = 1024
 _CLUSTER_SIZE = 1000
 _SAMPLE_PER_CLUSTER = 256
-"""As many points as FAISS's k-means wants for each centre at most."""
+"""The most points per centre that FAISS's k-means uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What was chosen.
+    """Which captions were chosen.
 
-    numbers: rows of the captions, ascending; captions: how many were readable; repeats: left out for
-    their likeness to one kept; without_nouns: with none, or none of the vocabulary; nouns: how often
-    each noun is in the chosen captions, most first; uncovered: classes of the vocabulary that are in none.
+    numbers: their rows, ascending.
+    captions: how many were readable.
+    repeats: how many were left out as near-duplicates.
+    without_nouns: how many have no noun, or none of the vocabulary.
+    nouns: how often each noun occurs in the chosen captions, most frequent first.
+    uncovered: classes of the vocabulary that occur in none.
     """
 
     numbers: tuple[int, ...]
@@ -66,30 +69,33 @@ def select_captions(
     source: CaptionSource,
     budget: int,
     embed: Embed,
-    find_nouns: FindNouns,
     *,
     vocabulary: Sequence[ClassName] = (),
     similarity: float = 0.9,
     seed: int = 0,
-    progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Selection:
-    """Chooses `budget` captions whose nouns are covered as evenly as can be.
+    """Chooses `budget` captions that cover their nouns as evenly as possible.
 
-    Near-duplicates (cosine of their sentence embeddings at least `similarity`) are left out first:
-    embeddings are clustered, and a caption goes that is so near to one kept before it in its cluster
-    (Abbas et al. 2023, SemDeDup). Then captions are taken one by one, always the one that adds most: each
-    of its nouns counts 1 / (1 + how often it is chosen already), the greedy maximum of a submodular
-    coverage. vocabulary: only these names count as nouns. Captions are streamed; their embeddings lie in
-    a temporary file. Raises `CaptionsError`.
+    First near-duplicates are left out: embeddings are clustered, and a caption is dropped whose cosine to an
+    earlier kept one of its cluster is at least `similarity` (Abbas et al. 2023, SemDeDup). Then captions are
+    taken one by one, always the one that adds most, where each of its nouns counts 1 / (1 + how often it was
+    taken already): the greedy maximum of a submodular coverage.
+
+    embed: sentence embeddings.
+    vocabulary: if given, only these names count as nouns.
+    on_progress: called with the captions read.
+    Captions are streamed; their embeddings lie in a temporary file. Raises `CaptionsError`.
     """
+    find_nouns = PatternNouns()
     wanted = _forms(vocabulary)
     with TemporaryDirectory(prefix="freeda-select-") as folder:
         path = Path(folder) / "embeddings.f32"
-        numbers, nouns = _survey(source, embed, find_nouns, wanted, path, progress)
+        numbers, nouns = _survey(source, embed, find_nouns, wanted, path, on_progress)
         if not numbers:
             raise CaptionsError("no caption names anything; give captions that name visible things")
         vectors = np.memmap(path, np.float32, "r").reshape(len(numbers), -1)
-        repeats = _repeats(vectors, similarity, seed)
+        repeats = _repeated(vectors, similarity, seed)
     useful = [row for row in range(len(numbers)) if nouns[row] and not repeats[row]]
     chosen = _cover(useful, nouns, numbers, budget, seed)
     counts: dict[str, int] = {}
@@ -129,7 +135,7 @@ def _survey(
     find_nouns: FindNouns,
     wanted: dict[str, str],
     path: Path,
-    progress: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> tuple[list[int], list[tuple[str, ...]]]:
     """The rows that are captions and the nouns of each; their embeddings go to `path`, row after row."""
     numbers: list[int] = []
@@ -141,7 +147,7 @@ def _survey(
             for number, item in batch:
                 numbers.append(number)
                 nouns.append(_nouns(item, find_nouns, wanted))
-            progress(len(numbers))
+            on_progress(len(numbers))
     return numbers, nouns
 
 
@@ -152,7 +158,7 @@ def _nouns(caption: Caption, find_nouns: FindNouns, wanted: dict[str, str]) -> t
     return tuple(dict.fromkeys(found))
 
 
-def _repeats(vectors: np.ndarray, similarity: float, seed: int) -> np.ndarray:
+def _repeated(vectors: np.ndarray, similarity: float, seed: int) -> np.ndarray:
     """(N,) bool: which rows are near-duplicates of one kept before them in their cluster."""
     repeats = np.zeros(len(vectors), bool)
     clusters = _clusters(vectors, seed)
@@ -171,13 +177,9 @@ def _clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
     sample = np.sort(rng.choice(len(vectors), min(len(vectors), count * _SAMPLE_PER_CLUSTER), replace=False))
     means = faiss.Kmeans(vectors.shape[1], count, niter=10, seed=seed, spherical=True)
     means.train(np.ascontiguousarray(vectors[sample]))
-    assigned = [means.index.search(np.ascontiguousarray(part), 1)[1][:, 0] for part in _parts(vectors)]
+    parts = (vectors[start : start + _BATCH] for start in range(0, len(vectors), _BATCH))
+    assigned = [means.index.search(np.ascontiguousarray(part), 1)[1][:, 0] for part in parts]
     return np.concatenate(assigned)
-
-
-def _parts(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(vectors), _BATCH):
-        yield vectors[start : start + _BATCH]
 
 
 def _cover(

@@ -1,4 +1,4 @@
-"""How far a build is: one record for bars, logs and callers."""
+"""How far a build is: counts of finished shards, and a record of them for bars, logs and callers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from freeda.errors import OutputError
+from freeda.errors import OutputError, reason
+from index_build.store.shards import ShardRecord
 
-__all__ = ["Progress", "Report", "log_progress"]
+__all__ = ["BuildCounts", "OnProgress", "Progress", "log_progress"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Counts so far. done, total, resumed: captions, the last of an earlier run, as are resumed_images of
-    images; message: the stage; note: worth a line of its own; workers: "busy" or "idle" by address.
+    """How far a build is.
+
+    total, done, images, prototypes, rejects: counts, total and done of captions.
+    resumed, resumed_images: captions and images of an earlier run, included in the counts.
+    message: the stage; empty while shards are built.
+    note: a line to show to the user, instead of counts.
+    workers: "busy" or "idle", by address.
     """
 
     total: int
@@ -32,13 +38,57 @@ class Progress:
     workers: Mapping[str, str] = field(default_factory=dict)
 
 
-Report = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
-def log_progress(path: Path, report: Report) -> Report:
-    """Passes on to `report` and appends every record to `path`, a JSON object a line, with the time, the
-    seconds since the start, captions a second in this run, and seconds left.
+@dataclass
+class BuildCounts:
+    """Finished shards and the sums of what they hold.
 
+    records: by name.
+    resumed: names of those that an earlier run built.
+    damaged: how many shards of an earlier run had to be built again.
+    """
+
+    records: dict[str, ShardRecord] = field(default_factory=dict)
+    resumed: set[str] = field(default_factory=set)
+    damaged: int = 0
+    captions: int = 0
+    images: int = 0
+    prototypes: int = 0
+    rejects: int = 0
+    resumed_captions: int = 0
+    resumed_images: int = 0
+
+    def add(self, record: ShardRecord, *, resumed: bool = False) -> None:
+        self.records[record.name] = record
+        if resumed:
+            self.resumed.add(record.name)
+        self.captions += record.captions
+        self.images += record.images
+        self.prototypes += record.prototypes
+        self.rejects += sum(record.rejects.values())
+        self.resumed_captions += record.captions * resumed
+        self.resumed_images += record.images * resumed
+
+    def progress(self, total: int, workers: Mapping[str, str], message: str = "") -> Progress:
+        return Progress(
+            total=total,
+            done=self.captions,
+            images=self.images,
+            prototypes=self.prototypes,
+            rejects=self.rejects,
+            resumed=self.resumed_captions,
+            resumed_images=self.resumed_images,
+            message=message,
+            workers=workers,
+        )
+
+
+def log_progress(path: Path, on_progress: OnProgress) -> OnProgress:
+    """Appends every record to `path`, one JSON object per line, before it goes to `on_progress`.
+
+    Added are the time, the seconds since the start, captions per second in this run, and the seconds left.
     Raises `OutputError`.
     """
     started = time.monotonic()
@@ -59,7 +109,7 @@ def log_progress(path: Path, report: Report) -> Report:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
-        report(progress)
+            raise OutputError(f"cannot write '{path}': {reason(error)}") from error
+        on_progress(progress)
 
     return write

@@ -1,13 +1,11 @@
-"""From captions with their nouns to prototypes: generate, localise, pool, embed, in one process."""
+"""From captions with nouns to prototypes, in one process: generate, localise, pool, embed."""
 
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,25 +13,25 @@ import torch
 from PIL import Image
 
 from freeda.models.attention import DegenerateMapError, localize
-from freeda.presets.settings import Preset
-from freeda.models.diffusion import load_pipeline, pipeline_fingerprint
-from freeda.models.loading import choose_device, chosen_precision, usual_precision
-from freeda.records import NounSpan, Prototype, Reject
-from freeda.segmentation.regions import pool_mask
-from freeda.models.clip import ClipModel, load_clip
-from index_build.generation.textual_keys import textual_keys
 from freeda.models.backbone import Backbone, load_backbone
+from freeda.models.clip import ClipModel, load_clip
+from freeda.models.diffusion import load_pipeline, pipeline_fingerprint
+from freeda.models.loading import choose_device, chosen_dtype, default_dtype
+from freeda.presets import Preset
+from freeda.records import NounSpan, Prototype, Reject, TaggedCaption
+from freeda.segmentation.regions import pool_mask
 from index_build.config import BuildConfig, caption_seed
-from freeda.records import TaggedCaption
-from index_build.generation.samples import Sample, draw_sample
+from index_build.generation.outcome import ShardOutcome
+from index_build.generation.samples import draw_sample
 from index_build.generation.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
+from index_build.generation.textual_keys import textual_keys
 
-__all__ = ["BuildModels", "ShardOutcome", "build_prototypes", "load_models"]
+__all__ = ["BuildModels", "build_prototypes", "load_models"]
 
 
 @dataclass(frozen=True)
 class BuildModels:
-    """The three models of a preset, loaded once a process. pipeline_weights: their fingerprint."""
+    """The three models of a preset. pipeline_weights: the diffusion pipeline's fingerprint."""
 
     pipeline: Any
     pipeline_weights: str
@@ -52,36 +50,19 @@ class BuildModels:
         return self.fingerprints() | {"precision": str(self.pipeline.dtype).removeprefix("torch.")}
 
 
-@dataclass
-class ShardOutcome:
-    """What a shard of captions gave; `seconds` by stage; `sample`: its first picture with a mask."""
-
-    prototypes: list[Prototype] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    images: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    sample: Sample | None = None
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
 def load_models(preset: Preset, device: str = "auto") -> BuildModels:
     """Loads a preset's models, the diffusion model at the precision that the preset names."""
-    place = choose_device(device)
-    dtype, generation = usual_precision(place), chosen_precision(preset.synthesis.precision, place)
-    pipeline = load_pipeline(preset.models.diffusion, place, generation)
-    told = pipeline
-    if generation is torch.bfloat16:  # it does not keep the digits that weights are told by
-        told = load_pipeline(preset.models.diffusion, torch.device("cpu"), torch.float32)
+    torch_device = choose_device(device)
+    dtype, generation = default_dtype(torch_device), chosen_dtype(preset.synthesis.precision, torch_device)
+    pipeline = load_pipeline(preset.model_ids("diffusion"), torch_device, generation)
+    identified = pipeline
+    if generation is torch.bfloat16:  # it has fewer digits than a fingerprint reads
+        identified = load_pipeline(preset.model_ids("diffusion"), torch.device("cpu"), torch.float32)
     return BuildModels(
         pipeline=pipeline,
-        pipeline_weights=pipeline_fingerprint(told),
-        clip=load_clip(preset.models.clip, place, dtype),
-        backbone=load_backbone(preset.models.backbone, place, dtype),
+        pipeline_weights=pipeline_fingerprint(identified),
+        clip=load_clip(preset.model_ids("clip"), torch_device, dtype),
+        backbone=load_backbone(preset.model_ids("backbone"), torch_device, dtype),
     )
 
 
@@ -92,10 +73,10 @@ def build_prototypes(
     *,
     overlap: bool | None = None,
 ) -> ShardOutcome:
-    """Every noun of every caption ends as a prototype or as a reject with its reason.
+    """Every noun of every caption becomes a prototype or a reject with its reason.
 
-    overlap: whether pictures are localised, pooled and shrunk while the next ones are generated; None
-    for where an NVIDIA GPU generates: a CPU's cores are busy with that anyway.
+    overlap: whether images are localised and pooled while the next ones are generated; None does so on an
+        NVIDIA GPU only, for a CPU's cores are busy anyway.
     """
     outcome = ShardOutcome()
     with outcome.timed("tokens"):

@@ -1,4 +1,4 @@
-"""A picture of each shard with its masks, for people: whether an index is any good is seen at a glance."""
+"""A sample image per shard with its masks, for the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DIMMED = 0.25
 class Sample:
     """A generated picture with the mask of each noun.
 
-    strip: WebP, the picture, then for each noun the picture with all beside its mask dimmed.
+    strip: WebP: the image, then per noun the image with everything outside its mask dimmed.
     """
 
     caption: str
@@ -30,7 +30,7 @@ class Sample:
 def draw_sample(
     caption: str, pixels: np.ndarray, nouns: Sequence[str], masks: Sequence[np.ndarray]
 ) -> Sample:
-    """pixels: (H, W, 3) uint8 RGB; masks: (H, W) bool, one a noun."""
+    """pixels: (H, W, 3) uint8 RGB; masks: (H, W) bool, one per noun."""
     dimmed = [np.where(mask[..., None], pixels, pixels * _DIMMED).astype(np.uint8) for mask in masks]
     panels = [_small(panel) for panel in (pixels, *dimmed)]
     strip = Image.new("RGB", (sum(panel.width for panel in panels), panels[0].height))

@@ -1,4 +1,4 @@
-"""Pictures of captions with a cross-attention map for every noun."""
+"""Images of captions, with a cross-attention map per noun."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from freeda.presets.settings import Synthesis
 from freeda.models.diffusion import generate, token_encoder
-from freeda.records import Caption, NounSpan, Reject, SyntheticImage
 from freeda.models.tokens import noun_token_positions
+from freeda.presets.settings import Synthesis
+from freeda.records import Caption, NounSpan, Reject, SyntheticImage
 
 __all__ = ["Illustrated", "TokenizedCaption", "illustrate", "is_blank", "tokenize"]
 
 
 @dataclass(frozen=True)
 class TokenizedCaption:
-    """A caption with its nouns and, for each, its token positions in the pipeline's tokenizer."""
+    """A caption with its nouns. positions: of each noun's tokens in the pipeline's tokenizer."""
 
     caption: Caption
     spans: tuple[NounSpan, ...]
@@ -37,7 +37,7 @@ class Illustrated:
 def tokenize(
     pipeline: Any, caption: Caption, spans: Sequence[NounSpan], seed: int
 ) -> tuple[TokenizedCaption | None, list[Reject]]:
-    """Finds every noun's tokens; None where no noun is left within the pipeline's token limit."""
+    """Finds every noun's tokens; None where no noun lies within the pipeline's token limit."""
     encode, limit = token_encoder(pipeline), pipeline.tokenizer.model_max_length
     kept, positions, rejects = [], [], []
     for span in spans:
@@ -70,5 +70,5 @@ def illustrate(
 
 
 def is_blank(picture: SyntheticImage) -> bool:
-    """Whether a picture is of one colour, as safety checkers and overflows leave it."""
+    """Whether an image has one colour only, as safety checkers and overflows leave it."""
     return bool(np.ptp(picture.pixels) == 0)

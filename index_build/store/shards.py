@@ -1,4 +1,4 @@
-"""Prototype shards in a work folder: written whole, and only then marked as done, with their digests."""
+"""Shards of prototypes in a work folder: files first, then a marker with their digests."""
 
 from __future__ import annotations
 
@@ -14,28 +14,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from freeda.errors import WorkerError
-from freeda.index.format import REJECT_SCHEMA
-from freeda.records import Prototype, Reject
+from freeda.index.format import reject_table
+from freeda.records import Prototype
 from index_build.generation.outcome import ShardOutcome
 from index_build.generation.samples import Sample
-from index_build.store.storage import Place
+from index_build.store.storage import Folder
 
 __all__ = [
-    "ShardReport",
+    "ShardRecord",
     "WorkState",
-    "forget_report",
+    "forget_record",
     "forget_split",
-    "half_names",
     "mark_split",
     "mark_started",
     "read_prototypes",
     "read_rejects",
-    "read_report",
+    "read_record",
     "read_samples",
     "read_state",
-    "reject_table",
-    "shard_name",
-    "take_started",
+    "pop_started",
     "write_shard",
 ]
 
@@ -61,11 +58,14 @@ _SAMPLE_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardReport:
-    """What a finished shard holds; all that a task sends back.
+class ShardRecord:
+    """What a finished shard holds, as its marker tells it.
 
-    name: of its files; shards sort by it into the captions' order; captions: rows of their source,
-    those without nouns among them; digests: sha256 by file suffix.
+    name: of its files; sorted by name, shards are in the captions' order.
+    captions: rows of the source, those without nouns included.
+    images, prototypes: counts; rejects: counts by reason.
+    seconds: by stage.
+    digests, sizes: sha256 and bytes by file suffix.
     """
 
     name: str
@@ -80,39 +80,31 @@ class ShardReport:
 
 @dataclass(frozen=True)
 class WorkState:
-    """What earlier runs have left.
+    """What earlier runs left in a work folder.
 
-    reports: of finished shards by name; damaged: names of those that have a marker and yet must be built;
-    split: names of those that are built as two halves.
+    records: of finished shards, by name.
+    damaged: names of shards with a marker whose files are not complete.
+    split: names of shards that are built as two halves.
     """
 
-    reports: dict[str, ShardReport] = field(default_factory=dict)
+    records: dict[str, ShardRecord] = field(default_factory=dict)
     damaged: frozenset[str] = frozenset()
     split: frozenset[str] = frozenset()
 
     @property
     def finished(self) -> dict[str, int]:
-        """Rows of the shards that are built and are not to be divided, by name."""
-        return {name: report.captions for name, report in self.reports.items() if name not in self.split}
+        """Rows of the finished shards that were not split, by name."""
+        return {name: record.captions for name, record in self.records.items() if name not in self.split}
 
 
-def shard_name(number: int) -> str:
-    return f"shard-{number:08d}"
-
-
-def half_names(name: str) -> tuple[str, str]:
-    """The names of a shard's two halves, in order."""
-    return f"{name}-0", f"{name}-1"
-
-
-def write_shard(work: Place, name: str, captions: int, outcome: ShardOutcome) -> ShardReport:
-    """Writes prototypes and rejects, then the marker that makes the shard count."""
+def write_shard(work: Folder, name: str, captions: int, outcome: ShardOutcome) -> ShardRecord:
+    """Writes prototypes and rejects, then the marker that makes the shard finished."""
     contents = {
         _PROTOTYPES: _to_parquet(_prototype_table(outcome.prototypes)),
         _REJECTS: _to_parquet(reject_table(outcome.rejects)),
         _SAMPLE: _to_parquet(_sample_table(outcome.sample)),
     }
-    report = ShardReport(
+    record = ShardRecord(
         name=name,
         captions=captions,
         images=outcome.images,
@@ -124,104 +116,99 @@ def write_shard(work: Place, name: str, captions: int, outcome: ShardOutcome) ->
     )
     for suffix, content in contents.items():
         work.write(name + suffix, content)
-    work.write(name + _DONE, json.dumps(asdict(report), sort_keys=True).encode())
-    return report
+    work.write(name + _DONE, json.dumps(asdict(record), sort_keys=True).encode())
+    return record
 
 
-def read_report(work: Place, name: str) -> ShardReport | None:
-    """The report of a finished shard whose files have their full size; None where it must be built."""
+def read_record(work: Folder, name: str) -> ShardRecord | None:
+    """The record of a finished shard whose files are complete; None where it must be built."""
     try:
-        return _whole_report(work.read(name + _DONE), work.size)
+        return _complete_record(work.read(name + _DONE), work.size)
     except FileNotFoundError:
         return None
 
 
-def read_state(work: Place) -> WorkState:
-    """Of all shards at once: one listing, and the markers a few at a time."""
+def read_state(work: Folder) -> WorkState:
+    """The state of all shards, from one listing and their markers, which are read a few at a time."""
     sizes = work.sizes()
     finished = [name for name in sizes if name.endswith(_DONE)]
-    reports = {
-        name.removesuffix(_DONE): _whole_report(content, sizes.get)
+    records = {
+        name.removesuffix(_DONE): _complete_record(content, sizes.get)
         for name, content in zip(finished, work.read_all(finished), strict=True)
     }
     return WorkState(
-        reports={name: report for name, report in reports.items() if report is not None},
-        damaged=frozenset(name for name, report in reports.items() if report is None),
+        records={name: record for name, record in records.items() if record is not None},
+        damaged=frozenset(name for name, record in records.items() if record is None),
         split=frozenset(name.removesuffix(_SPLIT) for name in sizes if name.endswith(_SPLIT)),
     )
 
 
-def _whole_report(content: bytes, size_of: Callable[[str], int | None]) -> ShardReport | None:
+def _complete_record(content: bytes, size_of: Callable[[str], int | None]) -> ShardRecord | None:
     try:
-        report = ShardReport(**json.loads(content))
+        record = ShardRecord(**json.loads(content))
     except (ValueError, TypeError):  # a marker cut short is no marker
         return None
-    whole = all(size_of(report.name + suffix) == size for suffix, size in report.sizes.items())
-    return report if whole else None
+    whole = all(size_of(record.name + suffix) == size for suffix, size in record.sizes.items())
+    return record if whole else None
 
 
-def mark_started(work: Place, name: str, run: str) -> None:
-    """Notes that a worker has begun with a shard in a run."""
+def mark_started(work: Folder, name: str, run: str) -> None:
+    """Notes that a worker has started a shard in a run."""
     work.write(f"{name}.{run}{_STARTED}", b"")
 
 
-def take_started(work: Place, name: str, run: str) -> bool:
-    """Whether a worker has begun with a shard in this run since this was last asked."""
-    begun = work.exists(f"{name}.{run}{_STARTED}")
+def pop_started(work: Folder, name: str, run: str) -> bool:
+    """Whether a worker has started a shard in this run; the note is removed."""
+    started = work.exists(f"{name}.{run}{_STARTED}")
     work.discard(f"{name}.{run}{_STARTED}")
-    return begun
+    return started
 
 
-def forget_report(work: Place, name: str) -> None:
-    """Makes a finished shard one that must be built."""
+def forget_record(work: Folder, name: str) -> None:
+    """Removes a shard's marker: it must be built again."""
     work.discard(name + _DONE)
 
 
-def mark_split(work: Place, name: str) -> None:
-    """Notes for good that a shard is built as two halves."""
+def mark_split(work: Folder, name: str) -> None:
+    """Notes for all runs that a shard is built as two halves."""
     work.write(name + _SPLIT, b"")
 
 
-def forget_split(work: Place, name: str) -> None:
-    """Makes a divided shard one that is built whole."""
+def forget_split(work: Folder, name: str) -> None:
+    """Removes that note: the shard is built whole again."""
     work.discard(name + _SPLIT)
 
 
-def read_prototypes(work: Place, reports: Sequence[ShardReport]) -> Iterator[Prototype]:
+def read_prototypes(work: Folder, records: Sequence[ShardRecord]) -> Iterator[Prototype]:
     """All prototypes in the captions' order, a few shards in memory at a time.
 
-    Raises `WorkerError` for a shard whose bytes are not those that were written, after making sure
-    that the next run builds it again.
+    Raises `WorkerError` for a shard whose bytes are not as written; the next run builds it again.
     """
-    for table in _read_tables(work, reports, _PROTOTYPES):
+    for table in _read_tables(work, records, _PROTOTYPES):
         yield from map(_to_prototype, table.to_pylist())
 
 
-def read_rejects(work: Place, reports: Sequence[ShardReport]) -> Iterator[pa.Table]:
-    """All rejects in the captions' order, a table a shard; raises as `read_prototypes` does."""
-    return _read_tables(work, reports, _REJECTS)
+def read_rejects(work: Folder, records: Sequence[ShardRecord]) -> Iterator[pa.Table]:
+    """All rejects in the captions' order, one table per shard; raises as `read_prototypes` does."""
+    return _read_tables(work, records, _REJECTS)
 
 
-def read_samples(work: Place, reports: Sequence[ShardReport]) -> list[Sample]:
-    """The samples of some shards; raises as `read_prototypes` does."""
-    rows = [row for table in _read_tables(work, reports, _SAMPLE) for row in table.to_pylist()]
+def read_samples(work: Folder, records: Sequence[ShardRecord]) -> list[Sample]:
+    """The sample pictures of some shards; raises as `read_prototypes` does."""
+    rows = [row for table in _read_tables(work, records, _SAMPLE) for row in table.to_pylist()]
     return [Sample(row["caption"], tuple(row["nouns"]), row["strip"]) for row in rows]
 
 
-def _read_tables(work: Place, reports: Sequence[ShardReport], suffix: str) -> Iterator[pa.Table]:
-    contents = work.read_all(report.name + suffix for report in reports)
-    for report, content in zip(reports, contents, strict=True):
-        if hashlib.sha256(content).hexdigest() != report.digests[suffix]:
-            forget_report(work, report.name)
+def _read_tables(work: Folder, records: Sequence[ShardRecord], suffix: str) -> Iterator[pa.Table]:
+    contents = work.read_all(record.name + suffix for record in records)
+    for record, content in zip(records, contents, strict=True):
+        if hashlib.sha256(content).hexdigest() != record.digests[suffix]:
+            forget_record(work, record.name)
             raise WorkerError(
-                f"{report.name} in '{work}' is not as it was written; run the same command again to build it "
-                f"anew"
+                f"{record.name} in '{work}' is not as it was written; run the same command again to build it "
+                f"again"
             )
         yield pq.read_table(pa.BufferReader(content))
-
-
-def reject_table(rejects: Sequence[Reject]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(reject) for reject in rejects], REJECT_SCHEMA)
 
 
 def _sample_table(sample: Sample | None) -> pa.Table:

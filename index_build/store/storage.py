@@ -1,6 +1,4 @@
-"""Folders on this machine or in an object store that fsspec reaches (s3://, gs://, ...): files appear whole
-or not at all.
-"""
+"""Folders on this machine or in an object store that fsspec reaches (s3://, gs://, ...)."""
 
 from __future__ import annotations
 
@@ -11,24 +9,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from freeda.errors import CaptionsError, ConfigError, OutputError
+from freeda.errors import CaptionsError, ConfigError, OutputError, reason
+from freeda.files import replacing
 from freeda.index.format import KEYS, MANIFEST
 
-__all__ = ["Place", "find_parquet"]
+__all__ = ["Folder", "find_parquet"]
 
 _READ_AHEAD = 8
-"""Files read at once: an object store takes its time over each."""
+"""Files read at once, for an object store takes long over each."""
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
 
 
-class Place:
-    """A folder by path or URL. Workers open it anew by that URL, with credentials of their own."""
+class Folder:
+    """A folder by path or URL, whose files appear whole or not at all.
+
+    Workers open it again by its URL, with their own credentials.
+    """
 
     def __init__(self, url: str | Path) -> None:
         self._files, self._root = _file_system(str(url))
@@ -37,8 +38,8 @@ class Place:
     def __str__(self) -> str:
         return self.url
 
-    def __truediv__(self, name: str) -> Place:
-        return Place(f"{self.url}/{name}")
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(f"{self.url}/{name}")
 
     @property
     def local(self) -> Path | None:
@@ -46,13 +47,13 @@ class Place:
         return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
 
     def prepare(self) -> None:
-        """Makes the folder; raises `OutputError` where that, or writing into it, cannot be."""
+        """Creates the folder where there is none; raises `OutputError` where it cannot be written to."""
         if _protocols(self._files) & _OBJECT_STORES:
-            return  # they have no folders, and s3fs would make a bucket of a misspelt name
+            return  # they have no folders, and s3fs would create a bucket for a misspelt name
         try:
             self._files.makedirs(self._root, exist_ok=True)
         except _errors() as error:
-            raise OutputError(f"cannot create '{self}': {_reason(error)}; choose another --out") from error
+            raise OutputError(f"cannot create '{self}': {reason(error)}; choose another --out") from error
         if self.local and not os.access(self.local, os.W_OK):
             raise OutputError(f"cannot write to '{self}'; choose another --out")
 
@@ -60,13 +61,13 @@ class Place:
         return self.size(name) is not None
 
     def size(self, name: str) -> int | None:
-        """In bytes; None where there is no such file. Raises `OutputError` where nobody can tell."""
+        """Bytes of a file; None where there is no such file. Raises `OutputError` where that is unknown."""
         try:
             return int(self._files.info(self._path(name))["size"] or 0)
         except FileNotFoundError:
             return None
         except _errors() as error:
-            raise OutputError(f"cannot look for '{self._path(name)}': {_reason(error)}") from error
+            raise OutputError(f"cannot look for '{self._path(name)}': {reason(error)}") from error
 
     def read(self, name: str) -> bytes:
         """The whole file; raises `FileNotFoundError`, `OutputError`."""
@@ -75,13 +76,10 @@ class Place:
         except FileNotFoundError:
             raise
         except _errors() as error:
-            raise OutputError(f"cannot read '{self._path(name)}': {_reason(error)}") from error
+            raise OutputError(f"cannot read '{self._path(name)}': {reason(error)}") from error
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
-        """Whole files that are known to be there, in order, a few ahead of the one that is asked for.
-
-        Raises `OutputError`.
-        """
+        """Whole files that are known to exist, in order, read a few ahead. Raises `OutputError`."""
         with ThreadPoolExecutor(_READ_AHEAD, "freeda-reading") as threads:
             ahead: deque[Future[bytes]] = deque()
             for name in names:
@@ -100,31 +98,34 @@ class Place:
             ) from error
 
     def write(self, name: str, content: bytes) -> None:
-        """Replaces a file at once: a reader, or a run after a power cut, finds the old or the new one.
+        """Replaces a file: a reader, or a run after a power cut, finds the old or the new one.
 
         Raises `OutputError`.
         """
         try:
             if self.local:
-                _replace(self.local / name, content)
+                with replacing(self.local / name, shared=True) as partial:
+                    partial.write_bytes(content)
             else:
                 self._files.pipe_file(self._path(name), content)
         except _errors() as error:
-            raise OutputError(f"cannot write '{self._path(name)}': {_reason(error)}") from error
+            raise OutputError(f"cannot write '{self._path(name)}': {reason(error)}") from error
 
     def upload(self, source: Path, name: str) -> None:
         """Copies a file of this machine here; raises `OutputError`."""
         try:
             self._files.put_file(str(source), self._path(name))
         except _errors() as error:
-            raise OutputError(f"cannot write '{self._path(name)}': {_reason(error)}") from error
+            raise OutputError(f"cannot write '{self._path(name)}': {reason(error)}") from error
 
     def names(self) -> list[str]:
-        """What lies in the folder, sorted; nothing where there is no folder. Raises `OutputError`."""
+        """Names of all files and folders inside, sorted; none where there is no folder. Raises
+        `OutputError`.
+        """
         return sorted(self.sizes())
 
     def sizes(self) -> dict[str, int]:
-        """What lies in the folder by name, in bytes, from one listing; raises `OutputError`."""
+        """Bytes of all files inside, by name, from one listing; raises `OutputError`."""
         while True:
             try:
                 found = self._files.ls(self._root, detail=True)
@@ -133,7 +134,7 @@ class Place:
                 if not (self.local and self.local.exists()):
                     return {}
             except _errors() as error:
-                raise OutputError(f"cannot list '{self}': {_reason(error)}") from error
+                raise OutputError(f"cannot list '{self}': {reason(error)}") from error
 
     def discard(self, name: str) -> None:
         """Removes a file or a folder with all it holds, if there is one; raises `OutputError`."""
@@ -142,23 +143,23 @@ class Place:
         except FileNotFoundError:
             return
         except _errors() as error:
-            raise OutputError(f"cannot remove '{self._path(name)}': {_reason(error)}") from error
+            raise OutputError(f"cannot remove '{self._path(name)}': {reason(error)}") from error
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
 
 def find_parquet(source: str) -> tuple[AbstractFileSystem, list[str]]:
-    """The parquet files that a path or URL of a file, a folder or a glob means, in order.
+    """The parquet files at a path or URL of a file, a folder or a glob, in order.
 
-    Of a folder, hidden files and those of an index (they lie beside a manifest and keys) are left out.
+    In a folder, hidden files and files of an index (beside a manifest and keys) are left out.
     Raises `CaptionsError`.
     """
     files, path = _file_system(source)
     try:
         return files, _find(files, path)
     except _errors() as error:
-        raise CaptionsError(f"'{source}' cannot be read: {_reason(error)}") from error
+        raise CaptionsError(f"'{source}' cannot be read: {reason(error)}") from error
 
 
 def _find(files: AbstractFileSystem, path: str) -> list[str]:
@@ -176,7 +177,7 @@ def _is_input(files: AbstractFileSystem, name: str, root: str) -> bool:
 
 
 def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
-    """Without a listing's cache, for other processes write there too."""
+    """Without caching of listings, for other processes write there too."""
     options: dict[str, Any] = {"use_listings_cache": False}
     try:
         files, path = url_to_fs(url, **options)
@@ -197,21 +198,5 @@ def _errors() -> tuple[type[Exception], ...]:
     return (OSError, BotoCoreError, ClientError)
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
-
-
 def _protocols(files: AbstractFileSystem) -> set[str]:
     return {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name on no content
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

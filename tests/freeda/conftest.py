@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from freeda.presets.settings import Preset
-from freeda.models.clip import load_clip
 from freeda.models.backbone import load_backbone
+from freeda.models.clip import load_clip
+from freeda.presets.settings import Preset
 from tests.conftest import WIDTH
 from tests.freeda.material import random_prototypes, write_index
 
@@ -18,8 +18,8 @@ def index_folder(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) 
     cpu = torch.device("cpu")
     fingerprints = {
         "diffusion": "-",
-        "clip": load_clip(tiny_preset.models.clip, cpu).fingerprint(),
-        "backbone": load_backbone(tiny_preset.models.backbone, cpu).fingerprint(),
+        "clip": load_clip(tiny_preset.model_ids("clip"), cpu).fingerprint(),
+        "backbone": load_backbone(tiny_preset.model_ids("backbone"), cpu).fingerprint(),
     }
     folder = tmp_path_factory.mktemp("method") / "index"
     return write_index(folder, random_prototypes(60, WIDTH, WIDTH), tiny_preset, fingerprints)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from freeda.presets.settings import Preset
 from freeda.index.writer import Origin
 from freeda.index.writer import write_index as write_index_folder
+from freeda.presets.settings import Preset
 from freeda.records import Prototype
 
 
@@ -40,6 +40,6 @@ def write_index(
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rejects = pa.table({"caption_id": ["x"], "caption": ["slowly"], "noun": [""], "reason": ["no nouns"]})
-    origin = Origin(preset=preset.as_dict(), models=fingerprints, build={}, fingerprint="f")
+    origin = Origin(preset=preset.as_dict(), models=fingerprints, build={}, build_id="f")
     write_index_folder(folder, prototypes, rejects, len(prototypes), origin)
     return folder

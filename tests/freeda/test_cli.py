@@ -116,6 +116,12 @@ def test_equal_file_names_do_not_overwrite_one_another(tmp_path: Path) -> None:
         (["segment", "x.png", "--classes", "cat;;dog"], 1, "empty class name"),
         (["segment", "x.png", "--classes", "cat", "--index", "nowhere"], 1, "no index 'nowhere'; looked in"),
         (["segment", "x.png", "--classes", "cat", "--method", "magic"], 1, "unknown method 'magic'"),
+        (["segment", "x.png", "--classes", "cat", "--set", "pamr"], 1, "'pamr' is not KEY=VALUE"),
+        (
+            ["segment", "x.png", "--classes", "cat", "--set", "magic=1"],
+            1,
+            "has no option or setting 'magic'; its settings are",
+        ),
         (["segment", "x.png", "--classes", "cat", "--format", "gif"], 2, "expected any of labels"),
         (["segment", "x.png"], 2, "Missing option '--classes'"),
         (["segment", "--classes", "cat"], 2, "Missing argument"),
@@ -193,3 +199,16 @@ def test_presets_are_listed() -> None:
     for name in ("toy", "sd15-vitb", "sd21-vitl", "sd-turbo-vitb"):
         assert name in listed
     assert "[models]" in freeda("presets", "--show", "toy").output
+
+
+def test_a_setting_is_changed_by_name(tmp_path: Path) -> None:
+    def paths(*options: str) -> dict[str, int]:
+        image = EXAMPLES / "scene-1.png"
+        command = ["segment", image, "--classes", "hammer; sky", "--out", tmp_path, "--format", "npz"]
+        assert freeda(*command, *options).exit_code == 0
+        return json.loads((tmp_path / "scene-1.json").read_text())["paths"]
+
+    merged = paths()["regions pooled"]
+    apart = paths("--set", "merge_above=1")["regions pooled"]
+    assert merged < apart
+    assert paths("--set", "merge_above=1", "--set", "superpixels.min_size=500")["regions pooled"] < apart

@@ -1,21 +1,23 @@
-"""A build that nothing disturbed, to compare others with."""
+"""One build that nothing disturbed, to compare others with, and workers that many tests share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distributed import LocalCluster
 
-from freeda.presets.settings import Preset
 from freeda.index.format import FILES, MANIFEST
+from freeda.presets import Preset, load_preset
 from freeda.presets.toml import to_toml
-from freeda.presets import load_preset
-from index_build import BuildConfig, build_index
+from index_build import BuildConfig, BuildSummary, Resources, build_index
 from tests.conftest import CAPTIONS
 
-SHARD_SIZE = 2
+OWN = Resources(workers=1, threads=1, device="cpu")
+"""A worker of the build's own, for tests of what happens to one."""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -28,11 +30,16 @@ def write_captions(path: Path, texts: list[str]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def config(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> BuildConfig:
-    """Through a file, as the command reads it: all these builds have one fingerprint."""
+def preset_file(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("preset") / "tiny.toml"
     path.write_text(to_toml(tiny_preset))
-    return BuildConfig(preset=load_preset(str(path)), shard_size=SHARD_SIZE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def config(preset_file: Path) -> BuildConfig:
+    """Through a file, as the command reads it: all these builds have one id."""
+    return BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +48,21 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(config: BuildConfig, captions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared() -> Iterator[Resources]:
+    """A cluster of one worker, for tests of what a build gives and not of how."""
+    with LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=None) as cluster:
+        yield Resources(scheduler=cluster.scheduler_address, threads=1, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def summary(
+    config: BuildConfig, captions: Path, shared: Resources, tmp_path_factory: pytest.TempPathFactory
+) -> BuildSummary:
+    """Of a build of all test captions that nothing disturbed."""
     out = tmp_path_factory.mktemp("undisturbed") / "index"
-    build_index(str(captions), out, config, workers=1, device="cpu")
-    return out
+    return build_index(str(captions), out, config, resources=shared)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(summary: BuildSummary) -> Path:
+    return Path(summary.out)

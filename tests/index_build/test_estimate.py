@@ -11,15 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from freeda.cli import main
-from freeda.presets.settings import Preset
 from freeda.errors import NothingBuiltError
+from freeda.presets.settings import Preset
 from freeda.presets.toml import to_toml
-from freeda.records import Caption, Reject
+from freeda.records import Caption, Reject, TaggedCaption
+from index_build.captions.nouns import PatternNouns
 from index_build.captions.reader import open_captions
 from index_build.config import BuildConfig
 from index_build.estimate import estimate_build
-from index_build.captions.nouns import PatternNouns
-from freeda.records import TaggedCaption
 from index_build.generation.prototypes import build_prototypes, load_models
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,47 +19,26 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
-from freeda.presets.settings import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
 from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
-from freeda.presets.toml import to_toml
-from freeda.presets import load_preset
-from index_build import BuildConfig, build_index
+from freeda.presets.settings import Preset
+from index_build import BuildConfig, BuildSummary, Resources, build_index
 from index_build.append import append
-from index_build.config import CaptionColumns
 from index_build.cluster.progress import Progress
-from tests.conftest import CAPTIONS
-from tests.index_build.conftest import contents
+from index_build.config import CaptionColumns
+from tests.index_build.conftest import OWN, contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def preset_file(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("preset") / "tiny.toml"
-    path.write_text(to_toml(tiny_preset))
-    return path
-
-
 def command(captions: Path, out: Path, preset: Path) -> list[str]:
-    options = ["--preset", str(preset), "--shard-size", "1", "--device", "cpu", "--json"]
+    options = ["--preset", str(preset), "--shard-size", "1", "--threads", "1", "--device", "cpu", "--json"]
     return [sys.executable, "-m", "freeda.cli", "build-index", str(captions), "--out", str(out), *options]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(preset_file: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A build of all test captions in one go."""
-    folder = tmp_path_factory.mktemp("whole")
-    captions = folder / "captions.parquet"
-    pq.write_table(pa.table({"id": [f"c{n}" for n in range(len(CAPTIONS))], "caption": CAPTIONS}), captions)
-    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
-    summary = build_index(str(captions), folder / "index", config, device="cpu")
-    return captions, folder / "index", summary
-
-
-def test_the_summary_counts_everything(uninterrupted) -> None:
-    _, folder, summary = uninterrupted
+def test_the_summary_counts_everything(summary: BuildSummary) -> None:
+    folder = Path(summary.out)
     index = PrototypeIndex.open(folder, verify=True)
     rejects = pq.read_table(folder / "rejects.parquet").to_pylist()
     assert summary.captions == 7
@@ -74,8 +54,14 @@ def test_the_summary_counts_everything(uninterrupted) -> None:
     assert ids == sorted(ids, key=lambda name: int(name[1]))
 
 
-def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path, tmp_path: Path) -> None:
-    captions, whole, _ = uninterrupted
+def test_killed_and_run_again_it_ends_the_same(
+    captions: Path,
+    undisturbed: Path,
+    config: BuildConfig,
+    preset_file: Path,
+    shared: Resources,
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "index"
     process = subprocess.Popen(
         command(captions, out, preset_file),
@@ -89,7 +75,7 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
         assert process.poll() is None, "the build ended before it could be killed"
         time.sleep(0.02)
     with pytest.raises(OutputError, match=f"another run is writing '{out}'"):
-        build_index(str(captions), out, BuildConfig(preset=load_preset(str(preset_file)), shard_size=1))
+        build_index(str(captions), out, config, resources=shared)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     shard = next(out.glob(".work/*/shard-00000000.parquet"))
@@ -108,34 +94,30 @@ def test_killed_and_run_again_it_ends_the_same(uninterrupted, preset_file: Path,
     assert records[-1]["prototypes"] == summary["prototypes"]
     assert any("busy" in record["workers"].values() for record in records)
     assert summary["images"] == 5
-    assert contents(out) == contents(whole)
-
-    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
-    assert build_index(str(captions), out, config, device="cpu").already_built
+    assert contents(out) == contents(undisturbed)
+    assert build_index(str(captions), out, config, resources=shared).already_built
 
 
-def test_four_workers_build_the_same_prototypes(uninterrupted, preset_file: Path, tmp_path: Path) -> None:
-    captions, whole, _ = uninterrupted
-    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
-    build_index(str(captions), tmp_path / "index", config, workers=4, device="cpu")
-    one, four = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index")
+def test_four_workers_build_the_same_prototypes(
+    captions: Path, undisturbed: Path, config: BuildConfig, tmp_path: Path
+) -> None:
+    build_index(str(captions), tmp_path / "index", config, resources=replace(OWN, workers=4))
+    one, four = PrototypeIndex.open(undisturbed), PrototypeIndex.open(tmp_path / "index")
     numbers = range(len(one))
     columns = ["id", "noun", "caption", "seed"]
     assert one.rows(numbers, columns) == four.rows(range(len(four)), columns)
     np.testing.assert_allclose(one.vectors(numbers), four.vectors(numbers), atol=2e-2)
 
 
-def test_a_cluster_that_exists_with_several_threads_a_worker(
-    uninterrupted, preset_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_that_exists_with_several_threads_per_worker(
+    captions: Path, undisturbed: Path, config: BuildConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads of one worker share its models, and must take turns; --out may be relative."""
-    captions, whole, _ = uninterrupted
     monkeypatch.chdir(tmp_path)
-    config = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1)
     with LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=None) as cluster:
-        address = cluster.scheduler_address
-        build_index(str(captions), "index", config, scheduler=address, device="cpu")
-    one, three = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index")
+        resources = Resources(scheduler=cluster.scheduler_address, device="cpu")
+        build_index(str(captions), "index", config, resources=resources)
+    one, three = PrototypeIndex.open(undisturbed), PrototypeIndex.open(tmp_path / "index")
     numbers = range(len(one))
     assert one.rows(numbers, ["id", "seed"]) == three.rows(range(len(three)), ["id", "seed"])
     np.testing.assert_allclose(one.vectors(numbers), three.vectors(numbers), atol=2e-2)
@@ -144,39 +126,40 @@ def test_a_cluster_that_exists_with_several_threads_a_worker(
 def test_a_scheduler_that_does_not_answer_is_named(
     tiny_preset: Preset, captions_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("index_build.cluster.workers._ANSWER_SECONDS", 2)
-    config = BuildConfig(preset=tiny_preset)
+    monkeypatch.setattr("index_build.cluster.connection._ANSWER_SECONDS", 2)
+    nobody = Resources(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(WorkerError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
-        build_index(str(captions_file), tmp_path / "out", config, scheduler="tcp://127.0.0.1:9")
+        build_index(str(captions_file), tmp_path / "out", BuildConfig(preset=tiny_preset), resources=nobody)
 
 
 def test_another_build_s_index_is_replaced_on_request_only(
-    uninterrupted, preset_file: Path, tmp_path: Path
+    captions: Path, undisturbed: Path, config: BuildConfig, shared: Resources, tmp_path: Path
 ) -> None:
-    captions, whole, _ = uninterrupted
     out = tmp_path / "index"
-    shutil.copytree(whole, out)
-    second = BuildConfig(preset=load_preset(str(preset_file)), shard_size=1, seed=1)
+    shutil.copytree(undisturbed, out)
+    second = replace(config, seed=1)
     before = contents(out)
     with pytest.raises(OutputError, match=r"another build \(seed 0 -> 1\).*--overwrite"):
-        build_index(str(captions), out, second, device="cpu")
+        build_index(str(captions), out, second, resources=shared)
     assert contents(out) == before
     left = out / ".work" / "0123456789abcdef" / "build.json"
     left.parent.mkdir(parents=True)
     left.write_text('{"seed": 5}')
     seen: list[Progress] = []
-    build_index(str(captions), out, second, device="cpu", overwrite=True, report=seen.append)
+    build_index(str(captions), out, second, resources=shared, overwrite=True, on_progress=seen.append)
     assert PrototypeIndex.open(out).manifest.seed == 1
-    (note,) = (item.note for item in seen if "stays aside" in item.note)
-    assert note.startswith("unfinished build 0123456789abcdef stays aside: ")
+    (note,) = (item.note for item in seen if "not resumed" in item.note)
+    assert note.startswith("unfinished build 0123456789abcdef is kept but not resumed: ")
     assert left.exists()
 
 
-def test_captions_without_any_noun_build_nothing(tiny_preset: Preset, tmp_path: Path) -> None:
+def test_captions_without_any_noun_build_nothing(
+    config: BuildConfig, shared: Resources, tmp_path: Path
+) -> None:
     path = tmp_path / "c.parquet"
     pq.write_table(pa.table({"caption": ["slowly", "quickly and well"]}), path)
     with pytest.raises(CaptionsError, match=r"no caption gave a prototype \(2 x no nouns\)"):
-        build_index(str(path), tmp_path / "out", BuildConfig(preset=tiny_preset), device="cpu")
+        build_index(str(path), tmp_path / "out", config, resources=shared)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -187,23 +170,22 @@ def test_an_unwritable_place_is_named(tiny_preset: Preset, captions_file: Path, 
 
 
 def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
-    uninterrupted, tmp_path: Path
+    captions: Path, undisturbed: Path, shared: Resources, tmp_path: Path
 ) -> None:
-    captions, whole, _ = uninterrupted
     rows = [*pq.read_table(captions).to_pylist(), {"id": "late", "caption": "very " * 45 + "near a dog"}]
     more = tmp_path / "more.parquet"
     pq.write_table(pa.Table.from_pylist(rows), more)
-    config = BuildConfig(preset=PrototypeIndex.open(whole).preset, shard_size=1, limit=4)
-    build_index(str(captions), tmp_path / "index", config, device="cpu")
+    config = BuildConfig(preset=PrototypeIndex.open(undisturbed).preset, shard_size=1, limit=4)
+    build_index(str(captions), tmp_path / "index", config, resources=shared)
     # As a process leaves it that dies while the grown index takes the old one's place.
     (tmp_path / "index").rename(tmp_path / ".index.replaced")
     with (
         locked(tmp_path / "index"),
         pytest.raises(OutputError, match="another run is writing"),
     ):
-        append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
-    done = append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
-    one, grown = PrototypeIndex.open(whole), PrototypeIndex.open(tmp_path / "index", verify=True)
+        append(tmp_path / "index", str(more), CaptionColumns(), resources=shared)
+    done = append(tmp_path / "index", str(more), CaptionColumns(), resources=shared)
+    one, grown = PrototypeIndex.open(undisturbed), PrototypeIndex.open(tmp_path / "index", verify=True)
     assert done.addition is not None
     assert done.addition.images == 2  # those of the first build are not generated again
     assert done.addition.rejects[TOO_LONG] == 1
@@ -211,25 +193,26 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
     columns = ["id", "noun", "caption", "seed"]
     assert grown.rows(range(len(grown)), columns) == one.rows(range(len(one)), columns)
     np.testing.assert_allclose(grown.vectors(range(len(one))), one.vectors(range(len(one))), atol=2e-2)
-    again = append(tmp_path / "index", str(more), CaptionColumns(), device="cpu")
+    again = append(tmp_path / "index", str(more), CaptionColumns(), resources=shared)
     assert again.addition is None
     assert "no nouns" in again.note
     assert again.manifest == grown.manifest
     assert TOO_LONG not in again.note  # neither prototypes nor rejects are drawn again
 
 
-def test_appended_captions_without_a_prototype_are_remembered(uninterrupted, tmp_path: Path) -> None:
-    _, whole, _ = uninterrupted
+def test_appended_captions_without_a_prototype_are_remembered(
+    undisturbed: Path, shared: Resources, tmp_path: Path
+) -> None:
     index = tmp_path / "index"
-    shutil.copytree(whole, index)
+    shutil.copytree(undisturbed, index)
     more = tmp_path / "more.parquet"
     pq.write_table(pa.table({"id": ["late"], "caption": ["very " * 45 + "near a dog"]}), more)
-    done = append(index, str(more), CaptionColumns(), device="cpu")
+    done = append(index, str(more), CaptionColumns(), resources=shared)
     assert done.addition is None
     rejects = pq.read_table(index / "rejects.parquet").to_pylist()
     assert [row["reason"] for row in rejects if row["caption_id"] == "late"] == [TOO_LONG]
-    assert len(PrototypeIndex.open(index, verify=True)) == len(PrototypeIndex.open(whole))
-    again = append(index, str(more), CaptionColumns(), device="cpu")
+    assert len(PrototypeIndex.open(index, verify=True)) == len(PrototypeIndex.open(undisturbed))
+    again = append(index, str(more), CaptionColumns(), resources=shared)
     assert again.note == "all captions were in it already"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "more.parquet"]
 
@@ -255,12 +238,13 @@ ODD_ROWS = {
 TOO_LONG = "noun not within the first 40 tokens"
 
 
-def test_odd_rows_end_as_prototypes_or_counted_rejects(preset_file: Path, tmp_path: Path) -> None:
+def test_odd_rows_end_as_prototypes_or_counted_rejects(
+    config: BuildConfig, shared: Resources, tmp_path: Path
+) -> None:
     ids, texts = [*ODD_ROWS, "null", "again"], [*ODD_ROWS.values(), "a dog", "a dog"]
     captions, out = tmp_path / "odd.parquet", tmp_path / "index"
     pq.write_table(pa.table({"id": ids, "caption": texts}), captions)
-    config = BuildConfig(preset=load_preset(str(preset_file)))
-    summary = build_index(str(captions), out, config, device="cpu")
+    summary = build_index(str(captions), out, replace(config, shard_size=32), resources=shared)
     assert summary.captions == len(ids)
     rejects = pq.read_table(out / "rejects.parquet").to_pylist()
     index = PrototypeIndex.open(out, verify=True)

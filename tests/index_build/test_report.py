@@ -10,8 +10,8 @@ from PIL import Image
 
 from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
-from index_build.report import spread, write_report
 from index_build.generation.samples import draw_sample
+from index_build.report import spread, write_report
 from tests.freeda.material import random_prototypes, write_index
 
 

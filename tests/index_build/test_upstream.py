@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import index_build.upstream as upstream
-from freeda.presets.settings import Preset
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
-from freeda.index.reader import PrototypeIndex
 from freeda.index.format import REJECTS
+from freeda.index.reader import PrototypeIndex
 from freeda.methods.freeda import load
+from freeda.presets.settings import Preset
 from index_build.upstream import import_upstream
 from tests.conftest import WIDTH
 from tests.freeda.methods.contract import picture
@@ -74,7 +74,7 @@ def test_an_interrupted_import_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_upstream(embeddings, knn_index, tmp_path / "out", tiny_preset, chunk=8, progress=stop)
+        import_upstream(embeddings, knn_index, tmp_path / "out", tiny_preset, chunk=8, on_progress=stop)
     read: list[str] = []
     real = upstream._read_vector
     monkeypatch.setattr(

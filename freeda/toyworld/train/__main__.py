@@ -10,13 +10,13 @@ from typing import Any
 import click
 import torch
 
+from freeda.models.backbone import load_backbone
 from freeda.models.diffusion import load_pipeline
 from freeda.models.loading import choose_device
 from freeda.toyworld.train import autoencoder, clip, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan, Task, fit
 from freeda.toyworld.train.tokenizer import train_tokenizer
-from freeda.models.backbone import load_backbone
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from freeda.models.loading import fingerprint
+from freeda.models.loading import weights_fingerprint
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan
 
@@ -75,7 +75,7 @@ def encode_scenes(
 
     They are kept in the file `cached` with the autoencoder's fingerprint, and made anew for another.
     """
-    made_by = fingerprint(autoencoder.state_dict())
+    made_by = weights_fingerprint(autoencoder.state_dict())
     if not cached.exists() or _made_by(cached) != made_by:
         partial = cached.with_suffix(".partial")
         save_file({"latents": _encode(autoencoder, scenes, device)}, partial, {"autoencoder": made_by})

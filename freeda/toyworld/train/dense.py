@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from freeda.models.backbone import Backbone
 from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
 from freeda.toyworld.train.loop import Plan
-from freeda.models.backbone import Backbone
 
 __all__ = ["PLAN", "DenseTask", "encode_scenes", "save"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +13,14 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
+from freeda.class_names import ClassName
 from freeda.cli import main
-from freeda.segmentation.decision import decide
 from freeda.errors import DatasetError, OutputError
 from freeda.evaluation.datasets import ToyDataset, open_dataset
 from freeda.evaluation.report import summary, table
 from freeda.evaluation.runner import evaluate
-from freeda.segmentation.images import ImageLike
-from freeda.methods.freeda.method import FreedaSegmenter
-from freeda.methods.freeda import load
-from freeda.segmentation.result import Segmentation
+from freeda.methods.base import MethodSegmenter, Scores
+from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 NAMES = ("cat", "dog", "grass", "sky")
@@ -62,7 +60,7 @@ def test_figures_equal_scikit_learn_s_on_the_saved_predictions(
     segmenter: FreedaSegmenter, own: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    run = evaluate(segmenter, open_dataset(str(own), None), out, {}, save_predictions=True)
+    run = evaluate(segmenter, open_dataset(str(own), None), out, save_predictions=True)
     truth = np.concatenate([item.ravel() for item in truths(own)])
     predicted = np.concatenate([item.ravel() for item in saved(out)])
     counted = truth != 255
@@ -81,7 +79,7 @@ def test_figures_equal_scikit_learn_s_on_the_saved_predictions(
 
 def test_an_interrupted_run_goes_on(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
     dataset = open_dataset(str(own), None)
-    whole = evaluate(segmenter, dataset, tmp_path / "whole", {})
+    whole = evaluate(segmenter, dataset, tmp_path / "whole")
 
     def stop(done: int, total: int) -> None:
         if done == 3:
@@ -89,11 +87,11 @@ def test_an_interrupted_run_goes_on(segmenter: FreedaSegmenter, own: Path, tmp_p
 
     out = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(segmenter, dataset, out, {}, progress=stop)
+        evaluate(segmenter, dataset, out, on_progress=stop)
     log = out / "images.jsonl"
     log.write_text(log.read_text()[:-20])  # as a power cut in the middle of a write leaves it
     seen: list[int] = []
-    resumed = evaluate(segmenter, dataset, out, {}, progress=lambda done, total: seen.append(done))
+    resumed = evaluate(segmenter, dataset, out, on_progress=lambda done, total: seen.append(done))
     assert seen[0] == 2
     assert [(r.name, r.pairs) for r in resumed.records] == [(r.name, r.pairs) for r in whole.records]
 
@@ -102,42 +100,43 @@ def test_a_smaller_limit_takes_the_first_images(
     segmenter: FreedaSegmenter, own: Path, tmp_path: Path
 ) -> None:
     dataset = open_dataset(str(own), None)
-    evaluate(segmenter, dataset, tmp_path / "out", {})
-    run = evaluate(segmenter, dataset, tmp_path / "out", {}, limit=2)
+    evaluate(segmenter, dataset, tmp_path / "out")
+    run = evaluate(segmenter, dataset, tmp_path / "out", limit=2)
     assert [record.name for record in run.records] == ["0", "1"]
 
 
 def test_predictions_do_not_depend_on_the_truth(
     segmenter: FreedaSegmenter, own: Path, tmp_path: Path
 ) -> None:
-    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "a", {}, save_predictions=True)
+    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "a", save_predictions=True)
     for path in (own / "labels").glob("*.png"):
         Image.fromarray(np.full((60, 80), 3, np.uint8)).save(path)
-    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "b", {}, save_predictions=True)
+    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "b", save_predictions=True)
     for before, after in zip(saved(tmp_path / "a"), saved(tmp_path / "b"), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
 def test_another_run_s_folder_is_refused(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
     dataset = open_dataset(str(own), None)
-    evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 3}, limit=1)
+    evaluate(segmenter, dataset, tmp_path / "out", limit=1)
+    segmenter.method.settings = replace(segmenter.method.settings, neighbors=4)
     with pytest.raises(OutputError, match=r"neighbors 3 instead of 4.*--overwrite"):
-        evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 4}, limit=1)
-    run = evaluate(segmenter, dataset, tmp_path / "out", {"neighbors": 4}, limit=1, overwrite=True)
+        evaluate(segmenter, dataset, tmp_path / "out", limit=1)
+    run = evaluate(segmenter, dataset, tmp_path / "out", limit=1, overwrite=True)
     assert len(run.records) == 1
 
 
 def test_another_class_list_is_another_run(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
-    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {})
+    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out")
     (own / "classes.txt").write_text("dog\ncat\ngrass\nsky\n")
     with pytest.raises(OutputError, match="content"):
-        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {})
+        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out")
 
 
 def test_predictions_asked_for_later_are_made(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
     dataset, out = open_dataset(str(own), None), tmp_path / "out"
-    before = evaluate(segmenter, dataset, out, {})
-    after = evaluate(segmenter, dataset, out, {}, save_predictions=True)
+    before = evaluate(segmenter, dataset, out)
+    after = evaluate(segmenter, dataset, out, save_predictions=True)
     assert len(saved(out)) == len(after.records) == COUNT
     np.testing.assert_array_equal(before.matrix().counts(), after.matrix().counts())
 
@@ -145,7 +144,7 @@ def test_predictions_asked_for_later_are_made(segmenter: FreedaSegmenter, own: P
 def test_nothing_to_count_is_said(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
     for path in (own / "labels").glob("*.png"):
         Image.fromarray(np.full((60, 80), 255, np.uint8)).save(path)
-    figures = summary(evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {}))
+    figures = summary(evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out"))
     assert figures["miou"] is None
     assert "no pixel of them counts" in table(figures)
 
@@ -153,7 +152,7 @@ def test_nothing_to_count_is_said(segmenter: FreedaSegmenter, own: Path, tmp_pat
 def test_labels_of_another_size_are_refused(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((30, 80), np.uint8)).save(own / "labels" / "0.png")
     with pytest.raises(DatasetError, match="0: the image is 80 x 60 px, its labels 80 x 30"):
-        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out", {})
+        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "out")
 
 
 def test_the_command_prints_and_writes_a_report(index_folder: Path, own: Path, tmp_path: Path) -> None:
@@ -189,12 +188,12 @@ def test_the_oracle_threshold_is_the_best_of_a_sweep(
 ) -> None:
     dataset = ToyDataset(count=2, side=60, background=True)
     segmenter = load(index_folder, background=True, background_concepts=concepts)
-    run = evaluate(segmenter, dataset, tmp_path / "o", {})
-    again = evaluate(segmenter, dataset, tmp_path / "o", {})  # from the log
+    run = evaluate(segmenter, dataset, tmp_path / "o")
+    again = evaluate(segmenter, dataset, tmp_path / "o")  # from the log
     truth = np.concatenate([dataset.truth(number).ravel() for number in range(2)])
     swept = {}
     for threshold in (np.arange(100) / 100).tolist():
-        segmenter.config = replace(segmenter.config, background=threshold)
+        segmenter.method.settings = replace(segmenter.method.settings, background=threshold)
         found = list(segmenter.stream([dataset.image(number) for number in range(2)]))
         predicted = np.concatenate([result.labels.ravel() for result in found])
         present = np.unique(np.concatenate([truth, predicted]))
@@ -212,7 +211,7 @@ def test_the_oracle_threshold_is_the_best_of_a_sweep(
 def test_without_a_background_there_is_no_threshold(
     segmenter: FreedaSegmenter, own: Path, tmp_path: Path
 ) -> None:
-    figures = summary(evaluate(segmenter, open_dataset(str(own), None), tmp_path / "o", {}))
+    figures = summary(evaluate(segmenter, open_dataset(str(own), None), tmp_path / "o"))
     assert figures["oracle_threshold"] is None
     assert "oracle" not in table(figures)
 
@@ -223,16 +222,20 @@ def test_undecided_pixels_are_of_no_class_at_any_threshold(tmp_path: Path) -> No
     class Undecided:
         """Finds a score for the left half of the picture only."""
 
-        def set_classes(self, classes: object) -> None: ...
+        batch, identity, background = 1, {"method": "undecided"}, 0.4
 
-        def stream(self, images: Iterable[ImageLike]) -> Iterator[Segmentation]:
-            for image in images:
-                scores = torch.full((40, 20, 20), 0.5)
-                scores[:, :, 10:] = float("nan")
-                names = [item.name for item in dataset.classes]
-                yield decide(np.asarray(image), scores, names, background=0.4, paths={})
+        def encode_classes(self, classes: tuple[ClassName, ...]) -> int:
+            return len(classes)
 
-    run = evaluate(Undecided(), dataset, tmp_path / "o", {})
+        def prepare(self, pixels: np.ndarray) -> np.ndarray:
+            return pixels
+
+        def score(self, images: Sequence[np.ndarray], classes: int) -> list[Scores]:
+            scores = torch.full((classes, 20, 20), 0.5)
+            scores[:, :, 10:] = float("nan")
+            return [Scores(scores)] * len(images)
+
+    run = evaluate(MethodSegmenter(Undecided()), dataset, tmp_path / "o")
     for threshold, matrix in run.at_thresholds():
         counts = matrix.counts()
         assert counts.sum() == 400
@@ -243,13 +246,13 @@ def test_undecided_pixels_are_of_no_class_at_any_threshold(tmp_path: Path) -> No
 def test_a_log_of_an_earlier_version_is_refused(
     segmenter: FreedaSegmenter, own: Path, tmp_path: Path
 ) -> None:
-    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "o", {}, limit=1)
+    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "o", limit=1)
     log = tmp_path / "o" / "images.jsonl"
     held = json.loads(log.read_text())
     del held["foreground"]
     log.write_text(json.dumps(held) + "\n")
     with pytest.raises(OutputError, match="by an earlier version of freeda; add --overwrite"):
-        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "o", {}, limit=1)
+        evaluate(segmenter, open_dataset(str(own), None), tmp_path / "o", limit=1)
 
 
 def test_background_concepts_are_named_in_the_protocol(index_folder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from freeda.errors import ConfigError, IndexMismatchError, IndexNotFoundError, OutputError
-from freeda.index.reader import PrototypeIndex
 from freeda.index.editing import dedupe, merge, subset
 from freeda.index.format import FILES, MANIFEST
+from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from freeda.records import Prototype
 from tests.freeda.material import random_prototypes, write_index
@@ -58,7 +58,7 @@ def test_a_merge_that_is_killed_leaves_no_index_and_can_be_run_again(tmp_path: P
     out = tmp_path / "out"
     command = [sys.executable, "-m", "freeda.cli", "index", "merge", str(tmp_path / "a"), str(tmp_path / "b")]
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
-    while not list(out.glob("prototypes.arrow*")):
+    while not list(out.glob(".prototypes.arrow*")):
         assert process.poll() is None
         time.sleep(0.001)
     process.kill()
@@ -130,8 +130,8 @@ def greedy(items: list[Prototype], similarity: float) -> list[Prototype]:
 def test_near_duplicates_are_left_out_as_the_definition_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("freeda.index.reader.near_duplicates._CHUNK", 4)
-    monkeypatch.setattr("freeda.index.reader.near_duplicates._KEPT_CHUNK", 5)
+    monkeypatch.setattr("freeda.index.near_duplicates._CHUNK", 4)
+    monkeypatch.setattr("freeda.index.near_duplicates._KEPT_CHUNK", 5)
     rng = np.random.default_rng(1)
     base = random_prototypes(12, KEY_DIM, VECTOR_DIM)
     items = []

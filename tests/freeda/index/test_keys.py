@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from freeda.errors import ConfigError
-from freeda.index.reader import PrototypeIndex
 from freeda.index.editing import merge
 from freeda.index.keys import build_keys, check_factory, choose_factory, open_keys, prepare_reconstruction
+from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from tests.freeda.material import random_prototypes, write_index
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
-from freeda.index.reader import PrototypeIndex
 from freeda.index.format import FILES, KEYS, MANIFEST
+from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from freeda.records import Prototype
 from tests.freeda import material
@@ -229,7 +229,7 @@ def test_damaged_manifests(tmp_path: Path) -> None:
         ("{", "is damaged"),
         (json.dumps(data | {"surprise": 1}), "is damaged"),
         (json.dumps(data | {"format": 9}), "reads format 2"),
-        (manifest.read_text().replace('"seed": 0', '"seed": 1'), "is not the one that was written"),
+        (manifest.read_text().replace('"seed": 0', '"seed": 1'), "its sha256 differs"),
     ]:
         manifest.write_text(content)
         with pytest.raises(IndexCorruptError, match=message):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.models.attention import NounMaps, capture_cross_attention, capture_self_attention
-from freeda.presets.settings import Preset
-from freeda.models.diffusion import load_pipeline, noise_latents
 from freeda.errors import ClassNamesError, ConfigError
-from freeda.methods.diffsegmenter.method import DiffSegmenter, complete, self_attention_grid, weighted_attention
-from freeda.methods.diffsegmenter import load
+from freeda.methods.diffsegmenter import DiffSegmenter, load
+from freeda.methods.diffsegmenter.maps import complete, self_attention_grid, weighted_attention
+from freeda.models.attention import NounMaps, capture_cross_attention, capture_self_attention
+from freeda.models.diffusion import load_pipeline, noise_latents
+from freeda.presets.settings import Preset
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def diffsegmenter(tiny_preset: Preset) -> DiffSegmenter:
     segmenter = load(preset=tiny_preset)
-    segmenter.config = replace(segmenter.config, presence=0.0)
+    segmenter.method.settings = replace(segmenter.method.settings, presence=0.0)
     return segmenter
 
 
@@ -123,7 +123,7 @@ def test_the_finest_grid_that_fits_is_chosen(
 
 def test_class_tokens_are_boosted_and_the_last_one_is_read(diffsegmenter: DiffSegmenter) -> None:
     vocabulary = diffsegmenter.encode_classes("cat;fire truck")
-    pipeline = diffsegmenter._pipeline
+    pipeline = diffsegmenter.method.pipeline
     prompt = "a photograph of a fire truck"
     with torch.no_grad():
         plain, _ = pipeline.encode_prompt([prompt], CPU, 1, False)
@@ -140,7 +140,7 @@ def test_scores_do_not_depend_on_the_batch_and_the_image_is_encoded_once(
     diffsegmenter: DiffSegmenter,
 ) -> None:
     with torch.no_grad():
-        for name, weight in diffsegmenter._pipeline.unet.named_parameters():
+        for name, weight in diffsegmenter.method.pipeline.unet.named_parameters():
             if "to_q" in name or "to_k" in name:
                 weight *= 4  # random layers attend almost evenly: stretched to [0, 1], noise remains
     vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky;bus")
@@ -148,16 +148,16 @@ def test_scores_do_not_depend_on_the_batch_and_the_image_is_encoded_once(
     hooks = [
         part.register_forward_hook(lambda module, args, output, name=name: calls.append(name))
         for name, part in (
-            ("encoder", diffsegmenter._pipeline.vae.encoder),
-            ("unet", diffsegmenter._pipeline.unet),
+            ("encoder", diffsegmenter.method.pipeline.vae.encoder),
+            ("unet", diffsegmenter.method.pipeline.unet),
         )
     ]
-    together, present = diffsegmenter.score_image(picture(64, 64), vocabulary)
+    together, present = diffsegmenter.method.score_image(picture(64, 64), vocabulary)
     assert (calls.count("encoder"), calls.count("unet"), present) == (1, 2, [0, 1, 2, 3, 4])
     for hook in hooks:
         hook.remove()
-    diffsegmenter.config = replace(diffsegmenter.config, batch=1)
-    alone, _ = diffsegmenter.score_image(picture(64, 64), vocabulary)
+    diffsegmenter.method.settings = replace(diffsegmenter.method.settings, batch=1)
+    alone, _ = diffsegmenter.method.score_image(picture(64, 64), vocabulary)
     np.testing.assert_allclose(together, alone, atol=2e-4)
     assert float(together.min()) == 0
     assert float(together.max()) == 1
@@ -166,21 +166,23 @@ def test_scores_do_not_depend_on_the_batch_and_the_image_is_encoded_once(
 def test_every_class_sees_the_same_noise(diffsegmenter: DiffSegmenter) -> None:
     image = torch.rand(1, 3, 64, 64)
     seen = []
-    hook = diffsegmenter._pipeline.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    hook = diffsegmenter.method.pipeline.unet.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
     diffsegmenter.segment(picture(64, 64), "cat;dog;grass;sky;bus")
     hook.remove()
     latents = torch.cat(seen)
     assert len(latents) == 5
     assert all(torch.equal(one, latents[0]) for one in latents)
-    first, other = (noise_latents(diffsegmenter._pipeline, image, timestep=100, seed=s) for s in (0, 1))
+    first, other = (noise_latents(diffsegmenter.method.pipeline, image, timestep=100, seed=s) for s in (0, 1))
     assert not torch.equal(first, other)
 
 
 def test_classes_that_clip_rules_out_are_never_predicted(diffsegmenter: DiffSegmenter) -> None:
     vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky")
     image = torch.rand(1, 3, 64, 64)
-    diffsegmenter.config = replace(diffsegmenter.config, presence=1.0)
-    assert len(diffsegmenter.present_classes(image, vocabulary)) == 1
+    diffsegmenter.method.settings = replace(diffsegmenter.method.settings, presence=1.0)
+    assert len(diffsegmenter.method.present_classes(image, vocabulary)) == 1
     diffsegmenter.set_classes("cat;dog;grass;sky")
     result = diffsegmenter.segment(picture(50, 70))
     assert len(np.unique(result.labels)) == 1
@@ -191,8 +193,8 @@ def test_background_takes_what_scores_below_it(tiny_preset: Preset) -> None:
     segmenter = load(preset=tiny_preset, background=True)
     result = segmenter.segment(picture(64, 64), "cat;dog")
     assert result.classes == ("background", "cat", "dog")
-    scores, _ = segmenter.score_image(picture(64, 64), segmenter.encode_classes("cat;dog"))
-    expected = np.where(scores.max(0).values < segmenter.config.background, 0, scores.argmax(0) + 1)
+    scores, _ = segmenter.method.score_image(picture(64, 64), segmenter.encode_classes("cat;dog"))
+    expected = np.where(scores.max(0).values < segmenter.method.settings.background, 0, scores.argmax(0) + 1)
     np.testing.assert_array_equal(result.labels, expected)
 
 
@@ -201,5 +203,16 @@ def test_overlong_class_names_and_foreign_options_are_refused(
 ) -> None:
     with pytest.raises(ClassNamesError, match="does not fit a prompt"):
         diffsegmenter.encode_classes("cat " * 60)
-    with pytest.raises(ConfigError, match="belong to method freeda"):
+    with pytest.raises(
+        ConfigError,
+        match="method diffsegmenter has no option or setting 'neighbors'; its settings are background",
+    ):
         load(preset=tiny_preset, neighbors=3)
+
+
+def test_settings_come_from_the_preset_and_from_the_call(tiny_preset: Preset) -> None:
+    preset = replace(tiny_preset, methods={"diffsegmenter": {"timestep": 200, "presence": 0.5}})
+    settings = load(preset=preset, presence=0.25).method.settings
+    assert (settings.timestep, settings.presence, settings.height) == (200, 0.25, 64)
+    with pytest.raises(ConfigError, match=r"methods.diffsegmenter.timestep is 1000; expected 0 .. 999"):
+        load(preset=tiny_preset, timestep=1000)

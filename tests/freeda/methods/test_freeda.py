@@ -1,23 +1,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from freeda.presets.settings import Preset
+from freeda.class_names import ClassName
 from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatchError
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.freeda.method import FreedaSegmenter
-from freeda.methods.freeda import load
+from freeda.methods.base import MethodSegmenter
+from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.methods.freeda.explain import explain
+from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import BACKGROUND_CONCEPTS
-from freeda.class_names import ClassName
+from freeda.models.backbone import Backbone, load_backbone
+from freeda.models.clip import ClipModel, load_clip
+from freeda.presets.settings import Preset
 from freeda.records import Regions
 from freeda.segmentation.pamr import pamr
-from freeda.models.clip import load_clip
-from freeda.models.backbone import load_backbone
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")
@@ -29,6 +32,10 @@ class TestFreeda(MethodContract):
         return load(index_folder)
 
 
+def load_models(preset: Preset) -> tuple[ClipModel, Backbone]:
+    return load_clip(preset.model_ids("clip"), CPU), load_backbone(preset.model_ids("backbone"), CPU)
+
+
 def half_regions(image: np.ndarray, config: object) -> Regions:
     labels = np.zeros(image.shape[:2], np.int32)
     labels[:, image.shape[1] // 2 :] = 1
@@ -37,11 +44,12 @@ def half_regions(image: np.ndarray, config: object) -> Regions:
 
 def test_a_window_s_scores_follow_the_paper(index_folder: Path, tiny_preset: Preset) -> None:
     index = PrototypeIndex.open(index_folder)
-    clip, backbone = load_clip(tiny_preset.models.clip, CPU), load_backbone(tiny_preset.models.backbone, CPU)
-    segmenter = FreedaSegmenter(index, clip, backbone, index.preset.segmentation, find_regions=half_regions)
+    clip, backbone = load_models(tiny_preset)
+    method = FreedaMethod(index, clip, backbone, index.preset.segmentation, find_regions=half_regions)
+    segmenter = MethodSegmenter(method)
     classes = (ClassName("cat"), ClassName("dog"))
     pixels = picture(56, 56)
-    found = segmenter.score_image(pixels, segmenter.encode_classes(classes)).double().numpy()
+    found = segmenter.method.score_image(pixels, segmenter.encode_classes(classes)).double().numpy()
 
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     texts = clip.embed_classes(classes, index.preset.segmentation.templates).astype(np.float64)
@@ -64,7 +72,7 @@ def test_a_window_s_scores_follow_the_paper(index_folder: Path, tiny_preset: Pre
 
 def test_superpixels_merge_by_their_features(index_folder: Path, tiny_preset: Preset) -> None:
     index = PrototypeIndex.open(index_folder)
-    clip, backbone = load_clip(tiny_preset.models.clip, CPU), load_backbone(tiny_preset.models.backbone, CPU)
+    clip, backbone = load_models(tiny_preset)
     pixels = picture(56, 56)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     dense = backbone.dense_features(image, 56)[0].double()
@@ -77,11 +85,12 @@ def test_superpixels_merge_by_their_features(index_folder: Path, tiny_preset: Pr
 
     for above, expected in ((cosine - 1e-3, 1), (cosine + 1e-3, 2)):
         config = replace(index.preset.segmentation, merge_above=above)
-        segmenter = FreedaSegmenter(index, clip, backbone, config, find_regions=stripes)
+        method = FreedaMethod(index, clip, backbone, config, find_regions=stripes)
+        segmenter = MethodSegmenter(method, explain=partial(explain, method))
         result = segmenter.segment(pixels, "cat;dog")
         assert result.paths["regions pooled"] == expected
         assert result.explain(5, 5).region.mean() == 1 / expected
-        assert np.unique(segmenter.score_image(pixels, segmenter.encode_classes("cat"))).size == expected
+        assert np.unique(method.score_image(pixels, segmenter.encode_classes("cat"))).size == expected
 
 
 def test_overlapping_windows_are_averaged(index_folder: Path, tiny_preset: Preset) -> None:
@@ -92,18 +101,18 @@ def test_overlapping_windows_are_averaged(index_folder: Path, tiny_preset: Prese
     total, visits = np.zeros((2, 56, 100)), np.zeros(100)
     for left in (0, 28, 44):
         window = (image[:, :, left : left + 56].permute(1, 2, 0) * 255).round().byte().numpy()
-        total[:, :, left : left + 56] += segmenter.score_image(window, vocabulary).numpy()
+        total[:, :, left : left + 56] += segmenter.method.score_image(window, vocabulary).numpy()
         visits[left : left + 56] += 1
-    np.testing.assert_allclose(segmenter.score_image(pixels, vocabulary), total / visits, rtol=1e-5)
+    np.testing.assert_allclose(segmenter.method.score_image(pixels, vocabulary), total / visits, rtol=1e-5)
 
 
 def test_batches_and_threads_change_nothing(index_folder: Path) -> None:
     images = [picture(56, 60), picture(90, 56), picture(56, 200), picture(3, 2), picture(56, 60)]
     one_by_one = load(index_folder)
-    one_by_one.batch = one_by_one.threads = 1
+    one_by_one.method.batch = one_by_one.threads = 1
     one_by_one.set_classes("cat;dog;sky")
     together = load(index_folder)
-    together.batch, together.threads = 5, 3
+    together.method.batch, together.threads = 5, 3
     together.set_classes("cat;dog;sky")
     for alone, result in zip([one_by_one.segment(i) for i in images], together.stream(images), strict=True):
         np.testing.assert_allclose(result.scores, alone.scores, atol=1e-5)
@@ -128,7 +137,7 @@ def test_an_unreadable_image_stops_nobody(index_folder: Path, tmp_path: Path) ->
 
 def test_images_are_read_only_a_little_ahead(index_folder: Path) -> None:
     segmenter = load(index_folder)
-    segmenter.batch, segmenter.threads = 1, 2
+    segmenter.method.batch, segmenter.threads = 1, 2
     segmenter.set_classes("cat;dog")
     asked = []
 
@@ -146,10 +155,10 @@ def test_images_are_read_only_a_little_ahead(index_folder: Path) -> None:
 def test_pamr_refines_every_window(index_folder: Path) -> None:
     segmenter = load(index_folder)
     vocabulary = segmenter.encode_classes("cat;dog")
-    plain = segmenter.score_image(picture(56, 56), vocabulary)
-    segmenter.config = replace(segmenter.config, pamr=3)
+    plain = segmenter.method.score_image(picture(56, 56), vocabulary)
+    segmenter.method.settings = replace(segmenter.method.settings, pamr=3)
     image = torch.from_numpy(picture(56, 56)).permute(2, 0, 1).float() / 255
-    refined = segmenter.score_image(picture(56, 56), vocabulary)
+    refined = segmenter.method.score_image(picture(56, 56), vocabulary)
     np.testing.assert_allclose(refined, pamr(plain, image, 3), rtol=1e-5)
     assert not torch.allclose(refined, plain)
 
@@ -161,11 +170,11 @@ def test_unknown_recipe_is_named(index_folder: Path) -> None:
 
 def test_background_takes_what_scores_below_it(index_folder: Path) -> None:
     segmenter = load(index_folder, background=True)
-    segmenter.config = replace(segmenter.config, background=2.0)
+    segmenter.method.settings = replace(segmenter.method.settings, background=2.0)
     result = segmenter.segment(picture(56, 56), "cat;dog")
     assert result.classes == ("background", "cat", "dog")
     assert (result.labels == 0).all()
-    segmenter.config = replace(segmenter.config, background=-2.0)
+    segmenter.method.settings = replace(segmenter.method.settings, background=-2.0)
     assert (segmenter.segment(picture(56, 56), "cat;dog").labels > 0).all()
     with pytest.raises(ClassNamesError, match="'background' is named"):
         segmenter.segment(picture(56, 56), "cat;Background")
@@ -174,7 +183,7 @@ def test_background_takes_what_scores_below_it(index_folder: Path) -> None:
 def test_background_concepts_compete_as_classes_do(index_folder: Path) -> None:
     named = load(index_folder).segment(picture(56, 56), "cat;dog;clock;sky")
     segmenter = load(index_folder, background_concepts="Cat; clock; sky", background=True)
-    segmenter.config = replace(segmenter.config, background=-2.0)
+    segmenter.method.settings = replace(segmenter.method.settings, background=-2.0)
     assert [item.name for item in segmenter.encode_classes("cat;dog").concepts] == ["clock", "sky"]
     result = segmenter.segment(picture(56, 56), "cat;dog")
     assert result.classes == ("background", "cat", "dog")
@@ -188,7 +197,8 @@ def test_background_concepts_by_name(index_folder: Path, tiny_preset: Preset) ->
     preset = replace(tiny_preset, segmentation=chosen)
 
     def concepts(background: bool, given: str | None) -> list[str]:
-        segmenter = load(index_folder, preset=preset, background=background, background_concepts=given)
+        given_concepts = {} if given is None else {"background_concepts": given}
+        segmenter = load(index_folder, preset=preset, background=background, **given_concepts)
         return [item.name for item in segmenter.encode_classes("cat; dog").concepts]
 
     assert concepts(True, None) == ["sky", "grass"]
@@ -202,30 +212,32 @@ def test_background_concepts_by_name(index_folder: Path, tiny_preset: Preset) ->
 
 def test_a_region_that_is_not_finite_stays_undecided(index_folder: Path) -> None:
     segmenter = load(index_folder)
+    plain = segmenter.method.settings
     for retrieval in ("class", "region"):
-        segmenter.config = replace(segmenter.config, retrieval=retrieval, region_neighbors=3)
+        segmenter.method.settings = replace(plain, retrieval=retrieval, region_neighbors=3)
         vocabulary = segmenter.encode_classes("cat;dog")
         features = torch.zeros(2, vocabulary.prototypes.shape[1])
         features[0] = 1.0
         features[1, 3] = float("nan")
-        scores = segmenter._local_scores(features, vocabulary)
+        scores = segmenter.method.local_scores(features, vocabulary)
         assert torch.isfinite(scores[0]).all()
         assert torch.isnan(scores[1]).all()
 
 
 def test_regions_retrieve_the_keys_of_what_they_look_like(index_folder: Path) -> None:
     segmenter = load(index_folder)
-    segmenter.config = replace(segmenter.config, retrieval="region", region_neighbors=4, local_weight=1.0)
-    segmenter._find_regions = half_regions
+    changes = {"retrieval": "region", "region_neighbors": 4, "local_weight": 1.0}
+    segmenter.method.settings = replace(segmenter.method.settings, **changes)
+    segmenter.method.find_regions = half_regions
     vocabulary = segmenter.encode_classes("cat;dog")
-    found = segmenter.score_image(picture(56, 56), vocabulary).double().numpy()
+    found = segmenter.method.score_image(picture(56, 56), vocabulary).double().numpy()
 
-    index = segmenter.index
+    index = segmenter.method.index
     vectors = index.vectors(range(60)).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     keys = np.stack([index.keys.reconstruct(n) for n in range(60)]).astype(np.float64)
     image = torch.from_numpy(picture(56, 56)).permute(2, 0, 1)[None].float() / 255
-    dense = segmenter._backbone.dense_features(image, 56)[0].double().numpy()
+    dense = segmenter.method.backbone.dense_features(image, 56)[0].double().numpy()
     for side, columns in ((0, slice(0, 2)), (1, slice(2, 4))):
         region = dense[:, :, columns].mean((1, 2))
         nearest = np.argsort(-(vectors @ region))[:4]
@@ -241,8 +253,8 @@ def test_regions_retrieve_the_keys_of_what_they_look_like(index_folder: Path) ->
 
 def test_other_models_are_refused(index_folder: Path, tiny_preset: Preset) -> None:
     index = PrototypeIndex.open(index_folder)
-    clip, backbone = load_clip(tiny_preset.models.clip, CPU), load_backbone(tiny_preset.models.backbone, CPU)
+    clip, backbone = load_models(tiny_preset)
     with torch.no_grad():
         clip.network.token_embedding.weight += 0.1
     with pytest.raises(IndexMismatchError, match="another clip model"):
-        FreedaSegmenter(index, clip, backbone, tiny_preset.segmentation)
+        FreedaMethod(index, clip, backbone, tiny_preset.segmentation)

@@ -19,11 +19,10 @@ from safetensors.torch import save_file
 from skimage.segmentation import felzenszwalb
 from torch.nn import functional
 
-from freeda.presets.settings import Localization, Models, Preset, Segmentation, Synthesis
-from freeda.methods.freeda.method import FreedaSegmenter
-from freeda.methods.freeda import load
-from freeda.models.clip import load_clip
+from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.models.backbone import load_backbone
+from freeda.models.clip import load_clip
+from freeda.presets.settings import FreedaSettings, Localization, Preset, Synthesis
 from tests.freeda.material import random_prototypes, write_index
 
 CPU = torch.device("cpu")
@@ -73,15 +72,15 @@ def paper(clip_b16: Path, dinov2_s14: Path, tmp_path_factory: pytest.TempPathFac
     preset = Preset(
         name="shapes",
         description="Random weights in the real shapes.",
-        models=Models(diffusion=("-",), clip=(str(clip_b16),), backbone=(str(dinov2_s14),)),
+        models={"diffusion": ("-",), "clip": (str(clip_b16),), "backbone": (str(dinov2_s14),)},
         synthesis=Synthesis(height=512, width=512, steps=1, guidance_scale=1.0),
         localization=Localization(),
-        segmentation=Segmentation(short_side=448, window=448, stride=224, dense_size=518),
+        segmentation=FreedaSettings(short_side=448, window=448, stride=224, dense_size=518),
     )
     fingerprints = {
         "diffusion": "-",
-        "clip": load_clip(preset.models.clip, CPU).fingerprint(),
-        "backbone": load_backbone(preset.models.backbone, CPU).fingerprint(),
+        "clip": load_clip(preset.model_ids("clip"), CPU).fingerprint(),
+        "backbone": load_backbone(preset.model_ids("backbone"), CPU).fingerprint(),
     }
     folder = tmp_path_factory.mktemp("paper") / "index"
     write_index(folder, random_prototypes(PROTOTYPES, 512, 384), preset, fingerprints)
@@ -93,10 +92,11 @@ def test_the_paper_s_formulas_give_the_same_scores_and_labels(
     paper: FreedaSegmenter, size: tuple[int, int]
 ) -> None:
     image = photo(*size)
-    vocabulary = paper.set_classes(CLASSES)
+    paper.set_classes(CLASSES)
+    vocabulary = paper.encode_classes(CLASSES)
     expected, vanished = oracle_scores(paper, image)
     assert vanished > 0, "the image should exercise the fall-back"
-    np.testing.assert_allclose(paper.score_image(image, vocabulary), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(paper.method.score_image(image, vocabulary), expected, rtol=0, atol=1e-5)
 
     enlarged = resize_maps(expected, size, align_corners=False)
     result = paper.segment(image)
@@ -120,7 +120,7 @@ def photo(height: int, width: int) -> np.ndarray:
 def oracle_scores(segmenter: FreedaSegmenter, pixels: np.ndarray) -> tuple[np.ndarray, int]:
     """(C, h, w) float64 scores at the working size and how many regions fell back to patches."""
     texts = oracle_texts(segmenter)
-    index = segmenter.index
+    index = segmenter.method.index
     keys = np.stack([index.keys.reconstruct(n) for n in range(PROTOTYPES)]).astype(np.float64)
     vectors = index.vectors(range(PROTOTYPES)).astype(np.float64)
     nearest = np.argsort(-(texts @ keys.T), axis=1)[:, :350]
@@ -144,7 +144,7 @@ def oracle_scores(segmenter: FreedaSegmenter, pixels: np.ndarray) -> tuple[np.nd
 
 
 def oracle_texts(segmenter: FreedaSegmenter) -> np.ndarray:
-    network, tokenize = segmenter._clip.network, open_clip.get_tokenizer("ViT-B-16")
+    network, tokenize = segmenter.method.clip.network, open_clip.get_tokenizer("ViT-B-16")
     embedded = []
     for name in CLASSES:
         with torch.no_grad():
@@ -184,10 +184,10 @@ def oracle_models(
         for side in (518, 224)
     )
     with torch.no_grad():
-        dense = segmenter._backbone.network.forward_features(
+        dense = segmenter.method.backbone.network.forward_features(
             (large - column(0.485, 0.456, 0.406)) / column(0.229, 0.224, 0.225)
         )
-        whole = segmenter._clip.network.encode_image(
+        whole = segmenter.method.clip.network.encode_image(
             (small - column(*open_clip.OPENAI_DATASET_MEAN)) / column(*open_clip.OPENAI_DATASET_STD)
         )
     assert dense.shape == (1, 5 + 37 * 37, 384)

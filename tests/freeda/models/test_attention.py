@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.models.attention import DegenerateMapError, NounMaps, aggregate, capture_cross_attention, localize, resize_map
+from freeda.models.attention import (
+    DegenerateMapError,
+    NounMaps,
+    aggregate,
+    capture_cross_attention,
+    localize,
+    resize_map,
+)
 from freeda.models.diffusion import load_pipeline
 
 PROMPTS = ["a red cat on the grass", "an owl in the snow"]

@@ -10,9 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from freeda.models.clip import load_clip
-from freeda.models.clip import embed_images, embed_patches
 from freeda.models.backbone import load_backbone
+from freeda.models.clip import load_clip
 
 CPU = torch.device("cpu")
 
@@ -33,22 +32,6 @@ def test_dense_features_keep_the_aspect(backbone_folder: Path) -> None:
     backbone = load_backbone([str(backbone_folder)], CPU)
     assert backbone.dense_features(torch.rand(1, 3, 30, 60), 56).shape == (1, 32, 4, 8)
     assert backbone.dense_features(torch.rand(1, 3, 61, 30), 56).shape == (1, 32, 8, 4)
-
-
-def test_global_embedding_is_clip_s_on_the_squashed_image(clip_folder: Path) -> None:
-    clip = load_clip([str(clip_folder)], CPU)
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = clip.network.encode_image((images - 0.48) / 0.27, normalize=True)
-    np.testing.assert_allclose(embed_images(clip, images), expected, rtol=1e-4, atol=1e-6)
-    assert embed_images(clip, torch.rand(1, 3, 50, 20)).shape == (1, 32)
-
-
-def test_patch_embeddings_are_unit_vectors_on_the_grid(clip_folder: Path) -> None:
-    clip = load_clip([str(clip_folder)], CPU)
-    patches = embed_patches(clip, torch.rand(1, 3, 32, 32))
-    assert patches.shape == (1, 32, 4, 4)
-    np.testing.assert_allclose(patches.norm(dim=1), 1.0, rtol=1e-5)
 
 
 def test_an_xcit_from_a_folder_takes_any_size(tmp_path: Path) -> None:
@@ -97,7 +80,7 @@ def test_patch_embeddings_of_a_resnet_pass_its_values_and_projection(
     values = grid @ pool["v_proj.weight"].T + pool["v_proj.bias"]
     expected = values @ pool["c_proj.weight"].T + pool["c_proj.bias"]
     expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
-    found = embed_patches(clip, images)
+    found = clip.embed_patches(images)
     assert found.shape == (2, 32, 2, 2)
     np.testing.assert_allclose(found.permute(0, 2, 3, 1), expected, rtol=1e-3, atol=1e-5)
 

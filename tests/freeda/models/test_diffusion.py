@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from freeda.models.attention import capture_cross_attention
-from freeda.presets.settings import Synthesis
 from freeda.models.diffusion import generate, load_pipeline, noised_noun_maps
+from freeda.presets.settings import Synthesis
 
 CPU = torch.device("cpu")
 PROMPTS, POSITIONS = ["a red cat on the grass", "an owl in the snow"], [[(3,), (6,)], [(2,)]]

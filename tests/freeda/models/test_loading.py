@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from freeda import loading
-from freeda.models.diffusion import load_pipeline
 from freeda.errors import ModelNotFoundError
-from freeda.presets import load_preset
-from freeda.models.clip import load_clip
+from freeda.models import loading
 from freeda.models.backbone import load_backbone
+from freeda.models.clip import load_clip
+from freeda.models.diffusion import load_pipeline
+from freeda.presets import load_preset
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("kind", "load"), [("diffusion", load_pipeline), ("clip", load_clip), ("backbone", load_backbone)]
 )
 def test_missing_weights_are_named_with_the_cure_and_at_once(name: str, kind: str, load, no_network) -> None:
-    ids = getattr(load_preset(name).models, kind)
+    ids = load_preset(name).model_ids(kind)
     started = time.monotonic()
     with pytest.raises(ModelNotFoundError) as caught:
         load(ids, CPU)
@@ -53,5 +53,5 @@ def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
 
 
 def test_package_ids_are_folders_of_the_package() -> None:
-    expected = str(Path(loading.__file__).parent / "toyworld" / "weights")
+    expected = str(Path(loading.__file__).parents[1] / "toyworld" / "weights")
     assert loading.load_first("test", ["package:toyworld/weights"], lambda model_id: model_id) == expected

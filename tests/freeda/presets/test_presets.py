@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from freeda.errors import ConfigError
-from freeda.presets.toml import preset_from_dict, to_toml
 from freeda.presets import PRESETS, load_preset
+from freeda.presets.toml import changed, parse_setting, preset_from_dict, to_toml
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -50,3 +50,51 @@ def test_unknown_presets_name_the_known_ones() -> None:
         load_preset("sd3")
     with pytest.raises(ConfigError, match="no preset file 'nowhere.toml'"):
         load_preset("nowhere.toml")
+
+
+def test_settings_of_other_methods_survive_toml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml(load_preset("toy")) + "\n[methods.diffsegmenter]\ntimestep = 200\n")
+    preset = load_preset(str(path))
+    assert preset.methods == {"diffsegmenter": {"timestep": 200}}
+    assert preset_from_dict(preset.as_dict(), "test") == preset
+    assert "methods" not in load_preset("toy").as_dict()
+
+
+def test_a_role_without_a_model_is_named() -> None:
+    with pytest.raises(ConfigError, match="preset 'toy' has no vae model, only diffusion, clip, backbone"):
+        load_preset("toy").model_ids("vae")
+
+
+def test_single_settings_are_changed_by_name() -> None:
+    settings = load_preset("toy").segmentation
+    found = changed(settings, {"pamr": 0, "superpixels.scale": 50, "templates": ["a {}"]}, "method freeda")
+    assert (found.pamr, found.superpixels.scale, found.templates) == (0, 50, ("a {}",))
+    assert found.superpixels.sigma == settings.superpixels.sigma
+    for name in ("scale", "superpixels", "superpixels.size", "pamr.x"):
+        with pytest.raises(
+            ConfigError,
+            match=f"has no option or setting .{name.rpartition('.')[2]}|{name}'; its settings are",
+        ):
+            changed(settings, {name: 1}, "method freeda")
+    with pytest.raises(ConfigError, match="segmentation.pamr is -1; expected 0 or more"):
+        changed(settings, {"pamr": -1}, "method freeda")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pamr=0", ("pamr", 0)),
+        ("local_weight = 0.5", ("local_weight", 0.5)),
+        ("pooling=area", ("pooling", "area")),
+        ('templates=["a {}", "b {}"]', ("templates", ["a {}", "b {}"])),
+        ("background_concepts=sky; wall", ("background_concepts", "sky; wall")),
+    ],
+)
+def test_assignments_are_read_as_toml_or_text(text: str, expected: tuple[str, object]) -> None:
+    assert parse_setting(text) == expected
+
+
+def test_what_is_no_assignment_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'pamr' is not KEY=VALUE"):
+        parse_setting("pamr")

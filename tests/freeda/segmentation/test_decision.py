@@ -4,29 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.segmentation.decision import decide
+from freeda.segmentation.decision import THRESHOLD_ROW, decide, rank
 
 NAMES = ("cat", "dog", "owl")
 
 
-def image(height: int, width: int) -> np.ndarray:
-    return np.zeros((height, width, 3), np.uint8)
-
-
 def test_without_a_background_the_best_class_is_taken() -> None:
     scores = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    result = decide(image(4, 5), scores, NAMES, paths={"regions": 2})
+    result = decide(scores, (4, 5), NAMES)
     np.testing.assert_array_equal(result.labels, scores.argmax(0))
     assert result.classes == NAMES
     assert result.foreground is None
-    assert result.paths == {"regions": 2}
 
 
 @pytest.mark.parametrize("concepts", [0, 2])
 def test_background_is_where_the_constant_or_a_concept_is_best(concepts: int) -> None:
     scores = torch.rand(3 + concepts, 30, 40, generator=torch.Generator().manual_seed(1))
     constant = np.full((1, 30, 40), 0.6, np.float32)
-    result = decide(image(30, 40), scores, NAMES, background=0.6, paths={})
+    result = decide(scores, (30, 40), NAMES, background=0.6)
     everything = np.concatenate([constant, scores[3:].numpy(), scores[:3].numpy()])
     expected = np.maximum(everything.argmax(0) - concepts, 0)
     np.testing.assert_array_equal(result.labels, expected)
@@ -37,13 +32,13 @@ def test_background_is_where_the_constant_or_a_concept_is_best(concepts: int) ->
 
 def test_a_tie_belongs_to_the_background() -> None:
     scores = torch.tensor([[[0.5, 0.5, 0.7]], [[0.1, 0.2, 0.3]], [[0.1, 0.1, 0.1]], [[0.2, 0.5, 0.7]]])
-    result = decide(image(1, 3), scores, NAMES, background=0.5, paths={})
+    result = decide(scores, (1, 3), NAMES, background=0.5)
     assert result.labels.tolist() == [[0, 0, 0]]
 
 
 def test_undecided_pixels_stay_so_at_every_threshold() -> None:
     scores = torch.tensor([[[0.1, float("nan")]], [[0.2, 0.5]], [[0.0, 0.0]]])
-    result = decide(image(1, 2), scores, NAMES, background=0.15, paths={})
+    result = decide(scores, (1, 2), NAMES, background=0.15)
     assert result.labels.tolist() == [[2, 255]]
     assert result.foreground is not None
     assert result.foreground.decide(0.9, 255)[0].tolist() == [[0, 255]]
@@ -51,9 +46,24 @@ def test_undecided_pixels_stay_so_at_every_threshold() -> None:
 
 def test_margins_tell_the_thresholds_at_which_a_pixel_is_background() -> None:
     scores = torch.rand(5, 10, 10, generator=torch.Generator().manual_seed(2))
-    foreground = decide(image(10, 10), scores, NAMES, background=0.5, paths={}).foreground
+    foreground = decide(scores, (10, 10), NAMES, background=0.5).foreground
     assert foreground is not None
     for threshold in (0.0, 0.4, 0.8, 1.0):
         found = foreground.decide(threshold, 255)[0] == 0
         np.testing.assert_array_equal(found, foreground.margins() <= threshold)
     assert foreground.decide(0.0, 255)[0].min() == 0
+
+
+def test_a_pixel_s_rows_are_ranked_as_it_is_decided() -> None:
+    """Two classes, two concepts, and values that tie often."""
+    rng = np.random.default_rng(0)
+    for threshold in (None, 0.2):
+        for _ in range(50):
+            values = rng.integers(0, 4, 4 if threshold is not None else 2) / 10
+            scores = torch.tensor(values, dtype=torch.float32)[:, None, None]
+            label = int(decide(scores, (1, 1), ("cat", "dog"), background=threshold).labels[0, 0])
+            best = rank(values.tolist(), 2, threshold)[0]
+            expected = label if threshold is None else label - 1
+            assert (best if best in (0, 1) else THRESHOLD_ROW) == (
+                expected if expected >= 0 else THRESHOLD_ROW
+            )

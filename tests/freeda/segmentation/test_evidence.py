@@ -13,11 +13,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from freeda.cli import main
-from freeda.presets.settings import Preset
 from freeda.errors import ExplanationError
+from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.presets.settings import Preset
 from freeda.segmentation.evidence import Candidate, Evidence, Vote
-from freeda.methods.freeda.method import FreedaSegmenter
-from freeda.methods.freeda import load
 from freeda.segmentation.regions import superpixels
 from tests.freeda.methods.contract import picture
 
@@ -32,16 +31,16 @@ def segmenter(index_folder: Path, request: pytest.FixtureRequest) -> FreedaSegme
 @pytest.fixture
 def merging(index_folder: Path) -> FreedaSegmenter:
     segmenter = load(index_folder)
-    segmenter.config = replace(segmenter.config, merge_above=0.95)
+    segmenter.method.settings = replace(segmenter.method.settings, merge_above=0.95)
     return segmenter
 
 
 def test_a_merged_region_explains_its_pixel(merging: FreedaSegmenter) -> None:
     result = merging.segment(picture(60, 130), CLASSES)
-    scores = merging.score_image(picture(60, 130), merging.encode_classes(CLASSES))
-    merging.config = replace(merging.config, merge_above=1.0)
+    scores = merging.method.score_image(picture(60, 130), merging.encode_classes(CLASSES))
+    merging.method.settings = replace(merging.method.settings, merge_above=1.0)
     apart = merging.segment(picture(60, 130), CLASSES)
-    merging.config = replace(merging.config, merge_above=0.95)
+    merging.method.settings = replace(merging.method.settings, merge_above=0.95)
     assert result.paths["regions pooled"] < apart.paths["regions pooled"]
     evidence = result.explain(100, 30)
     row, column = int(30.5 * 56 / 60), int(100.5 * scores.shape[2] / 130)
@@ -56,7 +55,7 @@ def test_the_winner_s_score_is_the_pixel_s(segmenter: FreedaSegmenter, size: tup
     result = segmenter.segment(picture(*size), CLASSES)
     for x, y in ((0, 0), (size[1] // 3, size[0] // 2), (size[1] - 1, size[0] - 1)):
         evidence = result.explain(x, y)
-        scores = segmenter.score_image(picture(*size), segmenter.encode_classes(CLASSES))
+        scores = segmenter.method.score_image(picture(*size), segmenter.encode_classes(CLASSES))
         row, column = (
             int((at + 0.5) * s / n) for at, s, n in zip((y, x), scores.shape[1:], size, strict=True)
         )
@@ -64,7 +63,9 @@ def test_the_winner_s_score_is_the_pixel_s(segmenter: FreedaSegmenter, size: tup
         assert {c.name: c.score for c in evidence.candidates} == pytest.approx(expected, abs=1e-4)
         assert evidence.candidates[0].name == max(expected, key=expected.__getitem__)
         for item in evidence.candidates:
-            assert item.score == pytest.approx(0.8 * item.local + 0.2 * item.global_, abs=1e-4)
+            assert item.score == pytest.approx(
+                0.8 * item.parts["local"] + 0.2 * item.parts["global"], abs=1e-4
+            )
         assert evidence.region.shape == size
         assert evidence.region[y, x]
 
@@ -72,32 +73,32 @@ def test_the_winner_s_score_is_the_pixel_s(segmenter: FreedaSegmenter, size: tup
 def test_refined_scores_are_the_pixel_s(index_folder: Path) -> None:
     segmenter = load(index_folder)
     plain = segmenter.segment(picture(56, 80), CLASSES).explain(30, 20)
-    segmenter.config = replace(segmenter.config, pamr=4)
+    segmenter.method.settings = replace(segmenter.method.settings, pamr=4)
     result = segmenter.segment(picture(56, 80), CLASSES)
     evidence = result.explain(30, 20)
-    scores = segmenter.score_image(picture(56, 80), segmenter.encode_classes(CLASSES))[:, 20, 30]
+    scores = segmenter.method.score_image(picture(56, 80), segmenter.encode_classes(CLASSES))[:, 20, 30]
     found = {c.name: c.score for c in evidence.candidates}
     assert found == pytest.approx(dict(zip(result.classes, scores.tolist(), strict=True)), abs=1e-4)
     assert evidence.candidates[0].name == result.classes[result.labels[20, 30]]
     assert (evidence.refined, plain.refined) == (True, False)
-    parts = {c.name: (c.local, c.global_) for c in evidence.candidates}
-    assert parts == {c.name: (c.local, c.global_) for c in plain.candidates}
+    parts = {c.name: dict(c.parts) for c in evidence.candidates}
+    assert parts == {c.name: dict(c.parts) for c in plain.candidates}
     assert found != {c.name: c.score for c in plain.candidates}
     assert json.loads(json.dumps(evidence.as_dict()))["refined"]
 
 
 def test_votes_are_the_winner_s_neighbours_that_look_most_alike(segmenter: FreedaSegmenter) -> None:
-    segmenter.config = replace(segmenter.config, neighbors=20)
+    segmenter.method.settings = replace(segmenter.method.settings, neighbors=20)
     evidence = segmenter.segment(picture(56, 56), CLASSES).explain(10, 20)
     best = evidence.candidates[0].name
     vocabulary = segmenter.encode_classes(best)
-    keys = segmenter.index.keys.reconstruct_n(0, 60) @ vocabulary.texts[0].numpy()
+    keys = segmenter.method.index.keys.reconstruct_n(0, 60) @ vocabulary.texts[0].numpy()
     nearest = {str(row) for row in np.argsort(-keys)[:20]}
     assert {vote.id for vote in evidence.votes} <= nearest
-    vectors = segmenter.index.vectors([int(row) for row in nearest])
+    vectors = segmenter.method.index.vectors([int(row) for row in nearest])
     image = torch.from_numpy(picture(56, 56)).permute(2, 0, 1)[None].float() / 255
-    dense = segmenter._backbone.dense_features(image, 56)[0].numpy()
-    labels = superpixels(image[0].permute(1, 2, 0).numpy(), segmenter.config.superpixels).labels
+    dense = segmenter.method.backbone.dense_features(image, 56)[0].numpy()
+    labels = superpixels(image[0].permute(1, 2, 0).numpy(), segmenter.method.settings.superpixels).labels
     grown = dense.repeat(14, 1).repeat(14, 2)[:, labels == labels[20, 10]].mean(1)
     cosines = vectors @ grown / np.linalg.norm(vectors, axis=1) / np.linalg.norm(grown)
     looks = [vote.visual_similarity for vote in evidence.votes]
@@ -108,7 +109,7 @@ def test_votes_are_the_winner_s_neighbours_that_look_most_alike(segmenter: Freed
 
 def test_background_wins_without_votes(index_folder: Path) -> None:
     segmenter = load(index_folder, background=True)
-    segmenter.config = replace(segmenter.config, background=0.9)
+    segmenter.method.settings = replace(segmenter.method.settings, background=0.9)
     evidence = segmenter.segment(picture(56, 60), CLASSES).explain(3, 4)
     assert (evidence.candidates[0].name, evidence.candidates[0].score) == ("background", 0.9)
     assert evidence.votes == ()
@@ -140,7 +141,7 @@ def test_pixels_outside_and_methods_without_votes_are_refused(
     from freeda.methods.diffsegmenter import load as load_diffsegmenter
 
     other = load_diffsegmenter(preset=tiny_preset).segment(picture(64, 64), CLASSES)
-    with pytest.raises(ExplanationError, match="retrieves no prototypes"):
+    with pytest.raises(ExplanationError, match="cannot be explained"):
         other.explain(1, 1)
 
 
@@ -156,12 +157,20 @@ def test_the_sheet_shows_every_vote(tmp_path: Path) -> None:
         thumbnail=encoded.getvalue(),
     )
     candidates = tuple(
-        Candidate(name=n, score=s, local=s, global_=0.1) for n, s in (("cat", 0.6), ("dog", 0.5))
+        Candidate(name=n, score=s, parts={"local": s, "global": 0.1}) for n, s in (("cat", 0.6), ("dog", 0.5))
     )
     region = np.zeros((30, 40), bool)
     region[5:20, 5:30] = True
     image = np.full((30, 40, 3), 90, np.uint8)
-    evidence = Evidence(image, 12, 8, region, 0.8, candidates, (vote,) * 5)
+    evidence = Evidence(
+        image=image,
+        x=12,
+        y=8,
+        region=region,
+        candidates=candidates,
+        weights={"local": 0.8, "global": 0.2},
+        votes=(vote,) * 5,
+    )
     sheet = np.array(evidence.sheet())
     assert (sheet == (10, 200, 30)).all(-1).sum() == pytest.approx(5 * 104 * 104, rel=0.01)
     paths = evidence.save(tmp_path, "photo")

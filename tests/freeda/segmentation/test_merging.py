@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from skimage.graph import RAG, merge_hierarchical
 
-from freeda.segmentation.merging import merge_alike
 from freeda.records import Regions
+from freeda.segmentation.merging import merge_alike
 
 
 def merged_by_library(regions: Regions, features: np.ndarray, similarity: float) -> np.ndarray:

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from freeda.presets.settings import Superpixels
-from freeda.segmentation.regions import area_weights, bilinear_weights, pool_mask, pool_regions, smooth_weights, superpixels
+from freeda.segmentation.regions import (
+    area_weights,
+    bilinear_weights,
+    pool_mask,
+    pool_regions,
+    smooth_weights,
+    superpixels,
+)
 
 
 def oracle(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

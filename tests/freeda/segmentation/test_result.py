@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from freeda.errors import OutputError
-from freeda.segmentation.result import Segmentation, class_colors, ignore_index_for
+from freeda.segmentation.decision import ignore_index_for
+from freeda.segmentation.drawing import class_colors
+from freeda.segmentation.result import Segmentation
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from freeda.records import Regions
-from freeda.segmentation.windows import WindowedImage, grouped, same_sized, window_origins
+from freeda.segmentation.windows import WindowedImage, same_sized, window_origins
 
 
 @pytest.mark.parametrize("side", [1, 50, 64, 65, 96, 200, 641])
@@ -37,13 +37,8 @@ def test_every_window_is_seen_once_with_others_of_its_size() -> None:
         assert len({images[i].window(n).shape for i, n in batch}) == 1
 
 
-def test_groups_are_filled_by_windows() -> None:
-    images = [cut(64, 64), cut(64, 64), cut(64, 200), cut(64, 64)]
-    assert [len(group) for group in grouped(images, 3)] == [3, 1]
-
-
 def test_the_most_central_window_comes_first() -> None:
     image = cut(64, 160)  # windows at 0, 32, 64 and 96
     assert image.windows_at(10, 100)[0] == 2
     assert image.windows_at(10, 0) == [0]
-    assert image.region_at(0, 5, 5).sum() == 64 * 64
+    assert image.region_at(0, image.regions[0], 5, 5).sum() == 64 * 64

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from freeda.presets.settings import Synthesis
-from freeda.models.diffusion import generate, load_pipeline
+from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
+from freeda.models.diffusion import generate, load_pipeline
+from freeda.presets.settings import Synthesis
 from freeda.toyworld.train import autoencoder, clip, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan, fit
 from freeda.toyworld.train.tokenizer import train_tokenizer
-from freeda.models.backbone import load_backbone
 
 CPU = torch.device("cpu")
 

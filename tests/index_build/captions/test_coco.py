@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from freeda.errors import CaptionsError
+from index_build.captions.coco import captions_from_coco
 from index_build.captions.reader import open_captions
+from index_build.captions.writing import write_captions
 from index_build.config import CaptionColumns
-from index_build.captions import captions_from_coco, write_captions
 
 
 def test_coco_captions_become_a_parquet_that_a_build_reads(tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ import re
 
 import pytest
 
+from freeda.class_names import ClassName, parse_classes
 from freeda.errors import CaptionsError
-from freeda.class_names import ClassName
-from freeda.class_names import parse_classes
+from index_build.captions.compose import compose_captions
 from index_build.captions.nouns import PatternNouns, noun_spans
-from index_build.captions import compose_captions
 
 CLASSES = parse_classes("cat, kitten; fire truck; grass; scissors; owl")
 

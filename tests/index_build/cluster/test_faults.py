@@ -25,12 +25,11 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 import index_build.generation.prototypes
 from freeda.errors import WorkerError
 from freeda.index.reader import PrototypeIndex
-from freeda.presets.toml import to_toml
-from index_build import BuildConfig, build_index
+from index_build import BuildConfig, Resources, build_index
 from index_build.cluster.progress import Progress
-from index_build.cluster.schedule import DEADLY, FAILED
+from index_build.cluster.quarantine import FAILED, KILLED
 from tests.conftest import CAPTIONS
-from tests.index_build.conftest import SHARD_SIZE, contents
+from tests.index_build.conftest import OWN, contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -60,6 +59,10 @@ def cluster(workers: int, allowed_failures: int, threads: int = 1) -> Iterator[L
         yield started
 
 
+def of(started: LocalCluster) -> Resources:
+    return Resources(scheduler=started.scheduler_address, device="cpu")
+
+
 def wait_for(condition, process: subprocess.Popen | Thread, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -72,11 +75,10 @@ def wait_for(condition, process: subprocess.Popen | Thread, seconds: float = 300
 def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
     config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    config = replace(config, shard_size=1)
     with cluster(2, allowed_failures=3) as started, Client(started) as client:
         victims = set(client.run(os.getpid).values())
-        options = {"scheduler": started.scheduler_address, "device": "cpu"}
-        build = Thread(target=build_index, args=(str(captions), tmp_path / "index", config), kwargs=options)
+        arguments = (str(captions), tmp_path / "index", config)
+        build = Thread(target=build_index, args=arguments, kwargs={"resources": of(started)})
         build.start()
         for done, pid in enumerate(victims):
             wait_for(lambda done=done: len(list(tmp_path.glob("index/.work/*/*.done.json"))) >= done, build)
@@ -91,7 +93,9 @@ class AroundBuilding(WorkerPlugin):
     """Runs `build` in place of a worker's `build_prototypes`, which it is given."""
 
     def setup(self, worker: Worker) -> None:
-        index_build.prototypes.build_prototypes = partial(self.build, index_build.prototypes.build_prototypes)
+        index_build.generation.prototypes.build_prototypes = partial(
+            self.build, index_build.generation.prototypes.build_prototypes
+        )
 
 
 class Waiter(AroundBuilding):
@@ -126,10 +130,9 @@ def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
         build_index(
             str(captions),
             tmp_path / "index",
-            replace(config, shard_size=1),
-            scheduler=started.scheduler_address,
-            device="cpu",
-            report=look,
+            config,
+            resources=of(started),
+            on_progress=look,
         )
     assert len(next(workers for workers in seen if workers)) == 1
     assert go.exists()
@@ -168,11 +171,10 @@ def test_captions_that_kill_or_fail_are_set_aside_and_no_other(
     pq.write_table(pa.Table.from_pylist(rows), source)
     with cluster(1, allowed_failures=1, threads=2) as started, Client(started) as client:
         client.register_plugin(Troublemaker("zeppelin", "volcano"))
-        address = started.scheduler_address
-        build_index(str(source), tmp_path / "index", config, scheduler=address, device="cpu")
+        build_index(str(source), tmp_path / "index", replace(config, shard_size=2), resources=of(started))
     rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").to_pylist()
     assert [row for row in rejects if row["caption_id"] in ("deadly", "failing")] == [
-        {"caption_id": "deadly", "caption": rows[3]["caption"], "noun": "", "reason": DEADLY},
+        {"caption_id": "deadly", "caption": rows[3]["caption"], "noun": "", "reason": KILLED},
         {
             "caption_id": "failing",
             "caption": rows[6]["caption"],
@@ -184,16 +186,15 @@ def test_captions_that_kill_or_fail_are_set_aside_and_no_other(
 
 
 def test_what_fails_with_every_caption_ends_the_build_and_is_tried_again(
-    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+    config: BuildConfig, captions: Path, undisturbed: Path, shared: Resources, tmp_path: Path
 ) -> None:
+    halved = replace(config, shard_size=2)
     with cluster(1, allowed_failures=1) as started, Client(started) as client:
         client.register_plugin(Troublemaker("zeppelin", " "))
         with pytest.raises(WorkerError, match=r"5 captions failed \(the last .* ArithmeticError: no such"):
-            build_index(
-                str(captions), tmp_path / "index", config, scheduler=started.scheduler_address, device="cpu"
-            )
+            build_index(str(captions), tmp_path / "index", halved, resources=of(started))
     assert not list(tmp_path.glob("index/.work/*/*.split"))
-    build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    build_index(str(captions), tmp_path / "index", halved, resources=shared)
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
@@ -209,7 +210,7 @@ def test_a_worker_with_other_package_versions_is_named(
         dask.config.set({"distributed.worker.preload": [str(preload)]}),
         pytest.raises(WorkerError, match=r"worker tcp://\S+ has timm 0.1 \(here .*install the same versions"),
     ):
-        build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+        build_index(str(captions), tmp_path / "index", config, resources=OWN)
     assert not list(tmp_path.glob("index/.work"))
 
 
@@ -226,7 +227,7 @@ def dask_setup(worker):
     starts.touch()
     starts.write_text(starts.read_text() + "x")
     if starts.read_text() == "x":
-        index_build.prototypes.build_prototypes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        index_build.generation.prototypes.build_prototypes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if starts.read_text() == "xx":
         worker._register_with_scheduler = fail
 
@@ -242,7 +243,7 @@ def test_a_worker_that_cannot_be_restarted_is_replaced(
     preload, starts = tmp_path / "preload.py", tmp_path / "starts"
     preload.write_text(FAILING_START.replace("STARTS", repr(str(starts))))
     with dask.config.set({"distributed.worker.preload": [str(preload)]}):
-        build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+        build_index(str(captions), tmp_path / "index", config, resources=OWN)
     assert starts.read_text() == "xxx"
     assert contents(tmp_path / "index") == contents(undisturbed)
 
@@ -266,14 +267,14 @@ def dask_processes(folder: Path) -> Iterator[subprocess.Popen]:
 
 
 def test_a_killed_scheduler_ends_the_run_but_not_the_build(
-    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+    config: BuildConfig, captions: Path, undisturbed: Path, shared: Resources, tmp_path: Path
 ) -> None:
     caught: list[BaseException] = []
 
     def build() -> None:
         try:
-            file = str(tmp_path / "scheduler.json")
-            build_index(str(captions), tmp_path / "index", config, scheduler=file, device="cpu")
+            resources = Resources(scheduler=str(tmp_path / "scheduler.json"), device="cpu")
+            build_index(str(captions), tmp_path / "index", config, resources=resources)
         except BaseException as error:
             caught.append(error)
 
@@ -288,19 +289,22 @@ def test_a_killed_scheduler_ends_the_run_but_not_the_build(
         assert not thread.is_alive()
     assert isinstance(caught[0], WorkerError)
     assert "connection to the Dask scheduler is lost" in str(caught[0])
-    summary = build_index(str(captions), tmp_path / "index", config, workers=1, device="cpu")
+    summary = build_index(str(captions), tmp_path / "index", config, resources=shared)
     assert summary.resumed_shards >= 1
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
 def test_a_full_disk_is_named_and_costs_nothing(
-    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+    config: BuildConfig,
+    captions: Path,
+    undisturbed: Path,
+    preset_file: Path,
+    shared: Resources,
+    tmp_path: Path,
 ) -> None:
     """The limit on a file's size stands for the disk's: both fail inside a write."""
-    preset = tmp_path / "tiny.toml"
-    preset.write_text(to_toml(config.preset))
     command = [sys.executable, "-m", "freeda.cli", "build-index", str(captions), "--out", str(tmp_path / "i")]
-    command += ["--preset", str(preset), "--shard-size", str(SHARD_SIZE), "--device", "cpu", "--json"]
+    command += ["--preset", str(preset_file), "--shard-size", "1", "--threads", "1", "--device", "cpu"]
     smallest = min(path.stat().st_size for path in undisturbed.iterdir() if path.suffix == ".arrow")
 
     def limit() -> None:
@@ -311,6 +315,6 @@ def test_a_full_disk_is_named_and_costs_nothing(
     assert "cannot write" in failed.stderr.splitlines()[-1]
     assert "File too large" in failed.stderr.splitlines()[-1]
     assert not (tmp_path / "i" / "manifest.json").exists()
-    done = build_index(str(captions), tmp_path / "i", config, workers=1, device="cpu")
+    done = build_index(str(captions), tmp_path / "i", config, resources=shared)
     assert done.prototypes == len(PrototypeIndex.open(undisturbed))
     assert contents(tmp_path / "i") == contents(undisturbed)

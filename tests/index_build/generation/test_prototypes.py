@@ -11,12 +11,11 @@ from PIL import Image
 
 import index_build.generation.prototypes
 import index_build.generation.synthesis
-from freeda.presets.settings import Preset, Synthesis
 from freeda.models.diffusion import generate
-from freeda.records import Caption
-from index_build.config import BuildConfig, caption_seed
+from freeda.presets.settings import Preset, Synthesis
+from freeda.records import Caption, TaggedCaption
 from index_build.captions.nouns import PatternNouns
-from freeda.records import TaggedCaption
+from index_build.config import BuildConfig, caption_seed
 from index_build.generation.prototypes import BuildModels, build_prototypes, load_models
 
 
@@ -78,7 +77,7 @@ def test_overlapped_stages_change_nothing(
     config = BuildConfig(preset=tiny_preset)
     texts = [*TEXTS, *TEXTS]
     apart = build_prototypes(captions(*texts), models, config, overlap=False)
-    pool, more_generated = index_build.prototypes.pool_mask, threading.Event()
+    pool, more_generated = index_build.generation.prototypes.pool_mask, threading.Event()
     generations = []
 
     def pool_later(features: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
@@ -91,8 +90,8 @@ def test_overlapped_stages_change_nothing(
             more_generated.set()
         return generate(*arguments, **options)
 
-    monkeypatch.setattr(index_build.prototypes, "pool_mask", pool_later)
-    monkeypatch.setattr(index_build.synthesis, "generate", count)
+    monkeypatch.setattr(index_build.generation.prototypes, "pool_mask", pool_later)
+    monkeypatch.setattr(index_build.generation.synthesis, "generate", count)
     together = build_prototypes(captions(*texts), models, config, overlap=True)
     assert len(generations) == 3
     assert together.rejects == apart.rejects
@@ -110,7 +109,7 @@ def test_an_error_after_generation_is_raised(
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(index_build.prototypes, "pool_mask", fail)
+    monkeypatch.setattr(index_build.generation.prototypes, "pool_mask", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         build_prototypes(captions(*TEXTS), models, BuildConfig(preset=tiny_preset), overlap=overlap)
 

@@ -19,7 +19,7 @@ import fsspec
 import pytest
 
 from index_build import BuildConfig, build_index
-from tests.index_build.conftest import contents
+from tests.index_build.conftest import OWN, contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -123,7 +123,7 @@ def test_captions_and_index_in_an_s3_whose_requests_fail_again_and_again(
     monkeypatch.setenv("FSSPEC_S3", json.dumps(patience))
     monkeypatch.setitem(fsspec.config.conf, "s3", patience)
     fsspec.filesystem("s3").clear_instance_cache()
-    build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
+    build_index("s3://bucket/captions", "s3://bucket/index", config, resources=OWN)
     proxy.shutdown()
     assert min(_FailingProxy.failed[name] for name in ("503", "hung up", "timed out")) > 2
     found = {name.rsplit("/", 1)[1] for name in files.find("s3://bucket/index")}
@@ -132,5 +132,5 @@ def test_captions_and_index_in_an_s3_whose_requests_fail_again_and_again(
     assert contents(tmp_path / "index") == contents(undisturbed)
     use_s3(monkeypatch, s3_port)
     fsspec.filesystem("s3").clear_instance_cache()
-    again = build_index("s3://bucket/captions", "s3://bucket/index", config, workers=1, device="cpu")
+    again = build_index("s3://bucket/captions", "s3://bucket/index", config, resources=OWN)
     assert again.already_built

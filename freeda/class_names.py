@@ -1,0 +1,88 @@
+"""Class names as users write them: "cat,kitten; dog; grass"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from freeda.errors import ClassNamesError, reason
+
+__all__ = ["BACKGROUND", "ClassName", "Classes", "parse_classes", "without_background"]
+
+BACKGROUND = "background"
+"""The name of label 0 where whatever is none of the classes has a label of its own."""
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """A class to segment: the name that is shown, and its synonyms."""
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names the class is looked up by, the shown one first."""
+        return (self.name, *self.synonyms)
+
+
+Classes = str | Sequence[str] | Sequence[ClassName]
+"""Class names in any form that `parse_classes` takes."""
+
+
+def parse_classes(classes: Classes) -> tuple[ClassName, ...]:
+    """Class names from "cat,kitten; dog", a list of such entries, or the path of a `.txt` file.
+
+    `;` or a line break separates classes, `,` the synonyms of one class. Names that are parsed already are
+    checked and returned. Raises `ClassNamesError` for an empty list, an empty name, or a name that stands for
+    two classes.
+    """
+    entries = _entries(classes)
+    parsed = tuple(item if isinstance(item, ClassName) else _parse_entry(item) for item in entries)
+    if not parsed:
+        raise ClassNamesError('no class names given; write them as "cat,kitten; dog; grass"')
+    seen: dict[str, str] = {}
+    for item in parsed:
+        for name in item.names:
+            if name.casefold() in seen:
+                raise ClassNamesError(
+                    f"class name '{name}' is given twice (under '{seen[name.casefold()]}' and "
+                    f"'{item.name}'); name it once"
+                )
+            seen[name.casefold()] = item.name
+    return parsed
+
+
+def without_background(classes: tuple[ClassName, ...]) -> tuple[ClassName, ...]:
+    """The same classes; raises `ClassNamesError` where one is named "background" itself."""
+    if any(item.name.casefold() == BACKGROUND for item in classes):
+        raise ClassNamesError(
+            "class 'background' is named, but a background was asked for as well; drop one of the two"
+        )
+    return classes
+
+
+def _entries(classes: Classes) -> list[str | ClassName]:
+    if not isinstance(classes, str):
+        return [
+            entry
+            for item in classes
+            for entry in ([item] if isinstance(item, ClassName) else item.rstrip(";").split(";"))
+        ]
+    text = _read(Path(classes)) if classes.endswith(".txt") else classes
+    return [entry for line in text.splitlines() for entry in line.rstrip(";").split(";") if line.strip()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClassNamesError(f"cannot read class names from '{path}': {reason(error)}") from error
+
+
+def _parse_entry(entry: str) -> ClassName:
+    names = [" ".join(name.split()) for name in entry.split(",")]
+    if not all(names):
+        raise ClassNamesError(f"empty class name in '{entry.strip()}'; remove the stray ',' or ';'")
+    return ClassName(names[0], tuple(names[1:]))

@@ -1,0 +1,1 @@
+"""The prototype index: reading, writing and changing it."""

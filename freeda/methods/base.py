@@ -1,0 +1,245 @@
+"""What a segmentation method is, and what all methods share.
+
+A method's author writes a `Method`: how class names are encoded, and how an image is scored.
+`MethodSegmenter` makes a `Segmenter` of it, which is all that commands, evaluation and users know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+import numpy as np
+import torch
+
+from freeda.class_names import Classes, ClassName, parse_classes, without_background
+from freeda.errors import ClassNamesError
+from freeda.presets import Preset, load_preset
+from freeda.segmentation.decision import decide
+from freeda.segmentation.evidence import Evidence
+from freeda.segmentation.images import (
+    ImageLike,
+    OnError,
+    map_ahead,
+    read_image,
+    reading_pool,
+    require_aspect,
+)
+from freeda.segmentation.result import Segmentation
+
+__all__ = ["Method", "MethodSegmenter", "Scores", "Segmenter", "as_preset"]
+
+_MAX_AHEAD = 16
+"""Most images that are read before their turn: a decoded photograph takes 100 MB."""
+Prepared = TypeVar("Prepared")
+Encoded = TypeVar("Encoded")
+Explain = Callable[[np.ndarray, Encoded, int, int], Evidence]
+
+
+class Segmenter(Protocol):
+    """Segments images into any classes.
+
+    identity: what a result depends on besides image and classes, as plain data, with the method's name.
+    explains: whether results can explain their pixels.
+    """
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+    @property
+    def explains(self) -> bool: ...
+
+    def set_classes(self, classes: Classes) -> None:
+        """Chooses the classes of the images to come: "cat,kitten; dog", or a list of such entries."""
+
+    @overload
+    def segment(self, image: ImageLike, classes: Classes | None = None) -> Segmentation: ...
+    @overload
+    def segment(self, image: list[ImageLike], classes: Classes | None = None) -> list[Segmentation]: ...
+    def segment(
+        self, image: ImageLike | list[ImageLike], classes: Classes | None = None
+    ) -> Segmentation | list[Segmentation]:
+        """Segments an image, or each of a list, into `classes` or those given to `set_classes`.
+
+        image: a path, a PIL image, or an (H, W, 3) uint8 RGB array.
+        Raises `ClassNamesError`, `ImageError`.
+        """
+
+    def stream(
+        self, images: Iterable[ImageLike], *, on_error: OnError | None = None
+    ) -> Iterator[Segmentation]:
+        """Segments any number of images, in order, with a few of them in memory at a time.
+
+        An image that cannot be read is given to `on_error` and has no result; without `on_error` its error is
+        raised.
+        """
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One image's scores.
+
+    maps: (C + B, h, w) float32, at any resolution: classes first, then what the background is made of.
+    paths: how many regions, or classes, were handled in which way.
+    """
+
+    maps: torch.Tensor
+    paths: Mapping[str, int] = field(default_factory=dict)
+
+
+class Method(Protocol[Prepared, Encoded]):
+    """What a method's author writes.
+
+    batch: images, or parts of images, that pass the models at once.
+    identity: what a result depends on, as plain data; "method" is the method's name.
+    background: the score that a class must exceed; None where no background was asked for.
+    """
+
+    batch: int
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+    @property
+    def background(self) -> float | None: ...
+
+    def encode_classes(self, classes: tuple[ClassName, ...]) -> Encoded:
+        """Everything that is computed of the class names, once for all images."""
+
+    def prepare(self, pixels: np.ndarray) -> Prepared:
+        """What is done to an (H, W, 3) uint8 image before it is scored. Threads call it, ahead of `score`."""
+
+    def score(self, images: Sequence[Prepared], classes: Encoded) -> Sequence[Scores]:
+        """Scores of prepared images."""
+
+
+@dataclass(frozen=True)
+class _Chosen(Generic[Encoded]):
+    """Classes with what the method makes of them."""
+
+    classes: tuple[ClassName, ...]
+    encoded: Encoded
+
+
+class MethodSegmenter(Generic[Prepared, Encoded]):
+    """The `Segmenter` that a method makes: remembers classes, reads images ahead, groups them, decides.
+
+    method: may be changed between calls.
+    explain: answers for pixel (x, y) of (H, W, 3) pixels; None where the method cannot.
+    parts: how many parts of a `batch` a prepared image is.
+    threads: that read and prepare images; 0 for one per core.
+    """
+
+    def __init__(
+        self,
+        method: Method[Prepared, Encoded],
+        *,
+        explain: Explain[Encoded] | None = None,
+        parts: Callable[[Prepared], int] = lambda image: 1,
+        threads: int = 0,
+    ) -> None:
+        self.method = method
+        self.threads = threads or os.cpu_count() or 1
+        self._explain = explain
+        self._parts = parts
+        self._chosen: _Chosen[Encoded] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self.method.identity
+
+    @property
+    def explains(self) -> bool:
+        return self._explain is not None
+
+    def set_classes(self, classes: Classes) -> None:
+        self._chosen = self._choose(classes)
+
+    def encode_classes(self, classes: Classes) -> Encoded:
+        """What the method makes of class names."""
+        return self._choose(classes).encoded
+
+    def _choose(self, classes: Classes) -> _Chosen[Encoded]:
+        parsed = parse_classes(classes)
+        if self.method.background is not None:
+            parsed = without_background(parsed)
+        return _Chosen(parsed, self.method.encode_classes(parsed))
+
+    @overload
+    def segment(self, image: ImageLike, classes: Classes | None = None) -> Segmentation: ...
+    @overload
+    def segment(self, image: list[ImageLike], classes: Classes | None = None) -> list[Segmentation]: ...
+    def segment(
+        self, image: ImageLike | list[ImageLike], classes: Classes | None = None
+    ) -> Segmentation | list[Segmentation]:
+        chosen = self._require_classes() if classes is None else self._choose(classes)
+        if isinstance(image, list):
+            return list(self._stream(image, chosen, None))
+        return next(self._stream([image], chosen, None))
+
+    def stream(
+        self, images: Iterable[ImageLike], *, on_error: OnError | None = None
+    ) -> Iterator[Segmentation]:
+        return self._stream(images, self._require_classes(), on_error)
+
+    def _require_classes(self) -> _Chosen[Encoded]:
+        if self._chosen is None:
+            raise ClassNamesError('no classes chosen; call set_classes(["cat", "dog"]) first')
+        return self._chosen
+
+    def _stream(
+        self, images: Iterable[ImageLike], chosen: _Chosen[Encoded], on_error: OnError | None
+    ) -> Iterator[Segmentation]:
+        ahead = min(2 * self.threads, _MAX_AHEAD)
+        with reading_pool(self.threads) as pool:
+            read = map_ahead(pool, self._read, images, on_error, ahead)
+            for group in self._grouped(read):
+                scores = self.method.score([item.prepared for item in group], chosen.encoded)
+                for item, found in zip(group, scores, strict=True):
+                    yield self._decide(item.pixels, found, chosen)
+
+    def _read(self, image: ImageLike) -> _Item[Prepared]:
+        pixels = read_image(image)
+        require_aspect(pixels)
+        return _Item(pixels, self.method.prepare(pixels))
+
+    def _grouped(self, items: Iterable[_Item[Prepared]]) -> Iterator[list[_Item[Prepared]]]:
+        """Images until they have as many parts as pass the models at once."""
+        group: list[_Item[Prepared]] = []
+        for item in items:
+            group.append(item)
+            if sum(self._parts(member.prepared) for member in group) >= self.method.batch:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _decide(self, pixels: np.ndarray, scores: Scores, chosen: _Chosen[Encoded]) -> Segmentation:
+        names = [item.name for item in chosen.classes]
+        size = (pixels.shape[0], pixels.shape[1])
+        decision = decide(scores.maps, size, names, background=self.method.background)
+        explainer = None if self._explain is None else partial(self._explain, pixels, chosen.encoded)
+        return Segmentation(
+            image=pixels,
+            labels=decision.labels,
+            scores=decision.scores,
+            classes=decision.classes,
+            ignore_index=decision.ignore_index,
+            paths=scores.paths,
+            explainer=explainer,
+            foreground=decision.foreground,
+        )
+
+
+@dataclass(frozen=True)
+class _Item(Generic[Prepared]):
+    """An image that was read. pixels: (H, W, 3) uint8."""
+
+    pixels: np.ndarray
+    prepared: Prepared
+
+
+def as_preset(preset: str | Preset) -> Preset:
+    """A preset given by name, by file, or as it is."""
+    return load_preset(preset) if isinstance(preset, str) else preset

@@ -1,0 +1,48 @@
+"""DiffSegmenter (Wang et al., arXiv 2309.02773): a diffusion model alone segments. No index, nothing
+trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from freeda.methods.base import MethodSegmenter, as_preset
+from freeda.methods.diffsegmenter.method import ClassPrompts, DiffSegmenterMethod
+from freeda.methods.diffsegmenter.settings import DiffSegmenterSettings
+from freeda.models.clip import load_clip
+from freeda.models.diffusion import load_pipeline
+from freeda.models.loading import choose_device, chosen_dtype, default_dtype
+from freeda.presets import Preset
+from freeda.presets.toml import changed
+
+__all__ = ["load"]
+
+DiffSegmenter = MethodSegmenter[np.ndarray, ClassPrompts]
+
+
+def load(
+    *, preset: str | Preset = "toy", device: str = "auto", background: bool = False, **settings: Any
+) -> DiffSegmenter:
+    """Loads the diffusion model and the CLIP of a preset.
+
+    background: whether whatever is none of the classes has a label of its own.
+    settings: single fields of `DiffSegmenterSettings`, such as `timestep=200`; they override the preset's.
+    """
+    chosen = as_preset(preset)
+    synthesis = chosen.synthesis
+    base = DiffSegmenterSettings(height=synthesis.height, width=synthesis.width)
+    for source in (chosen.methods.get("diffsegmenter", {}), settings):
+        base = changed(base, source, "method diffsegmenter")
+    torch_device = choose_device(device)
+    method = DiffSegmenterMethod(
+        load_pipeline(
+            chosen.model_ids("diffusion"), torch_device, chosen_dtype(synthesis.precision, torch_device)
+        ),
+        load_clip(chosen.model_ids("clip"), torch_device, default_dtype(torch_device)),
+        chosen.segmentation.templates,
+        base,
+        background=background,
+    )
+    return MethodSegmenter(method)

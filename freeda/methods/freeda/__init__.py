@@ -1,0 +1,71 @@
+"""FreeDA (Barsellotti et al., CVPR 2024): segmentation by retrieval from a prototype index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from freeda.errors import ConfigError
+from freeda.index.reader import PrototypeIndex
+from freeda.methods.base import MethodSegmenter, as_preset
+from freeda.methods.freeda.explain import explain
+from freeda.methods.freeda.method import FreedaMethod
+from freeda.methods.freeda.vocabulary import Vocabulary, parse_concepts
+from freeda.models.backbone import load_backbone
+from freeda.models.clip import load_clip
+from freeda.models.loading import choose_device, default_dtype
+from freeda.presets import Preset
+from freeda.presets.recipes import load_recipe
+from freeda.presets.settings import FreedaSettings
+from freeda.presets.toml import changed
+from freeda.segmentation.windows import WindowedImage
+
+__all__ = ["load"]
+
+FreedaSegmenter = MethodSegmenter[WindowedImage, Vocabulary]
+
+
+def load(
+    index: str | Path = "toy",
+    *,
+    preset: str | Preset | None = None,
+    recipe: str = "default",
+    device: str = "auto",
+    background: bool = False,
+    **settings: Any,
+) -> FreedaSegmenter:
+    """Opens an index and the models it was built with.
+
+    preset: where the models and settings are taken from instead of the index.
+    recipe: "default", or "paper" for the released code's algorithm.
+    background: whether whatever is none of the classes has a label of its own.
+    settings: single fields of `FreedaSettings`, such as `neighbors=50`; an inner one as `superpixels.scale`.
+        `background_concepts` may be a text: "sky; wall", "usual" for what surrounds things in photographs, or
+        "none".
+    """
+    opened = PrototypeIndex.open(index)
+    chosen = opened.preset if preset is None else as_preset(preset)
+    torch_device = choose_device(device)
+    dtype = default_dtype(torch_device)
+    method = FreedaMethod(
+        opened,
+        load_clip(chosen.model_ids("clip"), torch_device, dtype),
+        load_backbone(chosen.model_ids("backbone"), torch_device, dtype),
+        _settings(load_recipe(recipe, chosen), settings, background),
+        background=background,
+    )
+    return MethodSegmenter(method, explain=partial(explain, method), parts=lambda image: len(image.areas))
+
+
+def _settings(base: FreedaSettings, changes: dict[str, Any], background: bool) -> FreedaSettings:
+    if "background_concepts" not in changes:
+        return changed(base, changes, "method freeda")
+    if not background:
+        raise ConfigError(
+            "background concepts were given, but no background is asked for; add background (--background), "
+            "or evaluate a data set that has one"
+        )
+    concepts: str | Sequence[str] = changes["background_concepts"]
+    return changed(base, {**changes, "background_concepts": parse_concepts(concepts)}, "method freeda")

@@ -1,0 +1,117 @@
+"""Why FreeDA gave a pixel its class: scored once more by the functions that scored it, and looked into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from freeda.class_names import BACKGROUND
+from freeda.methods.freeda.method import FreedaMethod, ScoredWindow
+from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.segmentation.decision import THRESHOLD_ROW, rank
+from freeda.segmentation.evidence import Candidate, Evidence, Vote
+from freeda.segmentation.windows import WindowedImage
+
+__all__ = ["explain"]
+
+_CANDIDATES, _VOTES = 6, 6
+
+
+def explain(method: FreedaMethod, pixels: np.ndarray, vocabulary: Vocabulary, x: int, y: int) -> Evidence:
+    """Evidence for pixel (x, y) of an (H, W, 3) uint8 image, averaged over the windows that hold it."""
+    item = method.prepare(pixels)
+    row, column = _working_pixel(item, x, y)
+    windows = list(method.scored_windows([item], vocabulary))
+    by_number = {window.number: window for window in windows}
+    holding = [by_number[number] for number in item.windows_at(row, column)]
+    offsets = [_offset(item, window, row, column) for window in holding]
+    pairs = list(zip(holding, offsets, strict=True))
+    scores = _mean([method.paint(window)[:, at[0], at[1]] for window, at in pairs])
+    local = _mean([window.local_at(*at) for window, at in pairs])
+    similarity = _mean([window.similarity for window in holding])
+    rows = rank(scores.tolist(), len(vocabulary.classes), method.background)
+    nearest, at = pairs[0]
+    weight = method.settings.local_weight
+    return Evidence(
+        image=pixels,
+        x=x,
+        y=y,
+        region=item.region_at(nearest.number, nearest.regions, row, column),
+        candidates=_candidates(method, vocabulary, rows, (scores, local, similarity)),
+        weights={"local": weight, "global": round(1 - weight, 6)},
+        votes=_votes(method, vocabulary, rows[0], nearest.feature_at(*at)),
+        refined=method.settings.pamr > 0,
+    )
+
+
+def _working_pixel(item: WindowedImage, x: int, y: int) -> tuple[int, int]:
+    """Row and column of an original pixel's centre at the working size."""
+    sizes = zip((y, x), item.image.shape[-2:], item.pixels.shape[:2], strict=True)
+    row, column = (min(int((at + 0.5) * working / original), working - 1) for at, working, original in sizes)
+    return row, column
+
+
+def _offset(item: WindowedImage, window: ScoredWindow, row: int, column: int) -> tuple[int, int]:
+    rows, columns = item.areas[window.number]
+    return row - rows.start, column - columns.start
+
+
+def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(values)).mean(0)
+
+
+def _candidates(
+    method: FreedaMethod,
+    vocabulary: Vocabulary,
+    rows: Sequence[int],
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> tuple[Candidate, ...]:
+    """The best classes. parts: (C,) scores, local scores and global similarities."""
+    found = []
+    for row in rows[:_CANDIDATES]:
+        if row == THRESHOLD_ROW:
+            assert method.background is not None
+            name, values = BACKGROUND, [method.background] * 3
+        else:
+            name, values = vocabulary.row_names[row], [float(part[row]) for part in parts]
+        score, local, similarity = (round(value, 4) for value in values)
+        found.append(Candidate(name=name, score=score, parts={"local": local, "global": similarity}))
+    return tuple(found)
+
+
+def _votes(
+    method: FreedaMethod, vocabulary: Vocabulary, best: int, feature: torch.Tensor
+) -> tuple[Vote, ...]:
+    """The prototypes behind a class that look most like the region; none for the background's threshold.
+
+    Where regions retrieve, those that the region found.
+    """
+    if best == THRESHOLD_ROW:
+        return ()
+    index, rows = method.index, _voters(method, vocabulary, best, feature)
+    vectors = torch.from_numpy(index.vectors(rows)).to(feature.device)
+    looks = functional.normalize(vectors, dim=-1) @ functional.normalize(feature, dim=-1)
+    looks = looks.nan_to_num(-1.0)  # a damaged prototype votes last
+    chosen = looks.argsort(descending=True, stable=True)[:_VOTES].tolist()
+    texts = index.keys_of(rows[chosen]) @ vocabulary.texts[best].cpu().numpy()
+    columns = ("id", "noun", "caption", "thumbnail")
+    return tuple(
+        Vote(
+            **row,
+            text_similarity=round(float(text), 4),
+            visual_similarity=round(float(looks[number]), 4),
+        )
+        for number, text, row in zip(chosen, texts, index.rows(rows[chosen], columns), strict=True)
+    )
+
+
+def _voters(method: FreedaMethod, vocabulary: Vocabulary, best: int, feature: torch.Tensor) -> np.ndarray:
+    if method.settings.retrieval == "region":
+        found = method.index.search_vectors(feature[None].cpu().numpy(), method.settings.region_neighbors)
+        rows: np.ndarray = found[0]
+    else:
+        rows = vocabulary.retrieved.rows[best]
+    return rows[rows >= 0]

@@ -1,0 +1,109 @@
+"""Evidence as one picture."""
+
+from __future__ import annotations
+
+import io
+from textwrap import shorten, wrap
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from freeda.segmentation.evidence import Evidence, Vote
+
+__all__ = ["draw_sheet"]
+
+_PICTURE, _THUMBNAIL, _GAP = 420, 104, 16
+_INK, _FAINT, _BAR = "#1d2126", "#7b828c", "#2f6fde"
+
+
+def draw_sheet(evidence: Evidence) -> Image.Image:
+    """The image with its region, bars of the best classes' scores, and the prototypes."""
+    picture = _picture(evidence)
+    rows = (len(evidence.votes) + 1) // 2
+    height = max(picture.height + _GAP, 60 + 34 * len(evidence.candidates)) + 2 * _GAP
+    sheet = Image.new("RGB", (2 * _PICTURE + 3 * _GAP, height + 40 + rows * (_THUMBNAIL + _GAP)), "white")
+    sheet.paste(picture, (_GAP, _GAP))
+    draw = ImageDraw.Draw(sheet)
+    _draw_candidates(evidence, draw, _PICTURE + 2 * _GAP, _GAP)
+    best = evidence.candidates[0].name
+    title = f"Prototypes that voted for “{best}”" if evidence.votes else f"No prototypes behind “{best}”"
+    draw.text((_GAP, height), title, fill=_INK, font=_font(18))
+    for number, vote in enumerate(evidence.votes):
+        left = _GAP + (number % 2) * (_PICTURE + _GAP)
+        _draw_vote(sheet, draw, vote, left, height + 34 + (number // 2) * (_THUMBNAIL + _GAP))
+    return sheet
+
+
+def _picture(evidence: Evidence) -> Image.Image:
+    """The image, faded outside the region, its outline drawn, the pixel marked."""
+    scale = _PICTURE / max(evidence.image.shape[:2])
+    size = (max(1, round(evidence.image.shape[1] * scale)), max(1, round(evidence.image.shape[0] * scale)))
+    image = np.asarray(Image.fromarray(evidence.image).resize(size, Image.Resampling.LANCZOS))
+    region = np.asarray(Image.fromarray(evidence.region).resize(size, Image.Resampling.NEAREST))
+    faded = image * 0.35 + 255 * 0.65
+    pixels = np.where(region[..., None], image, faded).round().astype(np.uint8)
+    pixels[_outline(region)] = (47, 111, 222)
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    x, y = (evidence.x + 0.5) * scale, (evidence.y + 0.5) * scale
+    draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=_BAR, outline="white", width=2)
+    return picture
+
+
+def _draw_candidates(evidence: Evidence, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    draw.text((left, top), f"Pixel ({evidence.x}, {evidence.y})", fill=_INK, font=_font(18))
+    meaning = f"score = weighted {' and '.join(evidence.weights)} score"
+    if evidence.refined:
+        meaning = f"score refined by the pixels around; {' and '.join(evidence.weights)} part"
+    draw.text((left, top + 26), meaning, fill=_FAINT, font=_font(13))
+    low = min(candidate.score for candidate in evidence.candidates)
+    high = max(candidate.score for candidate in evidence.candidates)
+    for row, item in enumerate(evidence.candidates):
+        y = top + 54 + 34 * row
+        draw.text((left, y), shorten(item.name, 20), fill=_INK, font=_font(15))
+        length = 40 + 130 * (item.score - low) / max(high - low, 1e-9)
+        draw.rectangle((left + 130, y + 2, left + 130 + length, y + 16), fill=_BAR if row == 0 else "#a9c4f5")
+        terms = [f"{evidence.weights[name]:g} x {part:.3f}" for name, part in item.parts.items()]
+        figures = f"{item.score:.3f}{'; region' if evidence.refined else ' ='} {' + '.join(terms)}"
+        draw.text((left + 130, y + 18), figures, fill=_FAINT, font=_font(11))
+
+
+def _draw_vote(sheet: Image.Image, draw: ImageDraw.ImageDraw, vote: Vote, left: int, top: int) -> None:
+    sheet.paste(_thumbnail(vote.thumbnail), (left, top))
+    text = left + _THUMBNAIL + 10
+    draw.text((text, top + 4), vote.noun, fill=_INK, font=_font(16))
+    for row, line in enumerate(_wrapped(vote.caption, 42)):
+        draw.text((text, top + 28 + 16 * row), line, fill=_FAINT, font=_font(12))
+    figures = f"looks {vote.visual_similarity:.2f}   text {vote.text_similarity:.2f}"
+    draw.text((text, top + _THUMBNAIL - 20), figures, fill=_BAR, font=_font(13))
+
+
+def _thumbnail(data: bytes) -> Image.Image:
+    """The prototype's picture, or a grey square where none was kept or its bytes are damaged."""
+    square = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL), "#e6e8eb")
+    try:
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+    except OSError:
+        return square
+    picture = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    square.paste(picture)
+    return square
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """At most two lines."""
+    lines = wrap(text, width)
+    return lines if len(lines) <= 2 else [lines[0], shorten(" ".join(lines[1:]), width, placeholder=" …")]
+
+
+def _outline(region: np.ndarray) -> np.ndarray:
+    edge = np.zeros(region.shape, bool)
+    edge[1:] |= region[1:] != region[:-1]
+    edge[:-1] |= region[1:] != region[:-1]
+    edge[:, 1:] |= region[:, 1:] != region[:, :-1]
+    edge[:, :-1] |= region[:, 1:] != region[:, :-1]
+    return edge
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,74 @@
+"""Results and evidence as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freeda.errors import OutputError, reason
+from freeda.segmentation.evidence import Evidence
+from freeda.segmentation.result import Segmentation
+
+__all__ = ["FORMATS", "save_evidence", "save_result"]
+
+FORMATS = ("labels", "overlay", "npz")
+
+
+def save_result(result: Segmentation, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
+    """Writes STEM.json and a file per format into `folder`; returns the paths. Raises `OutputError`."""
+    with _writing_to(folder):
+        written = [_write(result, folder, stem, name) for name in FORMATS if name in formats]
+        return [*written, _write_json(_summary(result), folder / f"{stem}.json")]
+
+
+def save_evidence(evidence: Evidence, folder: Path, stem: str) -> list[Path]:
+    """Writes STEM.X-Y.evidence.png and .json into `folder`; returns the paths. Raises `OutputError`."""
+    name = f"{stem}.{evidence.x}-{evidence.y}.evidence"
+    with _writing_to(folder):
+        evidence.sheet().save(folder / f"{name}.png")
+        return [folder / f"{name}.png", _write_json(evidence.as_dict(), folder / f"{name}.json")]
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write to '{folder}': {reason(error)}; choose another --out") from error
+
+
+def _write(result: Segmentation, folder: Path, stem: str, name: str) -> Path:
+    if name == "npz":
+        path = folder / f"{stem}.npz"
+        np.savez_compressed(
+            path, labels=result.labels, scores=result.scores, classes=np.array(result.classes)
+        )
+        return path
+    path = folder / f"{stem}.{name}.png"
+    picture = result.palette_image() if name == "labels" else result.overlay()
+    picture.save(path)
+    return path
+
+
+def _summary(result: Segmentation) -> dict[str, Any]:
+    height, width = result.labels.shape
+    return {
+        "height": height,
+        "width": width,
+        "classes": list(result.classes),
+        "ignore_index": result.ignore_index,
+        "undecided": int((result.labels == result.ignore_index).sum()),
+        "paths": dict(result.paths),
+        "segments": result.segments_info,
+    }
+
+
+def _write_json(content: dict[str, Any], path: Path) -> Path:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,1 @@
+"""The shards' way through a Dask cluster."""

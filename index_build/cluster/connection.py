@@ -1,0 +1,151 @@
+"""Where the work runs: an own Dask cluster on this machine, or one that exists."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.core import Status
+
+from freeda.errors import WorkerError
+
+__all__ = ["LOST_SCHEDULER", "WORKERS_MISSING_SECONDS", "Resources", "connect", "replace_lost", "usable_gpus"]
+
+LOST_SCHEDULER = (
+    "the connection to the Dask scheduler is lost; finished shards are kept: run the same command again"
+)
+WORKERS_MISSING_SECONDS = 300
+"""How long a build waits for a cluster without workers."""
+_ANSWER_SECONDS = 20
+_SETTINGS = {
+    "distributed.scheduler.no-workers-timeout": f"{WORKERS_MISSING_SECONDS}s",
+    "distributed.comm.timeouts.connect": "60s",
+    # A task whose worker died comes back at once: whether it is tried again is decided here.
+    "distributed.scheduler.allowed-failures": 0,
+    # A worker has no more tasks than threads, for all of them are lost when it dies.
+    "distributed.scheduler.worker-saturation": 1.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where a build runs, and with what; nothing here changes which prototypes come out.
+
+    workers: processes on this machine; None for one per GPU.
+    threads: CPU threads per worker; None for an equal share of the cores.
+    scheduler: instead of own workers, the address (`tcp://HOST:PORT`) or the scheduler file of a Dask
+        cluster.
+    device: "auto", "cpu", "cuda", ...
+    models: fingerprints and precision that the models must have; None accepts any.
+    """
+
+    workers: int | None = None
+    threads: int | None = None
+    scheduler: str | None = None
+    device: str = "auto"
+    models: Mapping[str, str] | None = None
+
+    def gpus(self) -> tuple[str, ...]:
+        """Ids of the GPUs that own workers are given."""
+        return usable_gpus(self.device)
+
+    def processes(self) -> int:
+        """Own workers."""
+        return self.workers or max(1, len(self.gpus()))
+
+    def threads_per_worker(self) -> int | None:
+        """CPU threads per own worker; those of a cluster that exists keep what they were started with."""
+        if self.scheduler is not None:
+            return self.threads
+        return self.threads or max(1, (os.cpu_count() or 1) // self.processes())
+
+
+@contextmanager
+def connect(resources: Resources) -> Iterator[Client]:
+    """A client of a running cluster, or of one on this machine. Raises `WorkerError`."""
+    with dask.config.set(_SETTINGS):
+        if resources.scheduler is not None:
+            with _connected(resources.scheduler) as client:
+                yield client
+            return
+        gpus = resources.gpus()
+        specification = {
+            number: {"cls": Nanny, "options": _worker_options(number, gpus)}
+            for number in range(resources.processes())
+        }
+        address = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
+        with (
+            _started(specification, {"cls": Scheduler, "options": address}) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+
+
+def _started(workers: dict[int, Any], scheduler: dict[str, Any]) -> SpecCluster:
+    try:
+        return SpecCluster(workers, scheduler, silence_logs=logging.WARNING)
+    except RuntimeError as error:
+        raise WorkerError(
+            f"a worker process ended as it was being started ({error}); is there enough memory for it?"
+        ) from error
+
+
+def replace_lost(client: Client) -> None:
+    """Starts new workers in an own cluster for those that Dask has given up.
+
+    It gives up a worker whose restart fails, or that is still being restarted 15 s after it died.
+    """
+    if isinstance(client.cluster, SpecCluster):
+        client.cluster.sync(_replace_lost, client.cluster)
+
+
+async def _replace_lost(cluster: SpecCluster) -> None:
+    for name, nanny in list(cluster.workers.items()):
+        if nanny.status in (Status.failed, Status.closed):
+            del cluster.workers[name]
+    cluster.scale(len(cluster.worker_spec))  # starts those of the specification that are missing
+
+
+def usable_gpus(device: str) -> tuple[str, ...]:
+    """Ids of the GPUs that workers on this machine may use; none for a CPU."""
+    import torch
+
+    if device not in ("auto", "cuda"):
+        return ()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(visible[:count] or map(str, range(count)))
+
+
+def _worker_options(number: int, gpus: Sequence[str]) -> dict[str, Any]:
+    """One thread per process; two on a GPU, where one writes a shard while the other generates the next.
+
+    Dask does not limit memory: models fill most of it, and a worker paused for that would wait for ever.
+    """
+    environment = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+    return {
+        "nthreads": 2 if gpus else 1,
+        "memory_limit": 0,
+        "env": environment,
+        "silence_logs": logging.WARNING,
+    }
+
+
+@contextmanager
+def _connected(scheduler: str) -> Iterator[Client]:
+    try:
+        if "://" not in scheduler and Path(scheduler).is_file():
+            client = Client(scheduler_file=scheduler, timeout=_ANSWER_SECONDS)
+        else:
+            client = Client(scheduler, timeout=_ANSWER_SECONDS)
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"no Dask scheduler answers at '{scheduler}': {error}") from error
+    with client:
+        yield client

@@ -1,0 +1,1 @@
+"""From captions with nouns to prototypes, in one process."""
