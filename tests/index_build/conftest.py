@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
+import dask
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +18,30 @@ from freeda.presets.toml import to_toml
 from index_build import BuildConfig, BuildSummary, Resources, build_index
 from tests.conftest import CAPTIONS
 
+PRELOADED = ["distributed", "index_build.cluster.workers", "index_build.generation.prototypes"]
 OWN = Resources(workers=1, threads=1, device="cpu")
 """A worker of the build's own, for tests of what happens to one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs all of these tests: they share a cluster and a build."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("index_build"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_workers() -> Iterator[None]:
+    """Workers are forked from a process that has imported the model libraries, so that they start at once.
+
+    Builds by the command line start theirs as they do for users.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 def contents(folder: Path) -> dict[str, bytes]:

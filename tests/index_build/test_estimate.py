@@ -56,6 +56,6 @@ def test_captions_without_nouns_are_told_before_models_are_loaded(
 ) -> None:
     path = tmp_path / "c.parquet"
     pq.write_table(pa.table({"caption": ["slowly", "quickly and well"]}), path)
-    unloadable = replace(tiny_preset, models=replace(tiny_preset.models, diffusion=("./nowhere",)))
+    unloadable = replace(tiny_preset, models={**tiny_preset.models, "diffusion": ("./nowhere",)})
     with pytest.raises(NothingBuiltError, match="none of 2 captions looked at has a noun"):
         estimate_build(str(path), BuildConfig(preset=unloadable))

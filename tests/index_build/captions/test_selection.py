@@ -133,7 +133,7 @@ def test_the_commands_write_what_a_build_reads(tmp_path: Path) -> None:
     result = run(main, [*arguments, "--model", MODEL, "--device", "cpu"], catch_exceptions=False)
     assert "12 of 60 captions" in result.output
     again = run(main, [*arguments, "--model", MODEL, "--device", "cpu"])
-    assert "is there already; replace it with --overwrite" in again.output
+    assert "exists already; replace it with --overwrite" in again.output
     onto_itself = [
         "captions",
         "select",

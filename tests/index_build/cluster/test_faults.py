@@ -203,8 +203,8 @@ def test_a_worker_with_other_package_versions_is_named(
 ) -> None:
     preload = tmp_path / "preload.py"
     preload.write_text(
-        "from importlib import metadata\n"
-        "metadata.version = lambda name, real=metadata.version: '0.1' if name == 'timm' else real(name)\n"
+        "from index_build.cluster import workers\n"
+        "workers.version = lambda name, real=workers.version: '0.1' if name == 'timm' else real(name)\n"
     )
     with (
         dask.config.set({"distributed.worker.preload": [str(preload)]}),

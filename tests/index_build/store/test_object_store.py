@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from threading import Thread
 
+import dask
 import fsspec
 import pytest
 
@@ -23,7 +24,7 @@ from tests.index_build.conftest import OWN, contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-READ_TIMEOUT = 2
+READ_TIMEOUT = 1
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,8 @@ def use_s3(monkeypatch: pytest.MonkeyPatch, port: int) -> fsspec.AbstractFileSys
 
 
 class _FailingProxy(BaseHTTPRequestHandler):
-    """Passes requests on to the server of `port`, but answers every fifth with 503, hangs up on every
-    seventh after it has been carried out, and leaves every eleventh without an answer.
+    """Passes requests on to the server of `port`, but answers every seventh with 503, hangs up on every
+    eleventh after it has been carried out, and leaves every seventeenth without an answer.
     """
 
     protocol_version = "HTTP/1.1"
@@ -70,13 +71,13 @@ class _FailingProxy(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         number = next(self.counter)
-        if number % 5 == 0:
+        if number % 7 == 0:
             self.failed["503"] += 1
             self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if number % 11 == 0:
+        if number % 17 == 0:
             self.failed["timed out"] += 1
             time.sleep(2 * READ_TIMEOUT)
             self.close_connection = True
@@ -85,7 +86,7 @@ class _FailingProxy(BaseHTTPRequestHandler):
         server.request(self.command, self.path, body, dict(self.headers))
         answer = server.getresponse()
         content = answer.read()
-        if number % 7 == 0:
+        if number % 11 == 0:
             self.failed["hung up"] += 1
             self.close_connection = True
             return
@@ -123,7 +124,8 @@ def test_captions_and_index_in_an_s3_whose_requests_fail_again_and_again(
     monkeypatch.setenv("FSSPEC_S3", json.dumps(patience))
     monkeypatch.setitem(fsspec.config.conf, "s3", patience)
     fsspec.filesystem("s3").clear_instance_cache()
-    build_index("s3://bucket/captions", "s3://bucket/index", config, resources=OWN)
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):  # else none would inherit
+        build_index("s3://bucket/captions", "s3://bucket/index", config, resources=OWN)
     proxy.shutdown()
     assert min(_FailingProxy.failed[name] for name in ("503", "hung up", "timed out")) > 2
     found = {name.rsplit("/", 1)[1] for name in files.find("s3://bucket/index")}
@@ -132,5 +134,6 @@ def test_captions_and_index_in_an_s3_whose_requests_fail_again_and_again(
     assert contents(tmp_path / "index") == contents(undisturbed)
     use_s3(monkeypatch, s3_port)
     fsspec.filesystem("s3").clear_instance_cache()
-    again = build_index("s3://bucket/captions", "s3://bucket/index", config, resources=OWN)
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+        again = build_index("s3://bucket/captions", "s3://bucket/index", config, resources=OWN)
     assert again.already_built
