@@ -88,5 +88,5 @@ class WorkerError(FreedaError, RuntimeError):
 
 def reason(error: BaseException) -> str:
     """What went wrong, in one line: "No space left on device" rather than "[Errno 28] ..."."""
-    told = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return str(told).splitlines()[0]
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0]

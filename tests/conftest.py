@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+
+# The suite runs in two processes. With more threads than cores, threads that wait for one another spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import open_clip
 import pyarrow as pa

@@ -3,9 +3,9 @@
 Shapes: `B` conditional images, `N` nouns of one image, `h w` an attention layer's grid, `T` text
 tokens, `A` heads.
 
-`capture_cross_attention` reduces while the UNet runs: of every layer and timestep it keeps a
-running sum of the noun columns only, one small map a noun and grid. The layers' own processors go
-on computing the output, so that capturing changes no bit of it.
+`capture_cross_attention` reduces while the UNet runs: of every layer and timestep it keeps a running sum of
+the nouns' columns only, one small map per noun and grid. The layers' own processors still compute the output,
+so that capturing changes no bit of it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ __all__ = [
 ]
 
 Positions = Sequence[Sequence[Sequence[int]]]
-"""For every image, for every noun, its token positions."""
+"""Token positions, per image and noun."""
 Grid = tuple[int, int]
 
 
 @dataclass
 class NounMaps:
-    """Running sums of noun attention by grid, filled while a capture is on.
+    """Running sums of the nouns' attention, filled inside a capture.
 
-    sums: per image a dict from grid (h, w) to (N, h, w) float32; layers: how many layer calls each
-    grid has seen. A map is the mean over heads and the noun's tokens of the attention probability.
+    sums: per image, from grid (h, w) to (N, h, w) float32: attention probabilities, averaged over heads and
+        the noun's tokens.
+    layers: how many layer calls each grid has had.
     """
 
     positions: Positions
@@ -53,7 +54,7 @@ class NounMaps:
         self.sums = [{} for _ in self.positions]
 
     def add(self, probabilities: torch.Tensor, grid: Grid) -> None:
-        """Adds one layer call: (B, h * w, T) probabilities, already averaged over heads."""
+        """Adds one layer call: (B, h * w, T) probabilities, averaged over heads."""
         for image, nouns in enumerate(self.positions):
             if not nouns:
                 continue
@@ -73,8 +74,8 @@ class NounMaps:
 def aggregate(sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_size: Grid) -> np.ndarray:
     """(N, H, W): bicubic to the latent's size, clamped at 0, averaged over layer calls.
 
-    Grids of an eighth of the latent's side or less are too coarse to localise and left out, unless
-    there are no others (DAAM, section 3; FreeDA, section 3.1).
+    Grids of an eighth of the latent's side or less are too coarse to localise, and are left out unless there
+    are no others (DAAM, section 3; FreeDA, section 3.1).
     """
     fine = {grid: total for grid, total in sums.items() if grid[0] * 8 > latent_size[0]} or sums
     resized = [resize_map(total.float(), latent_size).clamp(min=0) for total in fine.values()]
@@ -83,7 +84,7 @@ def aggregate(sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_si
 
 
 def resize_map(maps: torch.Tensor, size: Grid) -> torch.Tensor:
-    """(N, h, w) to (N, H, W), bicubic; smoothed first where it shrinks."""
+    """(N, h, w) maps at another size, bicubic; smoothed where they shrink."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return functional.interpolate(maps[:, None], size, mode="bicubic", align_corners=False, antialias=True)[
@@ -92,7 +93,7 @@ def resize_map(maps: torch.Tensor, size: Grid) -> torch.Tensor:
 
 
 class DegenerateMapError(ValueError):
-    """An attention map that points at nothing; the message is the reason."""
+    """An attention map that gives no mask; the message says why."""
 
 
 def localize(
@@ -104,9 +105,9 @@ def localize(
     max_area: float,
     min_peak: float,
 ) -> tuple[np.ndarray, float]:
-    """One noun's mask at `size` (H, W), bool, and its map's peak over its mean.
+    """A noun's mask at `size`, (H, W) bool, and its map's maximum over its mean.
 
-    Min-max normalised, upsampled bicubically, thresholded. Raises `DegenerateMapError` for
+    The map is min-max normalised, upsampled bicubically and thresholded. Raises `DegenerateMapError` for
     values that are not finite, a map without a peak, or a mask of implausible area.
     """
     if not np.isfinite(noun_map).all():
@@ -127,10 +128,10 @@ def localize(
 
 @contextmanager
 def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iterator[NounMaps]:
-    """While it lasts, every cross-attention layer of `unet` adds its noun columns to the result.
+    """Inside the block, every cross-attention layer of `unet` adds its nouns' columns to the result.
 
-    The UNet must be called with `len(positions)` images, or twice as many under classifier-free
-    guidance (unconditional half first). On exit, also after an exception, the UNet is as it was.
+    The UNet must be called with `len(positions)` images, or twice as many under classifier-free guidance, the
+    unconditional half first. At the end, also after an exception, the UNet is as it was.
     """
     maps = NounMaps(positions)
 
@@ -147,9 +148,11 @@ def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iter
 
 @dataclass
 class MeanSelfAttention:
-    """The running mean of self-attention over heads and layers of one grid, filled while a capture is on.
+    """The mean self-attention over heads and layers of one grid, filled inside a capture.
 
-    grid: (h, w); total: (B, h * w, h * w) float32, the sum so far; calls: heads of layers summed.
+    grid: (h, w).
+    total: (B, h * w, h * w) float32, the sum so far.
+    calls: how many heads of layers were added.
     """
 
     grid: Grid
@@ -165,10 +168,11 @@ class MeanSelfAttention:
 
 @contextmanager
 def capture_self_attention(unet: torch.nn.Module, grid: Grid, count: int) -> Iterator[MeanSelfAttention]:
-    """While it lasts, the self-attention layers of `unet` that work on `grid` add to the result.
+    """Inside the block, the self-attention layers of `unet` on `grid` add to the result.
 
-    count: images of the conditional half. Heads and images are added one at a time: the most that is
-    held beside the sum is one (h * w, h * w) map.
+    count: images of the conditional half. Heads and images are added one at a time, so that besides the sum
+        only one
+    (h * w, h * w) map is in memory.
     """
     held = MeanSelfAttention(grid)
 
@@ -262,7 +266,7 @@ def _grid_hook(recorders: list[_Recorder]) -> Any:
 
 
 class _Recorder:
-    """A processor that lets the layer's own one compute the output and records beside it."""
+    """A processor that records, and leaves the output to the layer's own processor."""
 
     def __init__(self, inner: Any, record: _Record) -> None:
         self._inner = inner
@@ -311,7 +315,7 @@ def _probabilities(
     attn: Attention, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
     """(B, heads, h * w, T) float32 softmax(Q K^T)."""
-    # In single precision and scaled first: half precision overflows on some models' logits.
+    # In float32 and scaled first: float16 overflows on some models' logits.
     scores = (query.float() * attn.scale) @ key.float().transpose(-1, -2)
     if mask is not None:
         scores = scores + mask.float().reshape(len(scores), -1, 1, scores.shape[-1])

@@ -1,4 +1,4 @@
-"""Stable Diffusion through diffusers: loading, and seeded generation with its noun maps."""
+"""Stable Diffusion through diffusers: loading, and seeded generation with noun maps."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _maps_of(image: torch.Tensor, maps: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def noise_latents(pipeline: Any, images: torch.Tensor, *, timestep: int, seed: int) -> torch.Tensor:
-    """(B, channels, h, w): latents of (B, 3, H, W) float32 RGB pictures in [0, 1], noised to `timestep`."""
+    """(B, channels, h, w): latents of (B, 3, H, W) float32 RGB images in [0, 1], noised to `timestep`."""
     device, dtype = pipeline.unet.device, pipeline.unet.dtype
     latents = pipeline.vae.encode((images * 2 - 1).to(device, dtype)).latent_dist.mode()
     latents = latents * pipeline.vae.config.scaling_factor
@@ -133,9 +133,9 @@ def noised_noun_maps(
     timestep: int,
     seed: int,
 ) -> list[np.ndarray]:
-    """Noun maps of given pictures: noised to `timestep`, one UNet pass, conditional half only.
+    """Noun maps of given images: noised to `timestep`, one UNet pass, the conditional half only.
 
-    images: (B, 3, H, W) float32 RGB in [0, 1]. Returns per image (N, h, w) float32 on the latent's grid.
+    images: (B, 3, H, W) float32 RGB in [0, 1]. Returns (N, h, w) float32 per image, on the latent's grid.
     """
     noisy = noise_latents(pipeline, images, timestep=timestep, seed=seed)
     steps = torch.full((len(images),), timestep, device=noisy.device)

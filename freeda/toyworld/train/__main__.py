@@ -107,24 +107,22 @@ _PLANS = {
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice.")
 @click.option("--minutes", type=float, default=0.0, help="Budget of all stages; 0 keeps the recipe's.")
 @click.option("--scenes", type=int, default=24_000, help="How many training scenes to draw.")
-def main(
-    stages: tuple[str, ...],
-    work: Path,
-    out: Path,
-    start: Path | None,
-    device: str,
-    threads: int,
-    minutes: float,
-    scenes: int,
-) -> None:
+def main(stages: tuple[str, ...], minutes: float, scenes: int, threads: int, **options: Any) -> None:
     """Trains the toy world's models, or those of STAGES; run it again and it continues where it stopped."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     chosen = [name for name in STAGES if name in (stages or STAGES)]
+    start, work = options["start"], options["work"]
     recipe = sum(plan.minutes for name in chosen for plan in _PLANS[name][-1 if start else 0 :])
-    scale = minutes / recipe if minutes else 1.0
-    run = Run(SceneCache.open(work, scenes), work, out, choose_device(device), scale, start)
+    run = Run(
+        scenes=SceneCache.open(work, scenes),
+        work=work,
+        out=options["out"],
+        device=choose_device(options["device"]),
+        scale=minutes / recipe if minutes else 1.0,
+        start=start,
+    )
     for name in chosen:
         STAGES[name](run)
 

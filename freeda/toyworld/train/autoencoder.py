@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from freeda.files import replacing
 from freeda.models.loading import weights_fingerprint
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan
@@ -77,9 +77,8 @@ def encode_scenes(
     """
     made_by = weights_fingerprint(autoencoder.state_dict())
     if not cached.exists() or _made_by(cached) != made_by:
-        partial = cached.with_suffix(".partial")
-        save_file({"latents": _encode(autoencoder, scenes, device)}, partial, {"autoencoder": made_by})
-        os.replace(partial, cached)
+        with replacing(cached) as partial:
+            save_file({"latents": _encode(autoencoder, scenes, device)}, partial, {"autoencoder": made_by})
     return load_file(cached)["latents"]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from freeda.files import replacing
 from freeda.toyworld.captions import describe, mention
 from freeda.toyworld.scenes import Scene, draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS, Kind
@@ -113,9 +114,8 @@ def _draw_all(folder: Path, count: int, shapes: dict[str, tuple[int, ...]], done
             sentences["contents"] += contents
     for array in arrays.values():
         array.flush()
-    partial = done.with_suffix(".partial")
-    partial.write_text(json.dumps(sentences))
-    os.replace(partial, done)
+    with replacing(done) as partial:
+        partial.write_text(json.dumps(sentences))
 
 
 _Chunk = tuple[np.ndarray, np.ndarray, list[list[str]], list[list[str]], list[Any]]

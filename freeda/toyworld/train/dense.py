@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from freeda.files import replacing
 from freeda.models.backbone import Backbone
 from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
 from freeda.toyworld.train.loop import Plan
@@ -47,7 +47,7 @@ _PASTED = 3
 _MIN_AREA, _MAX_AREA = 0.015, 0.4
 """Share of its scene that an instance should have to be pasted; larger ones only now and then."""
 _MIN_TOKENS = 0.6
-_ENCODED_SIZE = 192
+_ENCODED_SIZE, _ENCODED_BATCH = 192, 32
 """Side in pixels to which a scene is enlarged for its features, as the toy preset does."""
 
 
@@ -122,15 +122,14 @@ def encode_scenes(backbone: Backbone, scenes: SceneCache, folder: Path) -> np.nd
     grid = _ENCODED_SIZE // backbone.patch_size
     path = folder / f"features-{len(scenes)}-{backbone.fingerprint()}.npy"
     if not path.exists():
-        partial = path.with_suffix(".partial")
         shape = (len(scenes), backbone.width, grid, grid)
-        kept = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-        for start in range(0, len(scenes), 32):
-            numbers = np.arange(start, min(start + 32, len(scenes)))
-            pixels = scenes.pixels(numbers, torch.device("cpu")) / 2 + 0.5
-            kept[numbers] = backbone.dense_features(pixels, _ENCODED_SIZE).cpu().numpy()
-        kept.flush()
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            kept = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+            for start in range(0, len(scenes), _ENCODED_BATCH):
+                numbers = np.arange(start, min(start + _ENCODED_BATCH, len(scenes)))
+                pixels = scenes.pixels(numbers, torch.device("cpu")) / 2 + 0.5
+                kept[numbers] = backbone.dense_features(pixels, _ENCODED_SIZE).cpu().numpy()
+            kept.flush()
     return np.load(path, mmap_mode="r")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from freeda.files import replacing
 
 __all__ = ["Plan", "Task", "fit"]
 
@@ -74,9 +75,8 @@ class _State:
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{key}.{name}"] = value.contiguous()
-        partial = path.with_suffix(".partial")
-        save_file(tensors, partial, {"step": str(self.step), "elapsed": repr(self.elapsed)})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, {"step": str(self.step), "elapsed": repr(self.elapsed)})
 
     def load(self, path: Path, device: torch.device) -> None:
         with safe_open(path, "pt", device=str(device)) as file:
