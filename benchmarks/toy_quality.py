@@ -208,9 +208,9 @@ def evaluate_background(segmenter: Any, split: str, first: int, scenes: int) -> 
 
 def background_rows(bench: Bench) -> Iterator[tuple[str, Any]]:
     """Methods that tell things from a background."""
-    alone = replace(bench.config, background_concepts=())
+    without_concepts = replace(bench.config, background_concepts=())
     yield "FreeDA, constant and concepts", bench.segmenter(background=True)
-    yield "FreeDA, constant alone", bench.segmenter(settings=alone, background=True)
+    yield "FreeDA, constant only", bench.segmenter(settings=without_concepts, background=True)
     yield (
         "DiffSegmenter",
         load(method="diffsegmenter", preset=bench.index.preset, device="cpu", background=True),
@@ -226,7 +226,7 @@ def tables(bench: Bench, scenes: int) -> Iterator[str]:
         miou, accuracy = evaluate(predict, scenes)
         yield f"| {name} | {miou:.1f} | {accuracy:.1f} |"
     yield ""
-    yield "Things alone as classes, stuff as background, on the same scenes. The concepts are the toy world's"
+    yield "Things only as classes, stuff as background, on the same scenes. The concepts are the toy world's"
     yield "kinds of stuff, so they know all that a background can be. The oracle threshold is the constant"
     yield "that these very labels prefer: no method's own result."
     yield ""

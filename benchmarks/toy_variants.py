@@ -132,7 +132,7 @@ def options(bench: Bench) -> Iterator[tuple[str, FreedaSettings, Sequence[ClassN
 def background_rows(bench: Bench) -> Iterator[tuple[str, FreedaSettings]]:
     """Things as classes and stuff as background, told apart in different ways."""
     concepts = bench.config.background_concepts
-    yield "constant alone", replace(bench.config, background_concepts=())
+    yield "constant only", replace(bench.config, background_concepts=())
     yield f"constant and {len(concepts)} concepts (the default)", bench.config
 
 

@@ -11,7 +11,7 @@ from freeda.errors import ClassNamesError, reason
 __all__ = ["BACKGROUND", "ClassName", "Classes", "parse_classes", "without_background"]
 
 BACKGROUND = "background"
-"""The name of label 0 where whatever is none of the classes has a label of its own."""
+"""Name of label 0, where pixels of none of the classes have a label of their own."""
 
 
 @dataclass(frozen=True)

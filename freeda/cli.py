@@ -33,7 +33,7 @@ class _Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
-            # Whatever nobody foresaw is one line too, with the way to see more.
+            # An unforeseen error is one line too, and says how to see more.
             if ctx.params.get("debug"):
                 traceback.print_exc()
             first = (str(error).strip() or "no message").splitlines()[0]

@@ -31,7 +31,8 @@ class Caption:
 class NounSpan:
     """A noun of a caption.
 
-    noun: its dictionary form; start, end: character positions in the caption's text.
+    noun: its dictionary form.
+    start, end: character positions in the caption's text.
     """
 
     noun: str
@@ -51,7 +52,8 @@ class TaggedCaption:
 class Reject:
     """A caption or noun that gave no prototype, and why.
 
-    noun: empty for a whole caption; caption: empty where there is no text.
+    noun: empty for a whole caption.
+    caption: empty where there is no text.
     """
 
     caption_id: str

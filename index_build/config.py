@@ -57,7 +57,8 @@ class BuildConfig(CaptionColumns):
         """Everything that decides the prototypes, as plain data: settings, the preset's offline numbers,
         captions, weights, precision and versions.
 
-        models: fingerprints and precision; tagging: version of the noun tagger.
+        models: fingerprints and precision.
+        tagging: version of the noun tagger.
         Left out are the batch size, which may be lowered in the middle of a build, the precision that the
         preset asks for, beside the one that the models have, and numbers that only the online stage reads.
         """

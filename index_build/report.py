@@ -40,7 +40,8 @@ def write_report(
 ) -> Path:
     """Writes `report.html` beside an index's files in `folder`; the page loads nothing else.
 
-    rejects: count by reason; samples: in the order shown.
+    rejects: count by reason.
+    samples: in the order shown.
     """
     nouns, areas, peaks = _columns(folder, manifest)
     page = "\n".join(_page(manifest, nouns, areas, peaks, rejects, samples))

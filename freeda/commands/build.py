@@ -28,7 +28,7 @@ _RESOURCE_OPTIONS = ("workers", "threads", "scheduler", "device")
 @click.option("--out", required=True, help="Folder of the index: a path or a URL.")
 @click.option("--preset", default="toy", help="Preset name or .toml file; see `freeda presets`.")
 @column_options
-@click.option("--limit", type=click.IntRange(1), help="Read only the first captions, so many.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Read only the first N captions.")
 @click.option("--seed", type=int, default=0, help="Seed of all images.")
 @click.option("--shard-size", type=click.IntRange(1), default=32, help="Captions with nouns per task.")
 @WORKERS

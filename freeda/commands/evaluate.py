@@ -20,7 +20,7 @@ __all__ = ["evaluate_command"]
     "--root", type=click.Path(path_type=Path), help="The data set's folder, or the one that holds it."
 )
 @method_options
-@click.option("--limit", type=click.IntRange(1), help="Evaluate only the first images, so many.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Evaluate only the first N images.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: evaluated/DATASET]"
 )

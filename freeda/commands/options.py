@@ -42,7 +42,9 @@ _COLUMNS = {
 METHOD_OPTIONS = (
     click.option("--method", default="freeda", help=f"One of {', '.join(METHODS)}."),
     click.option("--index", help="Index name or folder, for methods that retrieve.  [default: toy]"),
-    click.option("--preset", help="Take models and settings from this preset.  [default: the index's own, or toy]"),
+    click.option(
+        "--preset", help="Take models and settings from this preset.  [default: the index's own, or toy]"
+    ),
     click.option("--recipe", help="default, or paper for the released code's algorithm (freeda)."),
     click.option(
         "--background-concepts",

@@ -31,7 +31,7 @@ _Point = tuple[int, int] | None
     "--classes", required=True, help='"cat,kitten; dog; grass", or a .txt file with one class per line.'
 )
 @method_options
-@click.option("--background", is_flag=True, help="Label as background whatever is none of the classes.")
+@click.option("--background", is_flag=True, help="Label pixels of none of the classes as background.")
 @click.option(
     "--neighbors", type=click.IntRange(1), help="Prototypes per class (freeda).  [default: the preset's]"
 )

@@ -1,7 +1,7 @@
 """Data sets: benchmarks in mmsegmentation's folder layouts, folders of your own, and the toy world.
 
 A data set gives images and true label maps separately, and its classes are fixed before either is read:
-whatever predicts cannot see which classes an image holds.
+a method cannot see which classes an image holds.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _CLASS_FILES = Path(__file__).parent / "classes"
 class Dataset(Protocol):
     """Images with true label maps.
 
-    classes: what is asked for, without a background; background: whether label 0 is one, and
-    `classes` follow from label 1 on; identity: what a result depends on.
+    classes: the vocabulary, without a background.
+    background: whether label 0 is a background, and `classes` begin at label 1.
+    identity: what a result depends on, as plain data.
     """
 
     @property
@@ -56,10 +57,12 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Image and label files by pattern.
+    """Image and label files.
 
-    home: its folder; files: image path and label path by name; values, ignored, submission: as in
-    `Layout`.
+    home: the data set's folder.
+    files: image path and label path, by name.
+    values, ignored: as in `Layout`.
+    submission: each label's number on the evaluation servers; empty where it is the same.
     """
 
     title: str

@@ -15,11 +15,14 @@ IGNORED = 255
 class Layout:
     """Where a data set's files lie and what their numbers mean.
 
-    home: its folder below mmsegmentation's `data`; images, labels: path patterns with one {}; names:
-    the file that lists what fills it, None for whatever `images` finds; classes: a file of
-    `classes/`; values: the number of each label in the label files, background first where there is
-    one; ignored: further numbers that may occur; submitted: each label's number on the servers, where
-    it is another one.
+    home: its folder below mmsegmentation's `data`.
+    images, labels: path patterns with one {} for the image's name.
+    classes: a file of `classes/`.
+    values: the number of each label in the label files, background first where there is one.
+    names: the file that lists the images' names; None where all that `images` finds are taken.
+    background: whether the first label is a background.
+    ignored: numbers in the label files that do not count.
+    submitted: each label's number on the evaluation servers; None where it is the same.
     """
 
     home: str

@@ -56,7 +56,7 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def _background(run: Run) -> str:
-    """How the background was told from the classes, as far as a method's identity says."""
+    """How the background was decided, as far as the method's identity says."""
     if not run.dataset.background:
         return "none in the vocabulary"
     named = {name.casefold() for item in run.dataset.classes for name in item.names}

@@ -63,7 +63,8 @@ class Manifest:
     fingerprints: of the weights of "diffusion", "clip" and "backbone", and the "precision" they ran in.
     key_dim, vector_dim: widths of keys and visual vectors.
     prototypes, nouns, captions, rejects: counts.
-    build: everything that decides the prototypes; build_fingerprint: the build's id, a digest of it.
+    build: everything that decides the prototypes.
+    build_fingerprint: the build's id, a digest of it.
     factory: FAISS's name for the kind of `keys.faiss`.
     recall: share of the 350 nearest keys that it finds, measured when it was built.
     files, sizes: sha256 and bytes of every file, by name.

@@ -46,7 +46,8 @@ class Origin:
 
     preset: as plain data.
     models: fingerprints of the weights, and the precision.
-    build: everything that decides the prototypes; build_id: a digest of it.
+    build: everything that decides the prototypes.
+    build_id: a digest of it.
     """
 
     preset: Mapping[str, Any]

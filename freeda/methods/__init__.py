@@ -27,7 +27,7 @@ def load(index: str | Path | None = None, *, method: str = "freeda", **options: 
     method: its name.
     options: of that method, such as `preset`, `device`, `background`, and any of its settings by name; those
         that are None are left out.
-    Raises `ConfigError` for an unknown method, option or value, and whatever opening index and models raises.
+    Raises `ConfigError` for an unknown method, option or value, and the errors of opening index and models.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")

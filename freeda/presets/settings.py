@@ -205,7 +205,7 @@ class Preset:
 
     models: ids by role, tried in order. The roles are "diffusion" (what `DiffusionPipeline.from_pretrained`
         loads), "clip" (an open_clip model: `ARCHITECTURE@PRETRAINED` or `hf-hub:ORG/NAME`), "backbone" (a
-        timm ViT or XCiT), and whatever a method adds. An id is a hub's name, a local folder, or
+        timm ViT or XCiT), and others that a method needs. An id is a hub's name, a local folder, or
         `package:PATH` for a folder inside this package.
     synthesis, localization: the offline stage.
     segmentation: FreeDA's online stage; the offline stage reads `dense_size` and `templates` of it.

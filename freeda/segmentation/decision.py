@@ -22,7 +22,7 @@ THRESHOLD_ROW = -1
 
 @dataclass(frozen=True)
 class Foreground:
-    """The best classes, before the background is told from them.
+    """The best classes, before the background is decided.
 
     labels: (H, W) int32, the best class, counted from 1.
     scores: (H, W) float32, its score.

@@ -22,7 +22,9 @@ _MAX_ROWS = 16
 class Shard:
     """The captions of one task.
 
-    captions: with nouns; rejects: of the rows between them; rows: of the source, both together.
+    captions: with nouns.
+    rejects: of the rows between them.
+    rows: of the source, both together.
     """
 
     name: str

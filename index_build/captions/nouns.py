@@ -133,7 +133,7 @@ def _located(text: str, tagged: Sequence[tuple[str, str]]) -> Iterator[_Word]:
 
 
 def _retagged(words: Sequence[_Word]) -> list[_Word]:
-    """The words, those of `_ALSO_NOUNS` in a noun's place now tagged as one."""
+    """The words; those of `_ALSO_NOUNS` are tagged as nouns where a noun is expected."""
     return [
         (word, "NN", start)
         if word.lower() in _ALSO_NOUNS and _is_opened(words[:number]) and _is_closed(words[number + 1 :])

@@ -121,7 +121,7 @@ def chosen_captions(source: CaptionSource, selection: Selection) -> Iterator[Cap
 
 
 def _forms(vocabulary: Sequence[ClassName]) -> dict[str, str]:
-    """Every name as it stands and in the singular, as captions' nouns are given; and its class."""
+    """From every name, as given and in the singular, to its class; captions' nouns are singular."""
     forms: dict[str, str] = {}
     for item in vocabulary:
         for name in (name.lower() for name in item.names):

@@ -61,7 +61,7 @@ class Resources:
         return self.workers or max(1, len(self.gpus()))
 
     def threads_per_worker(self) -> int | None:
-        """CPU threads per own worker; those of a cluster that exists keep what they were started with."""
+        """CPU threads per own worker; workers of a running cluster keep their own number."""
         if self.scheduler is not None:
             return self.threads
         return self.threads or max(1, (os.cpu_count() or 1) // self.processes())

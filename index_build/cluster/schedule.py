@@ -85,7 +85,7 @@ class ShardSchedule:
         """Builds what is missing; returns the records of all shards, in the captions' order.
 
         state: of the work folder; shards that are finished there need no captions.
-        Raises `WorkerError`, and whatever a task raises on purpose.
+        Raises `WorkerError`, and any `FreedaError` of a task.
         """
         pending = (part for shard in shards for part in self._unfinished(shard, state))
         self._launch(pending)

@@ -59,11 +59,12 @@ _SAMPLE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What a finished shard holds, as its marker tells it.
+    """What a finished shard holds, as its marker says.
 
     name: of its files; sorted by name, shards are in the captions' order.
     captions: rows of the source, those without nouns included.
-    images, prototypes: counts; rejects: counts by reason.
+    images, prototypes: counts.
+    rejects: counts by reason.
     seconds: by stage.
     digests, sizes: sha256 and bytes by file suffix.
     """

@@ -1,5 +1,5 @@
-"""DiffSegmenter (Wang et al., arXiv 2309.02773): a diffusion model alone segments. No index, nothing
-trained.
+"""DiffSegmenter (Wang et al., arXiv 2309.02773): segmentation by a diffusion model's attention, without an
+index.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load(
 ) -> DiffSegmenter:
     """Loads the diffusion model and the CLIP of a preset.
 
-    background: whether whatever is none of the classes has a label of its own.
+    background: whether pixels of none of the classes are labelled as background.
     settings: single fields of `DiffSegmenterSettings`, such as `timestep=200`; they override the preset's.
     """
     chosen = as_preset(preset)

@@ -41,7 +41,8 @@ def weighted_attention(cross: NounMaps, latent_size: Grid, grid: Grid) -> torch.
 def complete(maps: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
     """(C, h, w): every position takes the map's mean over the positions that it attends to.
 
-    maps: (C, h, w); attention: (C, h * w, h * w) self-attention, rows sum to 1.
+    maps: (C, h, w).
+    attention: (C, h * w, h * w) self-attention, whose rows sum to 1.
     """
     flat = attention @ maps.flatten(1)[..., None]
     return flat[..., 0].reshape(maps.shape)

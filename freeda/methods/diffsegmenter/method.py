@@ -56,7 +56,7 @@ class DiffSegmenterMethod:
 
     pipeline: a diffusers pipeline with a UNet.
     templates: prompts for CLIP.
-    background: whether whatever is none of the classes has a label of its own.
+    background: whether pixels of none of the classes are labelled as background.
     """
 
     batch = 1

@@ -40,7 +40,7 @@ def load(
 
     preset: where the models and settings are taken from instead of the index.
     recipe: "default", or "paper" for the released code's algorithm.
-    background: whether whatever is none of the classes has a label of its own.
+    background: whether pixels of none of the classes are labelled as background.
     settings: single fields of `FreedaSettings`, such as `neighbors=50`; an inner one as `superpixels.scale`.
         `background_concepts` may be a text: "sky; wall", "usual" for what surrounds things in photographs, or
         "none".

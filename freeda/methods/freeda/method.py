@@ -44,7 +44,8 @@ class ScoredWindow:
     image, number: of the window among the images given.
     pixels: (3, H, W) float32 in [0, 1].
     regions: superpixels, merged where their features are alike.
-    tokens: (h * w, D) dense features; grid: (h, w).
+    tokens: (h * w, D) dense features.
+    grid: (h, w).
     features: (R, D) pooled features.
     vanished: (R,) bool, regions that no token has a share of.
     local: (R, C) local scores; of no meaning for regions that vanished.
@@ -89,7 +90,7 @@ class FreedaMethod:
 
     index, clip, backbone: the index must have been built with these models.
     settings: numbers of the online stage.
-    background: whether whatever is none of the classes has a label of its own.
+    background: whether pixels of none of the classes are labelled as background.
     find_regions: class-agnostic regions of a window.
     batch: windows that pass the models at once.
     Raises `IndexMismatchError` for other models.

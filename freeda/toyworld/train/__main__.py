@@ -108,7 +108,7 @@ _PLANS = {
 @click.option("--minutes", type=float, default=0.0, help="Budget of all stages; 0 keeps the recipe's.")
 @click.option("--scenes", type=int, default=24_000, help="How many training scenes to draw.")
 def main(stages: tuple[str, ...], minutes: float, scenes: int, threads: int, **options: Any) -> None:
-    """Trains the toy world's models, or those of STAGES; run it again and it continues where it stopped."""
+    """Trains the toy world's models, or those of STAGES; run again, it resumes."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -73,7 +73,7 @@ def encode_scenes(
 ) -> torch.Tensor:
     """(N, 2 x 4, 32, 32) float16: mean and log-variance of every scene's latent distribution.
 
-    They are kept in the file `cached` with the autoencoder's fingerprint, and made anew for another.
+    They are kept in the file `cached` with the autoencoder's fingerprint, and computed again for another one.
     """
     made_by = weights_fingerprint(autoencoder.state_dict())
     if not cached.exists() or _made_by(cached) != made_by:

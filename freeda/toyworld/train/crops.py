@@ -28,8 +28,8 @@ _MIN_STUFF = 0.06
 class SceneBoxes:
     """Where every thing of every scene is.
 
-    boxes: per scene (things, 4) int64: top, left, bottom, right in pixels, the last two exclusive; areas: per
-    scene (things,) pixels. A hidden thing has area 0.
+    boxes: per scene (things, 4) int64: top, left, bottom, right in pixels, the last two exclusive.
+    areas: per scene (things,) int64 pixels; 0 for a hidden thing.
     """
 
     boxes: list[np.ndarray]

@@ -40,8 +40,9 @@ class Content:
 class SceneCache:
     """`count` training scenes.
 
-    images: (N, 128, 128, 3) uint8; instances: (N, 128, 128) uint8, numbered as in `Scene`;
-    captions and mentions: for every scene, `CAPTIONS_PER_SCENE` full sentences and short prompts;
+    images: (N, 128, 128, 3) uint8.
+    instances: (N, 128, 128) uint8, numbered as in `Scene`.
+    captions, mentions: per scene, `CAPTIONS_PER_SCENE` full sentences and short prompts.
     contents: what each scene shows.
     """
 

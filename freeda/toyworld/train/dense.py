@@ -117,7 +117,7 @@ def save(task: DenseTask, folder: Path) -> None:
 def encode_scenes(backbone: Backbone, scenes: SceneCache, folder: Path) -> np.ndarray:
     """(N, D, h, w) float16: dense features of every scene, memory-mapped from a file in `folder`.
 
-    They are kept by the backbone's fingerprint, and made anew for another one.
+    They are kept by the backbone's fingerprint, and computed again for another one.
     """
     grid = _ENCODED_SIZE // backbone.patch_size
     path = folder / f"features-{len(scenes)}-{backbone.fingerprint()}.npy"

@@ -97,7 +97,7 @@ def fit(task: Task, count: int, plan: Plan, folder: Path, device: torch.device) 
     """Trains `task.network` on scenes 0 .. count - 1 and leaves it holding the averaged weights.
 
     A checkpoint is written every two minutes to `folder`/NAME.safetensors; called again, training
-    goes on from it. The batch of a step depends on the seed and the step alone.
+    resumes from it. The batch of a step depends on the seed and the step only.
     """
     state = _State(task.network, plan)
     checkpoint = folder / f"{task.name}.safetensors"
