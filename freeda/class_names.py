@@ -45,6 +45,8 @@ def parse_classes(classes: Classes) -> tuple[ClassName, ...]:
     seen: dict[str, str] = {}
     for item in parsed:
         for name in item.names:
+            if not name.strip():
+                raise ClassNamesError(f"a name of class '{item.name}' is empty; leave it out")
             if name.casefold() in seen:
                 raise ClassNamesError(
                     f"class name '{name}' is given twice (under '{seen[name.casefold()]}' and "

@@ -153,11 +153,11 @@ def _clear(folder: Path, manifest: Manifest) -> None:
     shutil.rmtree(_beside(folder, "replaced"), ignore_errors=True)
     merged = {part["fingerprint"] for part in manifest.build.get("merged", ())}
     for addition in folder.parent.glob(f".{folder.name}.addition-*"):
-        if (addition / MANIFEST).exists() and _fingerprint(addition) in merged:
+        if (addition / MANIFEST).exists() and _build_id(addition) in merged:
             shutil.rmtree(addition)
 
 
-def _fingerprint(folder: Path) -> str:
+def _build_id(folder: Path) -> str:
     return PrototypeIndex.open(folder).manifest.build_fingerprint
 
 

@@ -12,7 +12,10 @@ from freeda import __version__
 from freeda.errors import ConfigError
 from freeda.presets.settings import Preset
 
-__all__ = ["BuildConfig", "CaptionColumns", "build_id", "caption_seed", "differences"]
+__all__ = ["ROLES", "BuildConfig", "CaptionColumns", "build_id", "caption_seed", "differences"]
+
+ROLES = ("diffusion", "clip", "backbone")
+"""The models of a preset that a build uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class BuildConfig(CaptionColumns):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for role in ROLES:
+            self.preset.model_ids(role)
         for name in ("shard_size", "thumbnail"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -76,7 +81,7 @@ class BuildConfig(CaptionColumns):
             "tagging": tagging,
             "thumbnail": self.thumbnail,
             "preset": {
-                "models": preset["models"],
+                "models": {role: preset["models"][role] for role in ROLES},
                 "synthesis": {
                     name: v for name, v in preset["synthesis"].items() if name not in ("batch", "precision")
                 },

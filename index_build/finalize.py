@@ -68,5 +68,5 @@ def _write(
 
 def _nothing_built(rejects: pa.Table) -> str:
     reasons = Counter(rejects.column("reason").to_pylist()).most_common(3)
-    listed = ", ".join(f"{count} x {reason}" for reason, count in reasons)
+    listed = ", ".join(f"{count} x {why}" for why, count in reasons)
     return f"no caption gave a prototype ({listed}); give captions that name visible things"

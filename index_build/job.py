@@ -67,6 +67,14 @@ class _Opened:
 
 
 @dataclass(frozen=True)
+class _Finished:
+    """An index of this very build that was there before."""
+
+    folder: BuildFolder
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
 class _Built:
     """Finished shards, in the captions' order."""
 
@@ -101,9 +109,11 @@ def build_index(
     with exclusive(opened.target):
         on_progress(Progress(total=opened.total, message="loading models"))
         built = _build(opened, config, resources or Resources(), overwrite, on_progress)
-        if isinstance(built, Manifest):
-            _require_factory(opened.target, built, factory)
-            return _already_built(opened.target, built, time.perf_counter() - started)
+        if isinstance(built, _Finished):
+            _require_factory(opened.target, built.manifest, factory)
+            manifest = built.folder.refresh_preset(built.manifest, config.preset)
+            built.folder.remove_work()
+            return _already_built(opened.target, manifest, time.perf_counter() - started)
         on_progress(built.counts.progress(opened.total, {}, "writing the index"))
         manifest = finish(built.folder, built.work, built.records, built.origin, factory)
     return _summarise(opened.target, manifest, built.counts, time.perf_counter() - started)
@@ -124,7 +134,7 @@ def _open(
 
 def _build(
     opened: _Opened, config: BuildConfig, resources: Resources, overwrite: bool, on_progress: OnProgress
-) -> _Built | Manifest:
+) -> _Built | _Finished:
     """Builds all shards on a cluster, which is released then; or finds the finished index of this very
     build.
     """
@@ -138,7 +148,7 @@ def _build(
         content = config.content(opened.digest, models, TAGGING)
         folder = BuildFolder(opened.target, content)
         if (there := folder.finished(overwrite=overwrite)) is not None:
-            return folder.refresh_preset(there, config.preset)
+            return _Finished(folder, there)
         for note in (f"Dask dashboard: {client.dashboard_link}", *folder.other_builds()):
             on_progress(Progress(total=opened.total, note=note))
         work = folder.open_work()

@@ -25,6 +25,7 @@ from freeda.models.loading import choose_device
 from freeda.presets import Preset
 from freeda.records import Prototype, Reject
 from index_build.captions.cutting import shard_name
+from index_build.config import ROLES
 from index_build.finalize import finish
 from index_build.generation.outcome import ShardOutcome
 from index_build.store.folders import BuildFolder, exclusive
@@ -77,6 +78,7 @@ def import_upstream(
     with exclusive(target):
         folder = BuildFolder(target, _content(upstream, knn_index, preset, models, chunk))
         if (there := folder.finished(overwrite=overwrite)) is not None:
+            folder.remove_work()
             return there
         work = folder.open_work()
         records = list(_import_shards(upstream, work, chunk, on_progress))
@@ -206,7 +208,7 @@ def _content(
         "imported_from": {"embeddings": upstream.embeddings.name, "knn_index": knn_index.name},
         "files": digest.hexdigest(),
         "chunk": chunk,
-        "preset": {"models": {role: list(ids) for role, ids in preset.models.items()}},
+        "preset": {"models": {role: list(preset.model_ids(role)) for role in ROLES}},
         "weights": dict(models),
     }
 

@@ -39,18 +39,19 @@ _COLUMNS = {
     "id_column": "Column with their ids.  [default: id, or derived from the text]",
     "nouns_column": "Column with lists of nouns; these captions are not tagged.",
 }
+_OPTION_NAMES = ("method", "index", "preset", "recipe", "background_concepts", "device")
 METHOD_OPTIONS = (
     click.option("--method", default="freeda", help=f"One of {', '.join(METHODS)}."),
     click.option("--index", help="Index name or folder, for methods that retrieve.  [default: toy]"),
     click.option(
         "--preset", help="Take models and settings from this preset.  [default: the index's own, or toy]"
     ),
-    click.option("--recipe", help="default, or paper for the released code's algorithm (freeda)."),
+    click.option("--recipe", help="default, or paper for the algorithm of FreeDA's released code."),
     click.option(
         "--background-concepts",
         metavar="LIST",
-        help='Names that count as background: "sky; wall", a .txt file, usual or none (freeda).  '
-        "[default: the preset's]",
+        help='Names that count as background, for methods that retrieve: "sky; wall", a .txt file, usual or '
+        "none; `segment` then needs no --background.  [default: the preset's]",
     ),
     click.option(
         "--set",
@@ -82,9 +83,14 @@ def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
     """Takes the values of `METHOD_OPTIONS` out of a command's options, as `freeda.load` wants them."""
     from freeda.presets.toml import parse_setting
 
-    names = ("method", "index", "preset", "recipe", "background_concepts", "device")
-    taken = {name: options.pop(name) for name in names}
-    return {**taken, **dict(map(parse_setting, options.pop("assignments")))}
+    taken = {name: options.pop(name) for name in _OPTION_NAMES}
+    settings = dict(map(parse_setting, options.pop("assignments")))
+    if mixed := sorted(settings.keys() & {*_OPTION_NAMES, "background"}):
+        advice = f"use --{mixed[0].replace('_', '-')}"
+        if mixed[0] == "background":
+            advice += ", and --set threshold=SCORE for its score"
+        raise click.BadParameter(f"{mixed[0]} is an option of its own; {advice}", param_hint="--set")
+    return {**taken, **settings}
 
 
 def read_lines(path: Path) -> list[str]:

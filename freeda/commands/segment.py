@@ -33,7 +33,9 @@ _Point = tuple[int, int] | None
 @method_options
 @click.option("--background", is_flag=True, help="Label pixels of none of the classes as background.")
 @click.option(
-    "--neighbors", type=click.IntRange(1), help="Prototypes per class (freeda).  [default: the preset's]"
+    "--neighbors",
+    type=click.IntRange(1),
+    help="Prototypes per class, for methods that retrieve.  [default: the preset's]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("segmented"), help="Folder of the results."

@@ -170,12 +170,12 @@ def _open_layout(name: str, layout: Layout, root: Path | None) -> FolderDataset:
 
 
 def _find_home(name: str, layout: Layout, root: Path | None) -> Path:
-    places = [root, root / layout.home] if root else [Path("data") / layout.home]
+    folders = [root, root / layout.home] if root else [Path("data") / layout.home]
     first = layout.names or layout.images.split("{}")[0].rpartition("/")[0]
-    for place in places:
-        if (place / first).exists():
-            return place
-    looked = " and ".join(f"'{place / first}'" for place in places)
+    for folder in folders:
+        if (folder / first).exists():
+            return folder
+    looked = " and ".join(f"'{folder / first}'" for folder in folders)
     raise DatasetError(
         f"{name} is not there: no {looked}; give its folder, or mmsegmentation's data folder, with --root"
     )
@@ -211,7 +211,7 @@ def _checked(name: str, files: Mapping[str, tuple[Path, Path]]) -> Mapping[str, 
 def _open_own(folder: Path) -> FolderDataset:
     listing = folder / "classes.txt"
     if not listing.is_file():
-        raise DatasetError(f"no '{listing}'; write one class a line there, synonyms after commas")
+        raise DatasetError(f"no '{listing}'; write one class per line there, synonyms after commas")
     classes = tuple(parse_classes(str(listing)))
     background = classes[0].name.casefold() == BACKGROUND
     if len(classes) > IGNORED:

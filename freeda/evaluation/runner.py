@@ -137,7 +137,7 @@ def _compare(dataset: Dataset, number: int, result: Segmentation, seconds: float
     names = label_names(dataset)
     if result.classes != names:
         raise DatasetError(
-            f"the segmenter answers for {len(result.classes)} classes, not the {len(names)} asked"
+            f"the segmenter gave {len(result.classes)} classes; expected the {len(names)} of the data set"
         )
     truth = dataset.truth(number)
     if truth.shape != result.labels.shape:

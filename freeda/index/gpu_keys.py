@@ -39,9 +39,9 @@ class GpuKeys:
                 self._own.copy = self._copy(self._own.resources)
             similarities, rows = self._own.copy.search(queries, k)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0].split("Error: ")[-1]
+            why = str(error).splitlines()[0].split("Error: ")[-1]
             raise ConfigError(
-                f"the keys cannot be searched on a GPU: {reason}; open the index without gpu=True"
+                f"the keys cannot be searched on a GPU: {why}; open the index without gpu=True"
             ) from error
         return similarities, rows
 

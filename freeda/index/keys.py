@@ -82,9 +82,9 @@ def build_keys(keys: np.ndarray, factory: str, path: Path) -> float:
         try:
             _train(index, keys, cells.nlist if cells is not None else 256)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0].split("Error: ")[-1]
+            why = str(error).splitlines()[0].split("Error: ")[-1]
             raise ConfigError(
-                f"'{factory}' cannot be trained on {len(keys):,} keys: {reason}; take a smaller kind, or Flat"
+                f"'{factory}' cannot be trained on {len(keys):,} keys: {why}; take a smaller kind, or Flat"
             ) from error
     for start in range(0, len(keys), _BLOCK):
         index.add(np.ascontiguousarray(keys[start : start + _BLOCK]))

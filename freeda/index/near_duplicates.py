@@ -13,8 +13,7 @@ def near_duplicates(*spaces: np.ndarray, similarity: float) -> np.ndarray:
     """(N,) bool: which rows repeat an earlier row that is kept.
 
     spaces: (N, D) float32 unit vectors each. Two rows are duplicates where their cosine is at least
-        `similarity` in
-    every space; a row that is left out makes no other a repeat.
+        `similarity` in every space; a row that is left out makes no other a repeat.
     Memory: blocks of 1,024 rows against 16,384 kept ones.
     """
     repeats = np.zeros(len(spaces[0]), bool)

@@ -232,9 +232,7 @@ class PrototypeIndex:
         ]
 
     def prototypes(self) -> Iterator[Prototype]:
-        """All prototypes in order, one batch in memory at a time; keys and vectors as the index holds
-        them.
-        """
+        """All prototypes in order, one batch in memory at a time; keys and vectors as stored."""
         start = 0
         for batch, vectors in zip(self._batches, self._vector_views, strict=True):
             keys = self.keys_of(range(start, start + len(batch)))
@@ -267,8 +265,7 @@ class PrototypeIndex:
 
         queries: (C, K) unit text embeddings.
         margin: neighbours whose similarity is below the nearest one's by more than this are left out, so that
-            a
-            class of few prototypes does not borrow those of others; 2 leaves none out.
+            a class of few prototypes does not borrow those of others; 2 leaves none out.
         Vectors that are not finite and missing neighbours are left out of the mean. The latest classes are
         kept, so that they are not searched again.
         """

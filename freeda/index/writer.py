@@ -121,9 +121,8 @@ def _counted(prototypes: Iterable[Prototype], nouns: Counter[str]) -> Iterator[P
 def _write_prototypes(folder: Path, prototypes: Iterator[Prototype], factory: str | None) -> _Stored:
     """Streams prototypes into `keys.faiss` and `prototypes.arrow`.
 
-    Files of those names are replaced, never written into, for another process may have them mapped. Keys wait
-    in
-    a temporary file: their kind of index depends on their number, and its training on a sample of them.
+    Files of those names are replaced, never written into, for another process may have them mapped. Keys are
+    kept in a temporary file: their kind of index depends on their number, its training on a sample of them.
     """
     first = next(prototypes, None)
     if first is None:
@@ -158,6 +157,7 @@ def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
         f"| {kind} | {', '.join(ids)} | {manifest.fingerprints[kind]} "
         f"| {manifest.licenses.get(kind, 'unknown')} |"
         for kind, ids in preset["models"].items()
+        if kind in manifest.fingerprints
     )
     common = ", ".join(f"{noun} ({count})" for noun, count in nouns.most_common(60))
     reasons = pc.value_counts(rejects.column("reason")).to_pylist()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from freeda.class_names import Classes, ClassName, parse_classes, without_background
-from freeda.errors import ClassNamesError
+from freeda.errors import ClassNamesError, ConfigError
 from freeda.presets import Preset, load_preset
 from freeda.segmentation.decision import decide
 from freeda.segmentation.evidence import Evidence
@@ -30,10 +30,12 @@ from freeda.segmentation.images import (
 )
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["Method", "MethodSegmenter", "Scores", "Segmenter", "as_preset"]
+__all__ = ["SETTING_NAMES", "Method", "MethodSegmenter", "Scores", "Segmenter", "as_preset", "require_switch"]
 
 _MAX_AHEAD = 16
 """Most images that are read before their turn: a decoded photograph takes 100 MB."""
+SETTING_NAMES = {"threshold": "background"}
+"""A method's `background` is on or off; the score that a class must then exceed is set as `threshold`."""
 Prepared = TypeVar("Prepared")
 Encoded = TypeVar("Encoded")
 Explain = Callable[[np.ndarray, Encoded, int, int], Evidence]
@@ -125,9 +127,9 @@ class _Chosen(Generic[Encoded]):
 class MethodSegmenter(Generic[Prepared, Encoded]):
     """The `Segmenter` that a method makes: remembers classes, reads images ahead, groups them, decides.
 
-    method: may be changed between calls.
+    method: its settings may be changed between calls.
     explain: answers for pixel (x, y) of (H, W, 3) pixels; None where the method cannot.
-    parts: how many parts of a `batch` a prepared image is.
+    size_of: how many parts of a `batch` a prepared image is.
     threads: that read and prepare images; 0 for one per core.
     """
 
@@ -136,13 +138,13 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
         method: Method[Prepared, Encoded],
         *,
         explain: Explain[Encoded] | None = None,
-        parts: Callable[[Prepared], int] = lambda image: 1,
+        size_of: Callable[[Prepared], int] = lambda image: 1,
         threads: int = 0,
     ) -> None:
         self.method = method
         self.threads = threads or os.cpu_count() or 1
         self._explain = explain
-        self._parts = parts
+        self._size_of = size_of
         self._chosen: _Chosen[Encoded] | None = None
 
     @property
@@ -209,7 +211,7 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
         group: list[_Item[Prepared]] = []
         for item in items:
             group.append(item)
-            if sum(self._parts(member.prepared) for member in group) >= self.method.batch:
+            if sum(self._size_of(member.prepared) for member in group) >= self.method.batch:
                 yield group
                 group = []
         if group:
@@ -238,6 +240,12 @@ class _Item(Generic[Prepared]):
 
     pixels: np.ndarray
     prepared: Prepared
+
+
+def require_switch(background: object) -> None:
+    """Raises `ConfigError` unless a method's `background` is True or False."""
+    if not isinstance(background, bool):
+        raise ConfigError(f"background is {background!r}; expected True or False; its score is `threshold`")
 
 
 def as_preset(preset: str | Preset) -> Preset:

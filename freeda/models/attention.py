@@ -171,8 +171,7 @@ def capture_self_attention(unet: torch.nn.Module, grid: Grid, count: int) -> Ite
     """Inside the block, the self-attention layers of `unet` on `grid` add to the result.
 
     count: images of the conditional half. Heads and images are added one at a time, so that besides the sum
-        only one
-    (h * w, h * w) map is in memory.
+        only one (h * w, h * w) map is in memory.
     """
     held = MeanSelfAttention(grid)
 

@@ -104,7 +104,7 @@ def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     """A short digest of a model's weights: names, shapes and evenly spaced values as float16.
 
     As float16, it is the same for a model loaded in float32 or float16 (bfloat16 has fewer digits: take it
-    before casting). As a sample, it takes no time for a billion parameters. It tells models apart; it is no
+    before casting). As a sample, it takes no time for a billion parameters. It distinguishes models; it is no
     proof against forgery.
     """
     digest = hashlib.sha256()

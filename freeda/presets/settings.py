@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -20,6 +21,7 @@ __all__ = [
     "Retrieval",
     "Superpixels",
     "Synthesis",
+    "is_number",
     "require",
     "require_positive",
 ]
@@ -46,6 +48,15 @@ def require(holds: bool, what: str, found: object, expected: str) -> None:
     """Raises `ConfigError` unless `holds`: what was set, what it is, and what was expected."""
     if not holds:
         raise ConfigError(f"{what} is {found!r}; expected {expected}")
+
+
+def is_number(
+    value: object, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
+) -> bool:
+    """Whether a value is a number (not a truth value) of at least `least`, above `above`, at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return least <= value <= most and value > above
 
 
 def require_positive(record: object, section: str, *names: str) -> None:
@@ -77,7 +88,7 @@ class Synthesis:
         require_positive(self, "synthesis", "height", "width", "steps", "batch")
         require(self.precision in PRECISIONS, "synthesis.precision", self.precision, ", ".join(PRECISIONS))
         guidance = self.guidance_scale
-        require(isinstance(guidance, int | float), "synthesis.guidance_scale", guidance, "a number")
+        require(is_number(guidance), "synthesis.guidance_scale", guidance, "a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +109,10 @@ class Localization:
 
     def __post_init__(self) -> None:
         areas = (self.min_area, self.max_area)
-        require(0 < self.threshold < 1, "localization.threshold", self.threshold, "between 0 and 1")
+        inside = is_number(self.threshold, above=0) and self.threshold < 1
+        require(inside, "localization.threshold", self.threshold, "between 0 and 1")
         require(
-            0 <= areas[0] < areas[1] <= 1,
+            all(map(is_number, areas)) and 0 <= areas[0] < areas[1] <= 1,
             "localization.min_area and max_area",
             areas,
             "the first below the second, within 0 .. 1",
@@ -129,8 +141,8 @@ class Superpixels:
         known = ("graph", "felzenszwalb")
         require(self.algorithm in known, "superpixels.algorithm", self.algorithm, _or(known))
         require_positive(self, "superpixels", "min_size")
-        require(_is_number(self.scale, above=0), "superpixels.scale", self.scale, "above 0")
-        require(_is_number(self.sigma, least=0), "superpixels.sigma", self.sigma, "0 or more")
+        require(is_number(self.scale, above=0), "superpixels.scale", self.scale, "above 0")
+        require(is_number(self.sigma, least=0), "superpixels.sigma", self.sigma, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +195,12 @@ class FreedaSettings:
             *("short_side", "window", "stride", "dense_size", "neighbors", "region_neighbors"),
         )
         self._require("stride", self.stride <= self.window, f"at most the window, {self.window}")
-        self._require("neighbor_margin", _is_number(self.neighbor_margin, least=0), "0 or more")
-        self._require("local_weight", 0 <= self.local_weight <= 1, "between 0 and 1")
-        self._require("background", isinstance(self.background, int | float), "a number")
+        self._require("neighbor_margin", is_number(self.neighbor_margin, least=0), "0 or more")
+        self._require("local_weight", is_number(self.local_weight, least=0, most=1), "between 0 and 1")
+        self._require("background", is_number(self.background), "a number")
         self._require("background_concepts", _are_names(self.background_concepts), "a list of names")
         self._require("pooling", self.pooling in get_args(Pooling), _or(get_args(Pooling)))
-        merging = _is_number(self.merge_above, above=0) and self.merge_above <= 1
-        self._require("merge_above", merging, "above 0, at most 1")
+        self._require("merge_above", is_number(self.merge_above, above=0, most=1), "above 0, at most 1")
         self._require("pamr", isinstance(self.pamr, int) and self.pamr >= 0, "0 or more")
         self._require("retrieval", self.retrieval in get_args(Retrieval), _or(get_args(Retrieval)))
         prompts = _are_names(self.templates) and all("{}" in prompt for prompt in self.templates)
@@ -249,10 +260,6 @@ class Preset:
 
 def _or(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _is_number(value: object, *, least: float = float("-inf"), above: float = float("-inf")) -> bool:
-    return isinstance(value, int | float) and value >= least and value > above
 
 
 def _are_names(values: object) -> bool:

@@ -71,26 +71,34 @@ def record_from_table(cls: type[Record], data: object, where: str) -> Record:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def changed(record: Record, changes: Mapping[str, Any], owner: str) -> Record:
+def changed(
+    record: Record, changes: Mapping[str, Any], owner: str, renamed: Mapping[str, str] | None = None
+) -> Record:
     """A settings record with some fields changed, those of an inner record as `superpixels.scale`.
 
-    owner: whose settings these are, for errors. Raises `ConfigError`.
+    owner: whose settings these are, for errors.
+    renamed: field names by the names that users have for them.
+    Raises `ConfigError`.
     """
+    public = dict(renamed or {})
+    settable = (set(_keys(record)) - set(public.values())) | set(public)
+    if unknown := sorted(set(changes) - settable):
+        raise ConfigError(
+            f"{owner} has no option or setting '{unknown[0]}'; its settings are {', '.join(sorted(settable))}"
+        )
+    return _changed(record, {public.get(key, key): value for key, value in changes.items()}, owner)
+
+
+def _changed(record: Record, changes: Mapping[str, Any], owner: str) -> Record:
     inner: dict[str, dict[str, Any]] = {}
     outer: dict[str, Any] = {}
     for key, value in changes.items():
         name, dot, rest = key.partition(".")
-        known = {item.name for item in fields(record)}
-        if name not in known or bool(dot) != is_dataclass(getattr(record, name)):
-            raise ConfigError(
-                f"{owner} has no option or setting '{key}'; its settings are "
-                f"{', '.join(sorted(_keys(record)))}"
-            )
         if dot:
             inner.setdefault(name, {})[rest] = value
         else:
             outer[name] = value
-    outer |= {name: changed(getattr(record, name), some, f"{owner} {name}") for name, some in inner.items()}
+    outer |= {name: _changed(getattr(record, name), some, owner) for name, some in inner.items()}
     try:
         return replace(record, **_frozen(outer))
     except TypeError as error:

@@ -74,7 +74,7 @@ def _draw_vote(sheet: Image.Image, draw: ImageDraw.ImageDraw, vote: Vote, left: 
     draw.text((text, top + 4), vote.noun, fill=_INK, font=_font(16))
     for row, line in enumerate(_wrapped(vote.caption, 42)):
         draw.text((text, top + 28 + 16 * row), line, fill=_FAINT, font=_font(12))
-    figures = f"looks {vote.visual_similarity:.2f}   text {vote.text_similarity:.2f}"
+    figures = f"image {vote.visual_similarity:.2f}   text {vote.text_similarity:.2f}"
     draw.text((text, top + _THUMBNAIL - 20), figures, fill=_BAR, font=_font(13))
 
 

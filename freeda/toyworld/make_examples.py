@@ -35,7 +35,7 @@ def balanced_captions(count: int, start: int = 0) -> list[dict[str, str]]:
 
 
 def class_list() -> str:
-    """Every class with its synonyms, one a line, as `--classes FILE.txt` reads it."""
+    """Every class with its synonyms, one per line, as `--classes FILE.txt` reads it."""
     return "\n".join(",".join(kind.nouns) for kind in KINDS) + "\n"
 
 

@@ -81,7 +81,7 @@ def _tag(row: Caption | Reject, find_nouns: FindNouns) -> tuple[list[TaggedCapti
         spans, missing = noun_spans(row, find_nouns)
     except MemoryError:
         raise
-    except Exception as error:  # the tagger's libraries fail on some texts; the build goes on
+    except Exception as error:  # the tagger's libraries fail on some texts; the build continues
         reason = f"{UNTAGGED} ({type(error).__name__})"
         return [], [Reject(caption_id=row.id, caption=row.text, noun="", reason=reason)]
     return [TaggedCaption(row, tuple(spans))] if spans else [], missing

@@ -166,11 +166,13 @@ class ShardSchedule:
         error = future.exception()
         if isinstance(error, FreedaError):
             raise error
-        killed = isinstance(error, KilledWorker)
-        instead = (
-            self._quarantine.after_death(shard) if killed else self._quarantine.after_error(shard, error)
-        )
-        self._on_change()
+        finished = len(self.counts.records)
+        if isinstance(error, KilledWorker):
+            instead = self._quarantine.after_death(shard)
+        else:
+            instead = self._quarantine.after_error(shard, error)
+        if len(self.counts.records) > finished:
+            self._on_change()
         return instead
 
     def _record_of(self, shard: Shard) -> ShardRecord:

@@ -26,8 +26,7 @@ def textual_keys(
     """A (K,) float32 unit key per noun, or None where CLIP's tokenizer truncates the caption before it.
 
     mode: "context" is the mean last hidden state of the noun's tokens inside its caption; "template" the noun
-        in
-    the prompt templates; "blend" the normalised sum of the two.
+        in the prompt templates; "blend" the normalised sum of the two.
     """
     nouns = [ClassName(span.noun) for span in spans]
     isolated = clip.embed_classes(nouns, templates) if mode != "context" else None

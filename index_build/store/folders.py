@@ -51,7 +51,7 @@ class BuildFolder:
         return build_id(self.content)
 
     def finished(self, *, overwrite: bool) -> Manifest | None:
-        """The finished index of this very build, if there is one; its shards are then removed.
+        """The finished index of this very build, if there is one.
 
         Another build's index is replaced only if asked to: else `OutputError` is raised, which says what
         differs.
@@ -69,7 +69,6 @@ class BuildFolder:
                 f"'{self.out}' holds an index of another build ({_shown(manifest.build, self.content)}); "
                 f"replace it with --overwrite, or choose another --out"
             )
-        self.remove_work()
         return manifest
 
     def open_work(self) -> Folder:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
-from freeda.errors import CaptionsError, IndexCorruptError, OutputError, WorkerError
+from freeda.errors import CaptionsError, ConfigError, IndexCorruptError, OutputError, WorkerError
 from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
 from freeda.presets.settings import Preset
@@ -130,6 +130,33 @@ def test_a_scheduler_that_does_not_answer_is_named(
     nobody = Resources(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(WorkerError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         build_index(str(captions_file), tmp_path / "out", BuildConfig(preset=tiny_preset), resources=nobody)
+
+
+def test_other_keys_are_refused_and_change_nothing(
+    captions: Path, undisturbed: Path, config: BuildConfig, shared: Resources, tmp_path: Path
+) -> None:
+    out = tmp_path / "index"
+    shutil.copytree(undisturbed, out)
+    online = replace(config.preset.segmentation, neighbors=7)
+    changed = replace(config, preset=replace(config.preset, segmentation=online))
+    with pytest.raises(OutputError, match="keys as Flat; `freeda index merge"):
+        build_index(str(captions), out, changed, resources=shared, factory="HNSW8")
+    assert contents(out) == contents(undisturbed)
+    assert build_index(str(captions), out, changed, resources=shared).already_built
+    assert PrototypeIndex.open(out).preset.segmentation.neighbors == 7
+
+
+def test_models_that_a_build_does_not_use_make_no_other_build(
+    captions: Path, undisturbed: Path, config: BuildConfig, shared: Resources, tmp_path: Path
+) -> None:
+    models = {**config.preset.models, "segment-anything": ("./nowhere",)}
+    more = replace(config, preset=replace(config.preset, models=models))
+    build_index(str(captions), tmp_path / "index", more, resources=shared)
+    manifest = PrototypeIndex.open(tmp_path / "index", verify=True).manifest
+    assert manifest.build_fingerprint == PrototypeIndex.open(undisturbed).manifest.build_fingerprint
+    assert list(manifest.preset["models"])[-1] == "segment-anything"
+    with pytest.raises(ConfigError, match="has no backbone model"):
+        replace(config, preset=replace(config.preset, models={"diffusion": ("-",), "clip": ("-",)}))
 
 
 def test_another_build_s_index_is_replaced_on_request_only(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from freeda.methods.base import MethodSegmenter, as_preset
+from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
 from freeda.methods.diffsegmenter.method import ClassPrompts, DiffSegmenterMethod
 from freeda.methods.diffsegmenter.settings import DiffSegmenterSettings
 from freeda.models.clip import load_clip
@@ -28,13 +28,15 @@ def load(
     """Loads the diffusion model and the CLIP of a preset.
 
     background: whether pixels of none of the classes are labelled as background.
-    settings: single fields of `DiffSegmenterSettings`, such as `timestep=200`; they override the preset's.
+    settings: single fields of `DiffSegmenterSettings`, such as `timestep=200`; the background's score as
+        `threshold`. They override the preset's.
     """
+    require_switch(background)
     chosen = as_preset(preset)
     synthesis = chosen.synthesis
     base = DiffSegmenterSettings(height=synthesis.height, width=synthesis.width)
-    for source in (chosen.methods.get("diffsegmenter", {}), settings):
-        base = changed(base, source, "method diffsegmenter")
+    base = changed(base, chosen.methods.get("diffsegmenter", {}), "method diffsegmenter")
+    base = changed(base, settings, "method diffsegmenter", SETTING_NAMES)
     torch_device = choose_device(device)
     method = DiffSegmenterMethod(
         load_pipeline(
@@ -45,4 +47,4 @@ def load(
         base,
         background=background,
     )
-    return MethodSegmenter(method)
+    return MethodSegmenter(method, threads=1)  # the UNet takes seconds per image: one read ahead is enough

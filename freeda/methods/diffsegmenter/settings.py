@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from freeda.presets.settings import require, require_positive
+from freeda.presets.settings import is_number, require, require_positive
 
 __all__ = ["DiffSegmenterSettings"]
 
@@ -40,4 +40,8 @@ class DiffSegmenterSettings:
         step, prompt = self.timestep, self.prompt
         require(isinstance(step, int) and 0 <= step < 1000, f"{section}.timestep", step, "0 .. 999")
         require(isinstance(prompt, str) and "{}" in prompt, f"{section}.prompt", prompt, "a text with a {}")
-        require(0 <= self.presence <= 1, f"{section}.presence", self.presence, "between 0 and 1")
+        shown = is_number(self.presence, least=0, most=1)
+        require(shown, f"{section}.presence", self.presence, "between 0 and 1")
+        for name in ("boost", "background"):
+            require(is_number(getattr(self, name)), f"{section}.{name}", getattr(self, name), "a number")
+        require(isinstance(self.seed, int), f"{section}.seed", self.seed, "a whole number")

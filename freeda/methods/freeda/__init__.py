@@ -9,7 +9,7 @@ from typing import Any
 
 from freeda.errors import ConfigError
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.base import MethodSegmenter, as_preset
+from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary, parse_concepts
@@ -41,10 +41,11 @@ def load(
     preset: where the models and settings are taken from instead of the index.
     recipe: "default", or "paper" for the released code's algorithm.
     background: whether pixels of none of the classes are labelled as background.
-    settings: single fields of `FreedaSettings`, such as `neighbors=50`; an inner one as `superpixels.scale`.
-        `background_concepts` may be a text: "sky; wall", "usual" for what surrounds things in photographs, or
-        "none".
+    settings: single fields of `FreedaSettings`, such as `neighbors=50`; an inner one as `superpixels.scale`;
+        the background's score as `threshold`. `background_concepts` may be a text: "sky; wall", "usual" for
+        what surrounds things in photographs, or "none".
     """
+    require_switch(background)
     opened = PrototypeIndex.open(index)
     chosen = opened.preset if preset is None else as_preset(preset)
     torch_device = choose_device(device)
@@ -56,16 +57,17 @@ def load(
         _settings(load_recipe(recipe, chosen), settings, background),
         background=background,
     )
-    return MethodSegmenter(method, explain=partial(explain, method), parts=lambda image: len(image.areas))
+    return MethodSegmenter(method, explain=partial(explain, method), size_of=lambda image: len(image.areas))
 
 
 def _settings(base: FreedaSettings, changes: dict[str, Any], background: bool) -> FreedaSettings:
     if "background_concepts" not in changes:
-        return changed(base, changes, "method freeda")
+        return changed(base, changes, "method freeda", SETTING_NAMES)
     if not background:
         raise ConfigError(
             "background concepts were given, but no background is asked for; add background (--background), "
             "or evaluate a data set that has one"
         )
     concepts: str | Sequence[str] = changes["background_concepts"]
-    return changed(base, {**changes, "background_concepts": parse_concepts(concepts)}, "method freeda")
+    parsed = {**changes, "background_concepts": parse_concepts(concepts)}
+    return changed(base, parsed, "method freeda", SETTING_NAMES)

@@ -24,9 +24,10 @@ def explain(method: FreedaMethod, pixels: np.ndarray, vocabulary: Vocabulary, x:
     """Evidence for pixel (x, y) of an (H, W, 3) uint8 image, averaged over the windows that hold it."""
     item = method.prepare(pixels)
     row, column = _working_pixel(item, x, y)
-    windows = list(method.scored_windows([item], vocabulary))
-    by_number = {window.number: window for window in windows}
-    holding = [by_number[number] for number in item.windows_at(row, column)]
+    wanted = item.windows_at(row, column)
+    windows = method.scored_windows([item], vocabulary)  # of all, as they passed the models together before
+    kept = {window.number: window for window in windows if window.number in wanted}
+    holding = [kept[number] for number in wanted]
     offsets = [_offset(item, window, row, column) for window in holding]
     pairs = list(zip(holding, offsets, strict=True))
     scores = _mean([method.paint(window)[:, at[0], at[1]] for window, at in pairs])

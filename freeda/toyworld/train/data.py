@@ -68,7 +68,7 @@ class SceneCache:
     @classmethod
     def open(cls, folder: Path, count: int) -> SceneCache:
         """Opens the cache in `folder`, drawing it first where it is not there yet."""
-        done = folder / f"scenes-{count}.json"
+        done = folder / f"content-{count}.json"
         shapes = {"images": (count, IMAGE_SIZE, IMAGE_SIZE, 3), "instances": (count, IMAGE_SIZE, IMAGE_SIZE)}
         if not done.exists():
             folder.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ class DiffusionTask:
     start: a finished pipeline whose weights training begins with; None for fresh ones.
     """
 
-    name = "diffusion"
+    name = "denoiser"
 
     def __init__(
         self,

@@ -210,7 +210,7 @@ def test_a_data_set_that_is_not_there_says_where_it_was_looked_for(tmp_path: Pat
 
 
 def test_a_folder_of_one_s_own(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"classes\.txt'; write one class a line"):
+    with pytest.raises(DatasetError, match=r"classes\.txt'; write one class per line"):
         open_dataset(str(tmp_path), None)
     (tmp_path / "classes.txt").write_text("background\ncat,kitten\ndog\n")
     write_image(tmp_path / "images" / "one.jpg")

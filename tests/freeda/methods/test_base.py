@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ class Grouping:
 
 def test_images_are_grouped_until_they_have_enough_parts() -> None:
     method = Grouping(batch=3)
-    segmenter = MethodSegmenter(method, parts=lambda image: image.shape[1] // 10)
+    segmenter = MethodSegmenter(method, size_of=lambda image: image.shape[1] // 10)
     segmenter.set_classes("cat; dog")
     images = [np.zeros((8, width, 3), np.uint8) for width in (10, 10, 40, 10, 30, 10)]
     results = list(segmenter.stream(images))
@@ -69,3 +71,50 @@ def test_a_method_s_identity_names_it(method: str) -> None:
 
 def test_options_that_are_none_are_left_out() -> None:
     assert freeda.load(recipe=None, neighbors=None, pamr=2).identity["pamr"] == 2
+
+
+OTHERS = {
+    "templates": ["a {}"],
+    "background_concepts": ["sky"],
+    "prompt": "a {}",
+    "superpixels.algorithm": "felzenszwalb",
+}
+OTHERS |= {"pooling": "area", "retrieval": "region"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_can_be_set_by_name(method: str) -> None:
+    before = dict(_flat(freeda.load(method=method, background=True).method.settings))
+    names = {"background": "threshold"}
+    for field, value in before.items():
+        changed = OTHERS.get(field, value)
+        if not isinstance(value, tuple | str):
+            changed = value / 2 if isinstance(value, float) else value + 1
+        loaded = freeda.load(method=method, background=True, **{names.get(field, field): changed})
+        expected = tuple(changed) if isinstance(changed, list) else changed
+        assert dict(_flat(loaded.method.settings)) == {**before, field: expected}, field
+
+
+def _flat(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if is_dataclass(value):
+            yield from _flat(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_background_is_on_or_off_and_its_score_is_the_threshold(method: str) -> None:
+    assert freeda.load(method=method, background=True, threshold=0.25).method.background == 0.25
+    assert freeda.load(method=method, threshold=0.25).method.background is None
+    with pytest.raises(
+        ConfigError, match="background is 0.9; expected True or False; its score is `threshold`"
+    ):
+        freeda.load(method=method, background=0.9)
+
+
+@pytest.mark.parametrize(("method", "setting"), [("freeda", "local_weight"), ("diffsegmenter", "presence")])
+def test_settings_that_are_no_numbers_are_refused(method: str, setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting} is 'abc'; expected between 0 and 1"):
+        freeda.load(method=method, **{setting: "abc"})

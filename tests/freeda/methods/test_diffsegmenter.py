@@ -205,7 +205,7 @@ def test_overlong_class_names_and_foreign_options_are_refused(
         diffsegmenter.encode_classes("cat " * 60)
     with pytest.raises(
         ConfigError,
-        match="method diffsegmenter has no option or setting 'neighbors'; its settings are background",
+        match="method diffsegmenter has no option or setting 'neighbors'; its settings are batch",
     ):
         load(preset=tiny_preset, neighbors=3)
 

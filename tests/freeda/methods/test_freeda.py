@@ -120,6 +120,22 @@ def test_batches_and_threads_change_nothing(index_folder: Path) -> None:
         assert result.paths == alone.paths
 
 
+def test_images_are_grouped_by_their_windows(index_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = load(index_folder)
+    segmenter.method.batch = 3
+    segmenter.set_classes("cat;dog")
+    groups: list[int] = []
+    score = segmenter.method.score
+
+    def noted(images, classes):
+        groups.append(len(images))
+        return score(images, classes)
+
+    monkeypatch.setattr(segmenter.method, "score", noted)
+    list(segmenter.stream([picture(56, width) for width in (56, 56, 112, 56)]))  # 1, 1, 3 and 1 windows
+    assert groups == [3, 1]
+
+
 def test_an_unreadable_image_stops_nobody(index_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")

@@ -34,15 +34,14 @@ def method(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.modules.pop(package.name)
 
 
-class TestWrittenMethod(MethodContract):
-    @pytest.fixture
-    def segmenter(self, index_folder: Path) -> freeda.Segmenter:
-        return freeda.load(index_folder, method=NAME)
+_contract_test: dict[str, type] = {}
+exec(CODE[1], _contract_test)
+TestNearestPatch = _contract_test["TestNearestPatch"]
 
 
-def test_the_page_s_contract_test_is_this_one() -> None:
-    assert "class TestNearestPatch(MethodContract):" in CODE[1]
-    assert f'freeda.load(index_folder, method="{NAME}")' in CODE[1]
+def test_the_page_s_contract_test_tests_the_page_s_method(index_folder: Path) -> None:
+    assert issubclass(TestNearestPatch, MethodContract)
+    assert freeda.load(index_folder, method=NAME).identity["method"] == NAME
 
 
 def test_the_method_is_short() -> None:

@@ -71,6 +71,7 @@ def test_single_settings_are_changed_by_name() -> None:
     found = changed(settings, {"pamr": 0, "superpixels.scale": 50, "templates": ["a {}"]}, "method freeda")
     assert (found.pamr, found.superpixels.scale, found.templates) == (0, 50, ("a {}",))
     assert found.superpixels.sigma == settings.superpixels.sigma
+    assert changed(settings, {"threshold": 0.2}, "m", {"threshold": "background"}).background == 0.2
     for name in ("scale", "superpixels", "superpixels.size", "pamr.x"):
         with pytest.raises(
             ConfigError,

@@ -242,7 +242,8 @@ def test_a_worker_that_cannot_be_restarted_is_replaced(
 ) -> None:
     preload, starts = tmp_path / "preload.py", tmp_path / "starts"
     preload.write_text(FAILING_START.replace("STARTS", repr(str(starts))))
-    with dask.config.set({"distributed.worker.preload": [str(preload)]}):
+    as_for_users = {"distributed.worker.multiprocessing-method": "spawn"}
+    with dask.config.set({"distributed.worker.preload": [str(preload)], **as_for_users}):
         build_index(str(captions), tmp_path / "index", config, resources=OWN)
     assert starts.read_text() == "xxx"
     assert contents(tmp_path / "index") == contents(undisturbed)
