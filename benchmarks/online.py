@@ -148,7 +148,7 @@ def totals(segmenter: FreedaSegmenter, paths: list[Path], repeats: int) -> Itera
         yield "a folder of images, s per image", f"{folder / len(paths):.3f}"
         yield "one image at a time / a folder", f"{single / folder:.2f}"
         for name, spent in stages(segmenter, paths, segmenter.encode_classes(classes)).items():
-            yield f"stage alone: {name}, ms per image", f"{1000 * spent / len(paths):.0f}"
+            yield f"stage by itself: {name}, ms per image", f"{1000 * spent / len(paths):.0f}"
 
 
 def stages(segmenter: FreedaSegmenter, paths: list[Path], vocabulary: Vocabulary) -> dict[str, float]:
