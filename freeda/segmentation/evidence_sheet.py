@@ -54,7 +54,7 @@ def _draw_candidates(evidence: Evidence, draw: ImageDraw.ImageDraw, left: int, t
     draw.text((left, top), f"Pixel ({evidence.x}, {evidence.y})", fill=_INK, font=_font(18))
     meaning = f"score = weighted {' and '.join(evidence.weights)} score"
     if evidence.refined:
-        meaning = f"score refined by the pixels around; {' and '.join(evidence.weights)} part"
+        meaning = f"refined score; below it the {' and '.join(evidence.weights)} parts before refinement"
     draw.text((left, top + 26), meaning, fill=_FAINT, font=_font(13))
     low = min(candidate.score for candidate in evidence.candidates)
     high = max(candidate.score for candidate in evidence.candidates)
@@ -64,7 +64,7 @@ def _draw_candidates(evidence: Evidence, draw: ImageDraw.ImageDraw, left: int, t
         length = 40 + 130 * (item.score - low) / max(high - low, 1e-9)
         draw.rectangle((left + 130, y + 2, left + 130 + length, y + 16), fill=_BAR if row == 0 else "#a9c4f5")
         terms = [f"{evidence.weights[name]:g} x {part:.3f}" for name, part in item.parts.items()]
-        figures = f"{item.score:.3f}{'; region' if evidence.refined else ' ='} {' + '.join(terms)}"
+        figures = f"{item.score:.3f}{'; before:' if evidence.refined else ' ='} {' + '.join(terms)}"
         draw.text((left + 130, y + 18), figures, fill=_FAINT, font=_font(11))
 
 
