@@ -47,7 +47,7 @@ def train_diffusion(run: Run) -> None:
     """Needs the dense backbone: the UNet's features are drawn towards its own."""
     start = load_pipeline([str(run.start)], torch.device("cpu")) if run.start else None
     parts = _trained_parts(run) if start is None else start
-    vae, tokenizer = parts.vae.to(run.device), parts.tokenizer
+    vae, tokenizer = autoencoder.copy_of(parts.vae).to(run.device), parts.tokenizer
     latents = autoencoder.encode_scenes(
         vae, run.scenes, run.work / f"latents-{len(run.scenes)}.safetensors", run.device
     )

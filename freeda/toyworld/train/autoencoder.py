@@ -16,7 +16,7 @@ from freeda.models.loading import weights_fingerprint
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan
 
-__all__ = ["PLAN", "AutoencoderTask", "encode_scenes"]
+__all__ = ["PLAN", "AutoencoderTask", "copy_of", "encode_scenes"]
 
 PLAN = Plan(steps=20_000, minutes=9, batch=8, learning_rate=8e-4, ema_decay=0.998)
 _CROP = 64
@@ -66,6 +66,14 @@ def _edge_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 between the images' first differences: keeps outlines and texture crisp."""
     difference = decoded - target
     return (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()) / 2
+
+
+def copy_of(autoencoder: AutoencoderKL) -> AutoencoderKL:
+    """The same network without the folder it was loaded from, which would be saved with it."""
+    settings = {name: value for name, value in autoencoder.config.items() if not name.startswith("_")}
+    copied = AutoencoderKL.from_config(settings)
+    copied.load_state_dict(autoencoder.state_dict())
+    return copied.eval()
 
 
 def encode_scenes(

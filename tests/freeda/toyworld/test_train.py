@@ -122,6 +122,10 @@ def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCac
     pipeline = load_pipeline([str(tmp_path / "sd")], CPU)
     config = Synthesis(height=128, width=128, steps=1, guidance_scale=2.0)
     assert generate(pipeline, ["a cat"], [[(2,)]], [0], config)[0].noun_maps.shape == (1, 32, 32)
+    copied = autoencoder.copy_of(pipeline.vae)
+    copied.save_pretrained(tmp_path / "copied")
+    assert str(tmp_path) not in (tmp_path / "copied" / "config.json").read_text()
+    assert all(torch.equal(copied.state_dict()[key], w) for key, w in pipeline.vae.state_dict().items())
     started = diffusion.DiffusionTask(latents, features, cache, tokenizer, CPU, start=pipeline)
     for name in ("unet", "text_encoder"):
         for key, weight in getattr(pipeline, name).state_dict().items():
