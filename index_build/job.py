@@ -24,7 +24,7 @@ from index_build.cluster.workers import InstalledModels, installed_models
 from index_build.config import BuildConfig
 from index_build.finalize import finish
 from index_build.store.folders import BuildFolder, exclusive
-from index_build.store.shards import ShardRecord, read_state
+from index_build.store.shards import read_state
 from index_build.store.storage import Folder
 
 __all__ = ["BuildSummary", "build_index"]
@@ -76,11 +76,10 @@ class _Finished:
 
 @dataclass(frozen=True)
 class _Built:
-    """Finished shards, in the captions' order."""
+    """All shards finished, and what the index is made of besides."""
 
     folder: BuildFolder
     work: Folder
-    records: list[ShardRecord]
     origin: Origin
     counts: BuildCounts
 
@@ -115,7 +114,7 @@ def build_index(
             built.folder.remove_work()
             return _already_built(opened.target, manifest, time.perf_counter() - started)
         on_progress(built.counts.progress(opened.total, {}, "writing the index"))
-        manifest = finish(built.folder, built.work, built.records, built.origin, factory)
+        manifest = finish(built.folder, built.work, built.counts.in_order(), built.origin, factory)
     return _summarise(opened.target, manifest, built.counts, time.perf_counter() - started)
 
 
@@ -160,8 +159,7 @@ def _build(
         build_id=folder.build_id,
         seed=config.seed,
     )
-    records = [schedule.counts.records[name] for name in sorted(schedule.counts.records)]
-    return _Built(folder, work, records, origin, schedule.counts)
+    return _Built(folder, work, origin, schedule.counts)
 
 
 def _build_shards(

@@ -13,6 +13,7 @@ import click
 
 from freeda.commands.options import method_options, taken_method_options
 from freeda.errors import FreedaError
+from freeda.segmentation import FORMATS
 
 if TYPE_CHECKING:
     from freeda.methods.base import Segmenter
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["segment_command"]
 
-_FORMATS = ("labels", "overlay", "npz")
 _Point = tuple[int, int] | None
 """Column and row of a pixel; None for one pixel per class found."""
 
@@ -46,7 +46,7 @@ _Point = tuple[int, int] | None
     metavar="X,Y|all",
     help="Explain pixel X,Y (column, row), or one pixel of every class found; may be repeated.",
 )
-@click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(_FORMATS)}.")
+@click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(FORMATS)}.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, one line per image.")
 def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options: Any) -> None:
     """Segment IMAGES (files or folders) into the classes named."""
@@ -128,9 +128,9 @@ def _result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> s
 
 def _parse_formats(formats: str) -> tuple[str, ...]:
     wanted = tuple(item.strip() for item in formats.split(",") if item.strip())
-    unknown = [item for item in wanted if item not in _FORMATS]
+    unknown = [item for item in wanted if item not in FORMATS]
     if unknown or not wanted:
-        raise click.BadParameter(f"{formats!r}; expected any of {','.join(_FORMATS)}", param_hint="--format")
+        raise click.BadParameter(f"{formats!r}; expected any of {','.join(FORMATS)}", param_hint="--format")
     return wanted
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from freeda.errors import OutputError, reason
+from freeda.segmentation import FORMATS
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["FORMATS", "save_evidence", "save_result"]
-
-FORMATS = ("labels", "overlay", "npz")
+__all__ = ["save_evidence", "save_result"]
 
 
 def save_result(result: Segmentation, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:

@@ -71,6 +71,10 @@ class BuildCounts:
         self.resumed_captions += record.captions * resumed
         self.resumed_images += record.images * resumed
 
+    def in_order(self) -> list[ShardRecord]:
+        """The records in the captions' order."""
+        return [self.records[name] for name in sorted(self.records)]
+
     def progress(self, total: int, workers: Mapping[str, str], message: str = "") -> Progress:
         return Progress(
             total=total,

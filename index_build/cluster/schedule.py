@@ -81,8 +81,8 @@ class ShardSchedule:
         self._attempts: Counter[str] = Counter()
         self._worker_seen = time.monotonic()
 
-    def run(self, shards: Iterable[Shard], state: WorkState) -> list[ShardRecord]:
-        """Builds what is missing; returns the records of all shards, in the captions' order.
+    def run(self, shards: Iterable[Shard], state: WorkState) -> None:
+        """Builds what is missing; `counts` then holds the records of all shards.
 
         state: of the work folder; shards that are finished there need no captions.
         Raises `WorkerError`, and any `FreedaError` of a task.
@@ -95,7 +95,6 @@ class ShardSchedule:
                     self._submit(shard)
             self._launch(pending)
         self._quarantine.check_end()
-        return [self.counts.records[name] for name in sorted(self.counts.records)]
 
     def _launch(self, pending: Iterator[Shard]) -> None:
         """Submits as many shards as the present workers can take; workers may join and leave."""
