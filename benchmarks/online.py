@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,7 +22,9 @@ import torch
 from measuring import PeakMemory, Stopwatch, fastest, machine
 from PIL import Image
 from results import publish
+from scipy import sparse
 
+from freeda.class_names import ClassName
 from freeda.index.format import KEYS, PROTOTYPES, REJECT_SCHEMA
 from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import Origin, write_index
@@ -33,11 +36,12 @@ from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
 from freeda.models.loading import choose_device, prepare
 from freeda.presets import load_preset
-from freeda.records import Prototype
+from freeda.records import ClassPrototypes, Prototype
+from freeda.segmentation.cells import CellScores, WindowParts
 from freeda.segmentation.images import read_image
 from freeda.segmentation.regions import area_weights
-from freeda.segmentation.scoring import fuse_scores, label_map, local_scores, paint_regions
-from freeda.segmentation.windows import WindowScores
+from freeda.segmentation.score_maps import best_class
+from freeda.segmentation.scoring import fuse_scores, local_scores
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 PRESET = load_preset("sd15-vitb")
@@ -46,6 +50,7 @@ _KEY, _VECTOR = 512, 768
 _BATCH = 4
 _SIZE = (448, 640)
 """Two windows per image."""
+_LARGE = (1024, 1536)
 _POOLED_WIDTH, _POOLED_REGIONS = 1024, 300
 """A ViT-L's features, and the regions of a busy window."""
 Row = tuple[str, str]
@@ -162,16 +167,67 @@ def stages(segmenter: FreedaSegmenter, paths: list[Path], vocabulary: Vocabulary
             features = segmenter.method.backbone.dense_features(windows, CONFIG.dense_size)
         with watch("CLIP"):
             similarity = segmenter.method.clip.embed_images(windows) @ vocabulary.texts.T
-        scores = WindowScores.empty(len(vocabulary.texts), item.image.shape[-2:])
+        parts = []
         for number, area in enumerate(item.areas):
             labels = item.regions[number].labels
             with watch("pooling and scoring"):
                 fused = score_pooled(features[number], labels, vocabulary.prototypes, similarity[number])
-            with watch("painting and averaging"):
-                scores.add(area, paint_regions(fused, labels).cpu(), {})
+                parts.append(region_parts(area, labels, fused))
+        with watch("cells"):
+            scores = CellScores.of(parts, (item.image.shape[-2], item.image.shape[-1]))
         with watch("label map"):
-            label_map(scores.mean(), _SIZE, 255)
+            scores.best(_SIZE, slice(0, len(scores)))
     return watch.spent
+
+
+def region_parts(area: tuple[slice, slice], labels: np.ndarray, scores: torch.Tensor) -> WindowParts:
+    """A window whose regions all have (R, C) scores."""
+    identity = sparse.identity(len(scores), np.float32, "csr")
+    return WindowParts(area, labels.astype(np.int64), identity, scores.cpu().numpy())
+
+
+def by_number_of_classes(method: FreedaMethod, device: torch.device, repeats: int) -> Iterator[Row]:
+    """What more classes cost, on one large photograph, against scores that are kept for every pixel."""
+    item = method.prepare(draw_scene(scene_rng("validation", 0), _LARGE).image)
+    size = (item.image.shape[-2], item.image.shape[-1])
+
+    def by_cell(vocabulary: Vocabulary) -> np.ndarray:
+        return method.score([item], vocabulary)[0].maps.best(_LARGE, slice(0, len(vocabulary.texts)))[0]
+
+    def by_pixel(vocabulary: Vocabulary) -> np.ndarray:
+        sums, visits = torch.zeros(len(vocabulary.texts), *size), torch.zeros(size)
+        for window in method.scored_windows([item], vocabulary):
+            area = item.areas[window.number]
+            scores = fuse_scores(window.local, window.similarity, CONFIG.local_weight).cpu()
+            sums[(..., *area)] += scores.T[:, torch.from_numpy(window.regions.labels.astype(np.int64))]
+            visits[area] += 1
+        return best_class(sums / visits, _LARGE)[0]
+
+    few, many, huge = (random_vocabulary(count, device) for count in (20, 500, 5000))
+    for vocabulary in (few, many):
+        different = int((by_cell(vocabulary) != by_pixel(vocabulary)).sum())
+        yield f"{len(vocabulary.texts)} classes: pixels with another label than by pixel", f"{different}"
+    runs = [partial(run, names) for run in (by_cell, by_pixel) for names in (few, many)]
+    cells_few, cells_many, pixels_few, pixels_many = fastest(runs, device, repeats)
+    yield "20 classes, s", f"{cells_few:.2f}"
+    yield "**500 classes / 20 classes, scores by cell**", f"{cells_many / cells_few:.2f}"
+    yield "500 classes / 20 classes, scores by pixel", f"{pixels_many / pixels_few:.2f}"
+    yield "**500 classes, scores by pixel / by cell**", f"{pixels_many / cells_many:.2f}"
+    for vocabulary in (many, huge):
+        with PeakMemory() as peak:
+            by_cell(vocabulary)
+        yield f"peak memory with {len(vocabulary.texts):,} classes, MB", f"{peak.megabytes:.0f}"
+
+
+def random_vocabulary(count: int, device: torch.device) -> Vocabulary:
+    generator = torch.Generator().manual_seed(count)
+    texts, prototypes = (
+        torch.nn.functional.normalize(torch.randn(count, width, generator=generator), dim=-1).to(device)
+        for width in (_KEY, _VECTOR)
+    )
+    classes = tuple(ClassName(f"class {number}") for number in range(count))
+    nothing = np.zeros((count, 0))
+    return Vocabulary(classes, (), texts, prototypes, ClassPrototypes(nothing, nothing, nothing))
 
 
 def score_pooled(
@@ -254,9 +310,10 @@ def table(device: torch.device, images: int, repeats: int, prototypes: int) -> I
         clip, backbone = load_models(device)
         folder = random_index(workplace / "small", 2000, clip.fingerprint(), backbone.fingerprint())
         method = FreedaMethod(PrototypeIndex.open(folder), clip, backbone, CONFIG, batch=_BATCH)
-        segmenter = MethodSegmenter(method, parts=lambda image: len(image.areas))
+        segmenter: FreedaSegmenter = MethodSegmenter(method, size_of=lambda image: len(image.areas))
         for rows in (
             totals(segmenter, draw_images(images, workplace), repeats),
+            by_number_of_classes(method, device, repeats),
             pooling(device, repeats),
             retrieval(prototypes, workplace),
         ):

@@ -32,7 +32,8 @@ from freeda.models.clip import load_clip
 from freeda.presets.recipes import paper_recipe
 from freeda.records import Regions
 from freeda.segmentation.pamr import pamr
-from freeda.segmentation.scoring import fuse_scores, label_map, local_scores
+from freeda.segmentation.score_maps import best_class
+from freeda.segmentation.scoring import fuse_scores, local_scores
 from freeda.toyworld.measure import described_scenes, region_features
 from freeda.toyworld.scenes import Scene, draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS
@@ -67,8 +68,7 @@ class Bench:
 
     def predict(self, segmenter: FreedaSegmenter, vocabulary: Vocabulary) -> Predict:
         def run(scene: Scene) -> np.ndarray:
-            scores = segmenter.method.score_image(scene.image, vocabulary)
-            return label_map(scores, (scene.labels.shape[0], scene.labels.shape[1]), 255)[0]
+            return labelled(segmenter.method, scene.image, vocabulary)
 
         return run
 
@@ -91,7 +91,14 @@ class Bench:
         """(H, W) labels of (C, h, w) scores, upsampled bilinearly and refined as the method's are."""
         size = (image.shape[-2], image.shape[-1])
         upsampled = functional.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-        return label_map(pamr(upsampled, image[0], iterations), size, 255)[0]
+        return best_class(pamr(upsampled, image[0], iterations), size)[0]
+
+
+def labelled(method: FreedaMethod, image: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """(H, W) classes of an image, for a vocabulary that `MethodSegmenter` would not make."""
+    (scores,) = method.score([method.prepare(image)], vocabulary)
+    assert not isinstance(scores.maps, torch.Tensor)
+    return scores.maps.best((image.shape[0], image.shape[1]), vocabulary.groups[0])[0]
 
 
 def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:

@@ -21,7 +21,7 @@ import torch
 from results import publish
 from skimage.segmentation import slic
 from torch.nn import functional
-from toy_quality import CLASSES, Bench, evaluate_background
+from toy_quality import CLASSES, Bench, evaluate_background, labelled
 
 import freeda.methods.freeda.method as method
 from freeda.class_names import ClassName
@@ -31,7 +31,6 @@ from freeda.index.reader import PrototypeIndex
 from freeda.presets.settings import FreedaSettings
 from freeda.records import Regions
 from freeda.segmentation.regions import superpixels
-from freeda.segmentation.scoring import label_map
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 _FIRST_SCENE = 2000
@@ -157,8 +156,7 @@ def evaluate(
     matrix = ConfusionMatrix(len(CLASSES))
     for number in range(_FIRST_SCENE, _FIRST_SCENE + scenes):
         scene = draw_scene(scene_rng("validation", number), 128)
-        scores = segmenter.method.score_image(scene.image, vocabulary)
-        matrix.add(scene.labels, label_map(scores, (128, 128), 255)[0])
+        matrix.add(scene.labels, labelled(segmenter.method, scene.image, vocabulary))
     return 100 * matrix.mean_iou(), 1000 * spent[0] / scenes
 
 

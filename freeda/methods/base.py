@@ -29,6 +29,7 @@ from freeda.segmentation.images import (
     require_aspect,
 )
 from freeda.segmentation.result import Segmentation
+from freeda.segmentation.score_maps import DenseScores, ScoreMaps
 
 __all__ = ["SETTING_NAMES", "Method", "MethodSegmenter", "Scores", "Segmenter", "as_preset", "require_switch"]
 
@@ -83,11 +84,12 @@ class Segmenter(Protocol):
 class Scores:
     """One image's scores.
 
-    maps: (C + B, h, w) float32, at any resolution: classes first, then what the background is made of.
+    maps: of classes first, then of what the background is made of: a (C + B, h, w) float32 tensor at any
+        resolution, or another form of `ScoreMaps`.
     paths: how many regions, or classes, were handled in which way.
     """
 
-    maps: torch.Tensor
+    maps: torch.Tensor | ScoreMaps
     paths: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -220,7 +222,8 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
     def _decide(self, pixels: np.ndarray, scores: Scores, chosen: _Chosen[Encoded]) -> Segmentation:
         names = [item.name for item in chosen.classes]
         size = (pixels.shape[0], pixels.shape[1])
-        decision = decide(scores.maps, size, names, background=self.method.background)
+        maps = DenseScores.of(scores.maps) if isinstance(scores.maps, torch.Tensor) else scores.maps
+        decision = decide(maps, size, names, background=self.method.background)
         explainer = None if self._explain is None else partial(self._explain, pixels, chosen.encoded)
         return Segmentation(
             image=pixels,

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from freeda.class_names import BACKGROUND
-from freeda.segmentation.scoring import label_map
+from freeda.segmentation.score_maps import ScoreMaps
 
 __all__ = ["THRESHOLD_ROW", "Decision", "Foreground", "decide", "ignore_index_for", "rank"]
 
@@ -70,21 +69,24 @@ class Decision:
 
 
 def decide(
-    scores: torch.Tensor, size: tuple[int, int], names: Sequence[str], *, background: float | None = None
+    scores: ScoreMaps, size: tuple[int, int], names: Sequence[str], *, background: float | None = None
 ) -> Decision:
-    """Labels of an image of `size` (H, W) from (C + B, h, w) scores at any resolution.
+    """Labels of an image of `size` (H, W) from its scores.
 
-    names: of the C classes; the B rows after them are background concepts.
+    scores: of C classes, then of B background concepts.
+    names: of the C classes.
     background: the threshold that a class must exceed, as it must exceed every concept; None for no
         background.
     """
     classes = tuple(names) if background is None else (BACKGROUND, *names)
     ignore_index = ignore_index_for(len(classes))
-    labels, best = label_map(scores[: len(names)], size, ignore_index)
+    labels, best = scores.best(size, slice(0, len(names)))
+    undecided = ~np.isfinite(best)
     if background is None:
-        return Decision(labels, best, classes, ignore_index)
-    rivals = label_map(scores[len(names) :], size, ignore_index)[1] if len(scores) > len(names) else None
-    counted = np.where(labels == ignore_index, ignore_index, labels + 1).astype(np.int32)
+        return Decision(np.where(undecided, ignore_index, labels), best, classes, ignore_index)
+    concepts = slice(len(names), len(scores))
+    rivals = scores.best(size, concepts)[1] if len(scores) > len(names) else None
+    counted = np.where(undecided, ignore_index, labels + 1).astype(np.int32)
     foreground = Foreground(counted, best, rivals)
     labels, best = foreground.decide(background, ignore_index)
     return Decision(labels, best, classes, ignore_index, foreground)

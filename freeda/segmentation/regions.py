@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
+from scipy import sparse
 from skimage.segmentation import felzenszwalb
 
 from freeda.presets.settings import Pooling, Superpixels
@@ -22,6 +23,7 @@ __all__ = [
     "region_weights",
     "smooth_weights",
     "superpixels",
+    "token_shares",
 ]
 
 
@@ -71,12 +73,27 @@ def bilinear_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy((weights / np.where(totals > 0, totals, 1)).astype(np.float32))
 
 
-def _corner_pairs(side: int, cells: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The two pixels that each cell samples along one axis, each with its share."""
-    centre = np.arange(cells) * ((side - 1) / max(cells - 1, 1))
-    lower = np.minimum(centre.astype(np.int64), side - 1)
+def _corner_pairs(source: int, target: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two source positions that each target position samples along one axis, corners aligned, and their
+    shares.
+    """
+    centre = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    lower = np.minimum(centre.astype(np.int64), source - 1)
     share = centre - lower
-    return [(lower, 1 - share), (np.minimum(lower + 1, side - 1), share)]
+    return [(lower, 1 - share), (np.minimum(lower + 1, source - 1), share)]
+
+
+def token_shares(grid: tuple[int, int], size: tuple[int, int], pixels: np.ndarray) -> sparse.csr_matrix:
+    """(n, h * w) sparse float32: how some pixels of (H, W), counted along its rows, are mixed of the tokens
+    when a map is upsampled bilinearly with corners aligned (FreeDA's released code).
+    """
+    rows, columns = np.divmod(pixels, size[1])
+    down, across = (_corner_pairs(cells, side) for cells, side in zip(grid, size, strict=True))
+    tokens = [row[rows] * grid[1] + column[columns] for row, _ in down for column, _ in across]
+    shares = [share[rows] * other[columns] for _, share in down for _, other in across]
+    places = np.tile(np.arange(len(pixels)), 4)
+    entries = (np.concatenate(shares).astype(np.float32), (places, np.concatenate(tokens)))
+    return sparse.csr_matrix(entries, shape=(len(pixels), grid[0] * grid[1]))
 
 
 def smooth_weights(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Images as sliding windows: cut before the models see them, scores put together again after.
+"""Images as sliding windows, cut before the models see them.
 
-Shapes: `C` classes, `H W` pixels of the image, `h w` at the working size.
+Shapes: `H W` pixels of the image, `h w` at the working size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 from freeda.records import Regions
 
-__all__ = ["WindowScores", "WindowedImage", "same_sized", "window_origins"]
+__all__ = ["WindowedImage", "same_sized", "window_origins"]
 
 
 def window_origins(side: int, window: int, stride: int) -> list[int]:
@@ -89,28 +89,6 @@ class WindowedImage:
         mask[rows, columns] = labels == labels[row - rows.start, column - columns.start]
         height, width = self.pixels.shape[:2]
         return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-
-
-@dataclass
-class WindowScores:
-    """Sums of (C, h, w) window scores, how often each pixel was visited, and counts of paths."""
-
-    sums: torch.Tensor
-    visits: torch.Tensor
-    paths: dict[str, int]
-
-    @classmethod
-    def empty(cls, classes: int, size: Sequence[int]) -> WindowScores:
-        return cls(torch.zeros(classes, *size), torch.zeros(*size), {})
-
-    def add(self, area: tuple[slice, slice], scores: torch.Tensor, paths: dict[str, int]) -> None:
-        self.sums[(..., *area)] += scores
-        self.visits[area] += 1
-        for name, count in paths.items():
-            self.paths[name] = self.paths.get(name, 0) + count
-
-    def mean(self) -> torch.Tensor:
-        return self.sums / self.visits
 
 
 def same_sized(group: Sequence[WindowedImage], most: int) -> Iterator[list[tuple[int, int]]]:

@@ -13,6 +13,8 @@ from freeda.methods.freeda.method import FreedaMethod, ScoredWindow
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.segmentation.decision import THRESHOLD_ROW, rank
 from freeda.segmentation.evidence import Candidate, Evidence, Vote
+from freeda.segmentation.refinement import contenders, refined
+from freeda.segmentation.scoring import fuse_scores
 from freeda.segmentation.windows import WindowedImage
 
 __all__ = ["explain"]
@@ -25,14 +27,16 @@ def explain(method: FreedaMethod, pixels: np.ndarray, vocabulary: Vocabulary, x:
     item = method.prepare(pixels)
     row, column = _working_pixel(item, x, y)
     wanted = item.windows_at(row, column)
-    windows = method.scored_windows([item], vocabulary)  # of all, as they passed the models together before
-    kept = {window.number: window for window in windows if window.number in wanted}
-    holding = [kept[number] for number in wanted]
+    # All windows, for before they passed the models together too.
+    windows = list(method.scored_windows([item], vocabulary))
+    holding = [windows[number] for number in wanted]
     offsets = [_offset(item, window, row, column) for window in holding]
     pairs = list(zip(holding, offsets, strict=True))
-    scores = _mean([method.paint(window)[:, at[0], at[1]] for window, at in pairs])
     local = _mean([window.local_at(*at) for window, at in pairs])
     similarity = _mean([window.similarity for window in holding])
+    scores = fuse_scores(local, similarity, method.settings.local_weight)
+    if method.settings.pamr:
+        scores = _refined(method, item, vocabulary, windows, wanted, scores)[:, row, column]
     rows = rank(scores.tolist(), len(vocabulary.classes), method.background)
     nearest, at = pairs[0]
     weight = method.settings.local_weight
@@ -46,6 +50,25 @@ def explain(method: FreedaMethod, pixels: np.ndarray, vocabulary: Vocabulary, x:
         votes=_votes(method, vocabulary, rows[0], nearest.feature_at(*at)),
         refined=method.settings.pamr > 0,
     )
+
+
+def _refined(
+    method: FreedaMethod,
+    item: WindowedImage,
+    vocabulary: Vocabulary,
+    windows: Sequence[ScoredWindow],
+    wanted: Sequence[int],
+    scores: torch.Tensor,
+) -> torch.Tensor:
+    """(C, h, w) refined scores in the windows wanted; minus infinity for classes that neither can win nor are
+    shown.
+    """
+    weight = method.settings.local_weight
+    parts = [window.parts(item.areas[window.number], weight) for window in windows]
+    shown = scores.argsort(descending=True)[:_CANDIDATES].tolist()
+    classes = sorted({*contenders(parts, vocabulary.groups), *shown})
+    chosen = [parts[number] for number in wanted]
+    return refined(chosen, item.image, classes, method.settings.pamr, method.backbone.device).dense()
 
 
 def _working_pixel(item: WindowedImage, x: int, y: int) -> tuple[int, int]:

@@ -6,12 +6,14 @@ Shapes: `C` classes, `R` regions, `K` width of a key, `D` width of a dense featu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from freeda.class_names import ClassName
 from freeda.index.reader import PrototypeIndex
@@ -21,11 +23,13 @@ from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
 from freeda.presets.settings import FreedaSettings
 from freeda.records import Regions
+from freeda.segmentation.cells import Area, CellScores, WindowParts
 from freeda.segmentation.merging import merge_alike
-from freeda.segmentation.pamr import pamr
-from freeda.segmentation.regions import area_weights, pool_regions, region_weights, superpixels
-from freeda.segmentation.scoring import fuse_scores, local_scores, paint_regions, upsample_patches
-from freeda.segmentation.windows import WindowedImage, WindowScores, same_sized
+from freeda.segmentation.refinement import contenders, refined
+from freeda.segmentation.regions import area_weights, pool_regions, region_weights, superpixels, token_shares
+from freeda.segmentation.score_maps import ScoreMaps
+from freeda.segmentation.scoring import fuse_scores, local_scores
+from freeda.segmentation.windows import WindowedImage, same_sized
 
 __all__ = ["FindRegions", "FreedaMethod", "ScoredWindow", "find_superpixels"]
 
@@ -42,7 +46,6 @@ class ScoredWindow:
     """One window of an image with its regions' scores.
 
     image, number: of the window among the images given.
-    pixels: (3, H, W) float32 in [0, 1].
     regions: superpixels, merged where their features are alike.
     tokens: (h * w, D) dense features.
     grid: (h, w).
@@ -55,7 +58,6 @@ class ScoredWindow:
 
     image: int
     number: int
-    pixels: torch.Tensor
     regions: Regions
     tokens: torch.Tensor
     grid: tuple[int, int]
@@ -70,12 +72,31 @@ class ScoredWindow:
         lost = int(self.vanished.sum())
         return {"regions pooled": len(self.vanished) - lost, "regions scored by patch": lost}
 
+    def parts(self, area: Area, local_weight: float) -> WindowParts:
+        """Local and global scores together, by region; of a region that vanished, by pixel."""
+        rows = self._fused(self.local, local_weight)
+        count = len(self.vanished)
+        parts, mixture = self.regions.labels.astype(np.int64), sparse.identity(count, np.float32, "csr")
+        if self.patches is not None:
+            lost = np.flatnonzero(self.vanished.cpu().numpy()[parts].ravel())
+            parts.reshape(-1)[lost] = count + np.arange(len(lost))
+            shares = token_shares(self.grid, (parts.shape[0], parts.shape[1]), lost)
+            mixture = sparse.block_diag((mixture, shares), "csr")
+            rows = np.concatenate([rows, self._fused(self.patches, local_weight)])
+        return WindowParts(area, parts, mixture, rows)
+
+    def _fused(self, local: torch.Tensor, local_weight: float) -> np.ndarray:
+        return fuse_scores(local, self.similarity, local_weight).cpu().numpy()
+
     def local_at(self, row: int, column: int) -> torch.Tensor:
         """(C,) local scores of a pixel."""
-        region = self.regions.labels[row, column]
+        labels = self.regions.labels
+        region = labels[row, column]
         if self.patches is None or not self.vanished[region]:
             return self.local[region]
-        return upsample_patches(self.patches, self.grid, self.regions.labels.shape)[:, row, column]
+        pixel = np.array([row * labels.shape[1] + column])
+        shares = token_shares(self.grid, (labels.shape[0], labels.shape[1]), pixel)
+        return torch.from_numpy(shares.toarray()[0]).to(self.patches.device) @ self.patches
 
     def feature_at(self, row: int, column: int) -> torch.Tensor:
         """(D,) feature of a pixel's region; of one that vanished, the mean by shares of its pixels."""
@@ -153,15 +174,27 @@ class FreedaMethod:
         """Mean scores of overlapping windows, at the working size. Windows of all images pass the models
         together.
         """
-        totals = [WindowScores.empty(len(classes.texts), item.image.shape[-2:]) for item in images]
+        parts: list[list[WindowParts]] = [[] for _ in images]
+        paths: list[Counter[str]] = [Counter() for _ in images]
         for window in self.scored_windows(images, classes):
             area = images[window.image].areas[window.number]
-            totals[window.image].add(area, self.paint(window).cpu(), window.paths)
-        return [Scores(total.mean(), total.paths) for total in totals]
+            parts[window.image].append(window.parts(area, self.settings.local_weight))
+            paths[window.image].update(window.paths)
+        return [
+            Scores(self._joined(image, found, classes), counted)
+            for image, found, counted in zip(images, parts, paths, strict=True)
+        ]
+
+    def _joined(self, item: WindowedImage, windows: list[WindowParts], vocabulary: Vocabulary) -> ScoreMaps:
+        if not self.settings.pamr:
+            return CellScores.of(windows, (item.image.shape[-2], item.image.shape[-1]))
+        classes = contenders(windows, vocabulary.groups)
+        return refined(windows, item.image, classes, self.settings.pamr, self.backbone.device)
 
     def score_image(self, pixels: np.ndarray, vocabulary: Vocabulary) -> torch.Tensor:
         """(C, h, w) scores of an (H, W, 3) uint8 image at the working size."""
-        return self.score([self.prepare(pixels)], vocabulary)[0].maps
+        (item,) = self.score([self.prepare(pixels)], vocabulary)
+        return item.maps if isinstance(item.maps, torch.Tensor) else item.maps.dense()
 
     def scored_windows(
         self, images: Sequence[WindowedImage], vocabulary: Vocabulary
@@ -179,7 +212,6 @@ class FreedaMethod:
                 yield ScoredWindow(
                     image=image,
                     number=number,
-                    pixels=windows[row],
                     regions=regions,
                     tokens=tokens,
                     grid=grid,
@@ -189,18 +221,6 @@ class FreedaMethod:
                     patches=self.local_scores(tokens, vocabulary) if vanished.any() else None,
                     similarity=similarity[row],
                 )
-
-    def paint(self, window: ScoredWindow) -> torch.Tensor:
-        """(C, H, W): local and global scores of every pixel together, refined where the settings say so."""
-        weight, labels = self.settings.local_weight, window.regions.labels
-        scores = paint_regions(fuse_scores(window.local, window.similarity, weight), labels)
-        if window.patches is not None:
-            patches = fuse_scores(window.patches, window.similarity, weight)
-            lost = window.vanished[torch.from_numpy(labels.astype(np.int64)).to(scores.device)]
-            scores = torch.where(lost, upsample_patches(patches, window.grid, labels.shape), scores)
-        if self.settings.pamr:
-            scores = pamr(scores, window.pixels.to(scores.device), self.settings.pamr)
-        return scores
 
     def local_scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         """(R, C) scores of (R, D) features, by the retrieval that the settings name."""

@@ -66,6 +66,13 @@ class Vocabulary:
     retrieved: ClassPrototypes
 
     @property
+    def groups(self) -> list[slice]:
+        """The rows of the classes, and those of the concepts where there are any."""
+        names = len(self.classes)
+        rows = [slice(0, names), slice(names, names + len(self.concepts))]
+        return [group for group in rows if group.start < group.stop]
+
+    @property
     def row_names(self) -> tuple[str, ...]:
         """What every row stands for, as people read it."""
         concepts = (f"{BACKGROUND}: {item.name}" for item in self.concepts)

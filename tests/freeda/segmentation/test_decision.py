@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.segmentation.decision import THRESHOLD_ROW, decide, rank
+from freeda.segmentation.decision import THRESHOLD_ROW, Decision, rank
+from freeda.segmentation.decision import decide as decide_maps
+from freeda.segmentation.score_maps import DenseScores
 
 NAMES = ("cat", "dog", "owl")
+
+
+def decide(scores: torch.Tensor, *arguments: object, **options: object) -> Decision:
+    return decide_maps(DenseScores.of(scores), *arguments, **options)
 
 
 def test_without_a_background_the_best_class_is_taken() -> None:
