@@ -102,8 +102,9 @@ class ClassPrototypes:
     """What an index knows of each class.
 
     vectors: (C, D) float32, unit length.
-    rows: (C, k) int64, the prototypes behind each class, -1 for none.
-    similarities: (C, k) float32, cosine of every neighbour's key and the class text, also of those left out.
+    rows: (C, m) int64, the prototypes behind each class, -1 for none; m is of the class that has most.
+    similarities: (C, m) float32, cosine of every neighbour's key and the class text, also of those left out;
+        minus infinity for none.
     """
 
     vectors: np.ndarray

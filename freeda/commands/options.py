@@ -39,7 +39,7 @@ _COLUMNS = {
     "id_column": "Column with their ids.  [default: id, or derived from the text]",
     "nouns_column": "Column with lists of nouns; these captions are not tagged.",
 }
-_OPTION_NAMES = ("method", "index", "preset", "recipe", "background_concepts", "device")
+_OPTION_NAMES = ("method", "index", "preset", "recipe", "background_concepts", "threshold", "device")
 METHOD_OPTIONS = (
     click.option("--method", default="freeda", help=f"One of {', '.join(METHODS)}."),
     click.option("--index", help="Index name or folder, for methods that retrieve.  [default: toy]"),
@@ -50,8 +50,15 @@ METHOD_OPTIONS = (
     click.option(
         "--background-concepts",
         metavar="LIST",
-        help='Names that count as background, for methods that retrieve: "sky; wall", a .txt file, usual or '
-        "none; `segment` then needs no --background.  [default: the preset's]",
+        help='Names that compete with the classes as background, for methods that retrieve: "sky; wall", a '
+        ".txt file, usual, none, or index for the index's other nouns; `segment` then needs no "
+        "--background.  [default: the preset's]",
+    ),
+    click.option(
+        "--threshold",
+        type=float,
+        help="Score that a class must exceed against the background; `segment` then needs no --background.  "
+        "[default: the method's]",
     ),
     click.option(
         "--set",
@@ -88,7 +95,7 @@ def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
     if mixed := sorted(settings.keys() & {*_OPTION_NAMES, "background"}):
         advice = f"use --{mixed[0].replace('_', '-')}"
         if mixed[0] == "background":
-            advice += ", and --set threshold=SCORE for its score"
+            advice += ", and --threshold SCORE for a score that classes must exceed"
         raise click.BadParameter(f"{mixed[0]} is an option of its own; {advice}", param_hint="--set")
     return {**taken, **settings}
 

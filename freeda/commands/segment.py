@@ -72,7 +72,8 @@ def _load(options: dict[str, Any]) -> Segmenter:
     from freeda.methods import load
 
     chosen = taken_method_options(options)
-    background = options["background"] or chosen["background_concepts"] is not None
+    implied = any(chosen[name] is not None for name in ("background_concepts", "threshold"))
+    background = options["background"] or implied
     return load(**{"neighbors": options["neighbors"], **chosen}, background=background)
 
 

@@ -15,6 +15,7 @@ from freeda.evaluation.layouts import IGNORED
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.evaluation.runner import Run
 from freeda.methods.base import Segmenter
+from freeda.presets.settings import FROM_INDEX
 from freeda.segmentation.images import read_image
 from freeda.segmentation.result import Segmentation
 
@@ -59,9 +60,14 @@ def _background(run: Run) -> str:
     """How the background was decided, as far as the method's identity says."""
     if not run.dataset.background:
         return "none in the vocabulary"
-    named = {name.casefold() for item in run.dataset.classes for name in item.names}
-    concepts = [c for c in run.settings.get("background_concepts", ()) if c.casefold() not in named]
-    return f"constant score, and {len(concepts)} concepts" if concepts else "constant score"
+    rules = [] if run.settings.get("background") is None else ["constant score"]
+    concepts = run.settings.get("background_concepts", ())
+    if concepts == FROM_INDEX:
+        rules.append("the index's other nouns")
+    elif concepts:
+        named = {name.casefold() for item in run.dataset.classes for name in item.names}
+        rules.append(f"{sum(name.casefold() not in named for name in concepts)} concepts")
+    return " and ".join(rules)
 
 
 def _oracle_threshold(run: Run) -> dict[str, float] | None:

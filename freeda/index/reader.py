@@ -5,13 +5,11 @@ Shapes: `C` classes, `K` width of a key, `N` prototypes, `D` width of a visual v
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import faiss
@@ -33,6 +31,7 @@ from freeda.index.format import (
 )
 from freeda.index.gpu_keys import GpuKeys
 from freeda.index.keys import open_keys, prepare_reconstruction
+from freeda.index.retrieval import ClassRetrieval
 from freeda.presets.settings import Preset
 from freeda.presets.toml import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
@@ -41,8 +40,6 @@ from freeda.vectors import unit
 __all__ = ["PrototypeIndex", "find_index", "search_paths"]
 
 _VERIFY_ON_OPEN_BYTES = 128 * 2**20
-_REMEMBERED = 4096
-"""Classes whose neighbours are kept: 30 MB at k = 350 and 768-d vectors."""
 
 
 def search_paths(name: str) -> list[Path]:
@@ -74,22 +71,18 @@ def find_index(name: str) -> Path:
     )
 
 
-@dataclass(frozen=True)
-class _Neighborhood:
-    """One class's (D,) prototype, and the (k,) rows and similarities behind it."""
-
-    vector: np.ndarray
-    rows: np.ndarray
-    similarities: np.ndarray
-
-
 class PrototypeIndex:
     """An open index. Keys are searched by FAISS; keys and vectors stay on disk, memory-mapped."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._known: OrderedDict[tuple[bytes, int, float], _Neighborhood] = OrderedDict()
+        self._class_retrieval = ClassRetrieval(self, folder.name)
+        self._reconstruction = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process opens the same folder."""
+        return type(self), (self.folder, self.manifest)
 
     @classmethod
     def open(cls, name: str | Path, *, verify: bool | None = None, gpu: bool = False) -> PrototypeIndex:
@@ -180,7 +173,8 @@ class PrototypeIndex:
 
     def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """(len(rows), K) float32 keys, as FAISS holds them: a compressed index gives them back nearly."""
-        prepare_reconstruction(self.keys)
+        with self._reconstruction:
+            prepare_reconstruction(self.keys)
         return np.asarray(self.keys.reconstruct_batch(_require_rows(rows)), np.float32)
 
     @cached_property
@@ -231,6 +225,35 @@ class PrototypeIndex:
             for n in (int(number) for number in numbers)
         ]
 
+    def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """The ids of some prototypes."""
+        return [row["id"] for row in self.rows(rows, ["id"])]
+
+    def rows_of_same_nouns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(n,) rows, ascending, of all prototypes whose noun is that of one of some prototypes."""
+        wanted = np.unique(self._noun_codes[_require_rows(rows)])
+        return np.flatnonzero(np.isin(self._noun_codes, wanted))
+
+    def rows_by_noun(self, nouns: Sequence[str]) -> list[np.ndarray]:
+        """The rows, ascending, of each noun's prototypes."""
+        places = self._nouns.dictionary.to_pylist()
+        wanted = np.array([places.index(noun) for noun in nouns])
+        order = np.argsort(self._noun_codes, kind="stable")
+        ordered = self._noun_codes[order]
+        bounds = zip(np.searchsorted(ordered, wanted), np.searchsorted(ordered, wanted + 1), strict=True)
+        return [order[first:last] for first, last in bounds]
+
+    @cached_property
+    def _nouns(self) -> pa.DictionaryArray:
+        """The noun of every prototype."""
+        nouns = pa.chunked_array([batch.column("noun") for batch in self._batches])
+        return nouns.combine_chunks().dictionary_encode()
+
+    @cached_property
+    def _noun_codes(self) -> np.ndarray:
+        """(N,) int32: a number for the noun of every prototype."""
+        return np.asarray(self._nouns.indices)
+
     def prototypes(self) -> Iterator[Prototype]:
         """All prototypes in order, one batch in memory at a time; keys and vectors as stored."""
         start = 0
@@ -255,9 +278,8 @@ class PrototypeIndex:
 
     def noun_counts(self) -> dict[str, int]:
         """How many prototypes each noun has, most first."""
-        counts: dict[str, int] = {}
-        for noun in self.column("noun"):
-            counts[noun] = counts.get(noun, 0) + 1
+        found = np.bincount(self._noun_codes).tolist()
+        counts = dict(zip(self._nouns.dictionary.to_pylist(), found, strict=True))
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def class_prototypes(self, queries: np.ndarray, k: int, *, margin: float = 2.0) -> ClassPrototypes:
@@ -266,39 +288,10 @@ class PrototypeIndex:
         queries: (C, K) unit text embeddings.
         margin: neighbours whose similarity is below the nearest one's by more than this are left out, so that
             a class of few prototypes does not borrow those of others; 2 leaves none out.
-        Vectors that are not finite and missing neighbours are left out of the mean. The latest classes are
-        kept, so that they are not searched again.
+        All keys that tie with the k-th nearest are taken too. Vectors that are not finite are left out of the
+        mean. The latest classes are kept, so that they are not searched again; threads may ask at once.
         """
-        queries = np.ascontiguousarray(queries, np.float32)
-        names = [(hashlib.sha256(query).digest(), k, margin) for query in queries]
-        new = {name: number for number, name in enumerate(names) if name not in self._known}
-        if new:
-            similarities, rows = self.search(queries[list(new.values())], k)
-            for name, row, similarity in zip(new, rows, similarities, strict=True):
-                self._known[name] = self._neighborhood(row, similarity, margin)
-        found = [self._known[name] for name in names]
-        for name in names:
-            self._known.move_to_end(name)
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
-        return ClassPrototypes(
-            np.stack([item.vector for item in found]),
-            np.stack([item.rows for item in found]),
-            np.stack([item.similarities for item in found]),
-        )
-
-    def _neighborhood(self, rows: np.ndarray, similarities: np.ndarray, margin: float) -> _Neighborhood:
-        vectors = self.vectors(rows[rows >= 0])
-        finite = np.zeros(len(rows), bool)
-        finite[rows >= 0] = np.isfinite(vectors).all(1)
-        if not finite.any():
-            raise IndexCorruptError(
-                f"index '{self.folder.name}' has no finite vector among the nearest; rebuild it"
-            )
-        near = finite & (similarities >= similarities[finite].max() - margin)
-        left_out = finite & ~near
-        vector = unit(vectors[near[rows >= 0]].mean(0))
-        return _Neighborhood(vector, np.where(left_out, -1, rows), similarities.copy())
+        return self._class_retrieval(np.ascontiguousarray(queries, np.float32), k, margin)
 
 
 def _require_rows(rows: Sequence[int] | np.ndarray) -> np.ndarray:

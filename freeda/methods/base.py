@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch
 from freeda.class_names import Classes, ClassName, parse_classes, without_background
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.presets import Preset, load_preset
+from freeda.presets.settings import require
 from freeda.segmentation.decision import decide
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.images import (
@@ -149,6 +150,11 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
         self._size_of = size_of
         self._chosen: _Chosen[Encoded] | None = None
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a segmenter cannot be pickled, for it holds models; call freeda.load(...) where it is used"
+        )
+
     @property
     def identity(self) -> Mapping[str, Any]:
         return self.method.identity
@@ -252,5 +258,12 @@ def require_switch(background: object) -> None:
 
 
 def as_preset(preset: str | Preset) -> Preset:
-    """A preset given by name, by file, or as it is."""
-    return load_preset(preset) if isinstance(preset, str) else preset
+    """A preset given by name, by file, or as it is; raises `ConfigError` for settings of unknown methods."""
+    from freeda.methods import METHODS  # which imports this module's methods
+
+    chosen = load_preset(preset) if isinstance(preset, str) else preset
+    for name in chosen.methods:
+        if name == "freeda":
+            raise ConfigError(f"preset '{chosen.name}' has [methods.freeda]; its table is [segmentation]")
+        require(name in METHODS, f"preset '{chosen.name}': table [methods.{name}]", name, ", ".join(METHODS))
+    return chosen

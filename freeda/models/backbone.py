@@ -15,7 +15,7 @@ import timm
 import torch
 from timm.models import is_model_in_modules
 
-from freeda.models.image_input import resize, standardise
+from freeda.models.image_input import Interpolation, resize, standardise
 from freeda.models.loading import is_folder, load_first, prepare, weights_fingerprint
 
 __all__ = ["Backbone", "load_backbone"]
@@ -37,14 +37,16 @@ class Backbone:
         return weights_fingerprint(self.network.state_dict())
 
     @torch.inference_mode()
-    def dense_features(self, images: torch.Tensor, size: int) -> torch.Tensor:
+    def dense_features(
+        self, images: torch.Tensor, size: int, interpolation: Interpolation = "antialiased"
+    ) -> torch.Tensor:
         """(B, D, h, w) float32: the last layer's patch tokens after the final norm.
 
         images: (B, 3, H, W); their shorter side is resized to `size` pixels, rounded to whole patches, the
         aspect kept. Class and register tokens are dropped.
         """
         target = _grid_size(images.shape[-2], images.shape[-1], size, self.patch_size)
-        resized = resize(images, target)
+        resized = resize(images, target, interpolation)
         inputs = standardise(resized, self.mean, self.std).to(self.device, self.dtype)
         (features,) = self.network.forward_intermediates(
             inputs, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True

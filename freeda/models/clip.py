@@ -16,7 +16,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch.nn import functional
 
 from freeda.class_names import ClassName
-from freeda.models.image_input import resize, standardise
+from freeda.models.image_input import Interpolation, resize, standardise
 from freeda.models.loading import is_folder, load_first, prepare, weights_fingerprint
 from freeda.models.tokens import Encode
 
@@ -77,12 +77,14 @@ class ClipModel:
         return functional.normalize(means, dim=-1).cpu().numpy()
 
     @torch.inference_mode()
-    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+    def embed_images(
+        self, images: torch.Tensor, interpolation: Interpolation = "antialiased"
+    ) -> torch.Tensor:
         """(B, K) float32 unit vectors of (B, 3, H, W) RGB images in [0, 1].
 
         Images are squashed to CLIP's input size, whatever their aspect (FreeDA's released code).
         """
-        embedded = self.network.encode_image(self._inputs(images))
+        embedded = self.network.encode_image(self._inputs(images, interpolation))
         return functional.normalize(embedded.float(), dim=-1)
 
     @torch.inference_mode()
@@ -98,8 +100,8 @@ class ClipModel:
         )["image_intermediates"]
         return functional.normalize(_project(tower, tokens).float(), dim=1)
 
-    def _inputs(self, images: torch.Tensor) -> torch.Tensor:
-        inputs = standardise(resize(images, self.image_size), self.mean, self.std)
+    def _inputs(self, images: torch.Tensor, interpolation: Interpolation = "antialiased") -> torch.Tensor:
+        inputs = standardise(resize(images, self.image_size, interpolation), self.mean, self.std)
         return inputs.to(self.device, self.dtype)
 
 

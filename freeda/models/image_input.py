@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
-__all__ = ["resize", "standardise"]
+__all__ = ["Interpolation", "resize", "standardise"]
+
+Interpolation = Literal["antialiased", "bilinear", "bicubic"]
+"""How a model's input is resized: bicubically, smoothed where it shrinks and kept within [0, 1]; or plainly,
+by the values around each sample only.
+"""
 
 
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(B, 3, height, width) float32 in [0, 1]: bicubic, smoothed where it shrinks."""
+def resize(
+    images: torch.Tensor, size: tuple[int, int], interpolation: Interpolation = "antialiased"
+) -> torch.Tensor:
+    """(B, 3, height, width) float32 of (B, 3, H, W) images in [0, 1]."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
+    if interpolation != "antialiased":
+        return functional.interpolate(images, size, mode=interpolation, align_corners=False)
     resized = functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
     return resized.clamp(0, 1)
 

@@ -17,9 +17,10 @@ def default_recipe(preset: Preset) -> FreedaSettings:
 
 
 def paper_recipe(preset: Preset) -> FreedaSettings:
-    """The online stage as FreeDA's released code runs it on Pascal VOC, for reproduction.
+    """The online stage as FreeDA's released code runs it on Pascal VOC, step by step, for reproduction.
 
-    The preset's image sizes stay, for they belong to its models.
+    The preset's image sizes stay, for they belong to its models. The released code also has superpixels of
+    other sizes for other data sets, and an approximate index (HNSW) where this one's may be exact.
     """
     return replace(
         preset.segmentation,
@@ -33,6 +34,8 @@ def paper_recipe(preset: Preset) -> FreedaSettings:
         pamr=0,
         retrieval="class",
         templates=TEMPLATES,
+        synonyms=False,
+        resizing="plain",
         superpixels=Superpixels(algorithm="felzenszwalb", scale=100.0, sigma=0.7, min_size=20),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from freeda.errors import ConfigError
 
@@ -18,7 +18,10 @@ __all__ = [
     "Pooling",
     "Precision",
     "Preset",
+    "Resizing",
     "Retrieval",
+    "BackgroundConcepts",
+    "FROM_INDEX",
     "Superpixels",
     "Synthesis",
     "is_number",
@@ -41,7 +44,10 @@ KeyMode = Literal["context", "template", "blend"]
 Pooling = Literal["area", "smooth", "bilinear"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Resizing = Literal["antialiased", "plain"]
 Retrieval = Literal["class", "region"]
+FROM_INDEX: Final = "index"
+BackgroundConcepts = tuple[str, ...] | Literal["index"]
 
 
 def require(holds: bool, what: str, found: object, expected: str) -> None:
@@ -156,9 +162,9 @@ class FreedaSettings:
     neighbor_margin: of these, prototypes are left out whose key's cosine to the class is lower than the
         nearest one's by more than this; 2 leaves none out.
     local_weight: share of the local score; the rest is the global score.
-    background: constant score of the background.
+    background: score that a class must exceed; None for no such constant.
     background_concepts: names that compete with the classes as background, retrieved and scored as classes
-        are.
+        are; "index" for the index's own nouns that stand for none of the classes.
     pooling: how a mask weighs the tokens: "area" by the share of its pixels in each token's cell, "smooth"
         with every pixel shared by the four tokens around it, "bilinear" as in the released code.
     merge_above: neighbouring superpixels are merged while their features' cosine is above this; 1 merges
@@ -168,6 +174,9 @@ class FreedaSettings:
         retrieves prototypes by its feature and is scored by their mean key (after CorrCLIP).
     region_neighbors: prototypes retrieved per region, for retrieval "region".
     templates: prompts with a {} for the class name.
+    synonyms: whether a class's text embedding is the mean over all its names; else it is the first name's.
+    resizing: how images are resized: "antialiased", or "plain" as in the released code, by OpenCV's bilinear
+        interpolation, then bilinearly for the backbone and bicubically for CLIP.
     superpixels: the class-agnostic regions to begin with.
     """
 
@@ -178,14 +187,16 @@ class FreedaSettings:
     neighbors: int = 350
     neighbor_margin: float = 2.0
     local_weight: float = 0.8
-    background: float = 0.4
-    background_concepts: tuple[str, ...] = ()
+    background: float | None = None
+    background_concepts: BackgroundConcepts = FROM_INDEX
     pooling: Pooling = "area"
     merge_above: float = 1.0
     pamr: int = 0
     retrieval: Retrieval = "class"
     region_neighbors: int = 20
     templates: tuple[str, ...] = TEMPLATES
+    synonyms: bool = True
+    resizing: Resizing = "antialiased"
     superpixels: Superpixels = field(default_factory=Superpixels)
 
     def __post_init__(self) -> None:
@@ -197,12 +208,16 @@ class FreedaSettings:
         self._require("stride", self.stride <= self.window, f"at most the window, {self.window}")
         self._require("neighbor_margin", is_number(self.neighbor_margin, least=0), "0 or more")
         self._require("local_weight", is_number(self.local_weight, least=0, most=1), "between 0 and 1")
-        self._require("background", is_number(self.background), "a number")
-        self._require("background_concepts", _are_names(self.background_concepts), "a list of names")
+        self._require("background", self.background is None or is_number(self.background), "a number")
+        concepts = self.background_concepts
+        known = concepts == FROM_INDEX or _are_names(concepts)
+        self._require("background_concepts", known, f'a list of names, or "{FROM_INDEX}"')
         self._require("pooling", self.pooling in get_args(Pooling), _or(get_args(Pooling)))
         self._require("merge_above", is_number(self.merge_above, above=0, most=1), "above 0, at most 1")
         self._require("pamr", isinstance(self.pamr, int) and self.pamr >= 0, "0 or more")
         self._require("retrieval", self.retrieval in get_args(Retrieval), _or(get_args(Retrieval)))
+        self._require("synonyms", isinstance(self.synonyms, bool), "true or false")
+        self._require("resizing", self.resizing in get_args(Resizing), _or(get_args(Resizing)))
         prompts = _are_names(self.templates) and all("{}" in prompt for prompt in self.templates)
         self._require("templates", bool(self.templates) and prompts, "texts, each with a {}")
 

@@ -146,7 +146,9 @@ def to_toml(preset: Preset) -> str:
 def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     lines = [f"[{'.'.join(path)}]"] if path else []
     lines += [
-        f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, Mapping)
+        f"{key} = {_toml_value(value)}"
+        for key, value in table.items()
+        if not isinstance(value, Mapping) and value is not None
     ]
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -157,4 +159,5 @@ def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 def _toml_value(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
-    return str(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import cv2
 import numpy as np
 import torch
 from more_itertools import chunked
@@ -48,13 +49,16 @@ class WindowedImage:
         window: int,
         stride: int,
         find_regions: Callable[[np.ndarray], Regions],
+        *,
+        antialias: bool = True,
     ) -> WindowedImage:
         """Resizes an (H, W, 3) uint8 image, cuts it into windows and finds the regions of each.
 
         short_side, window, stride: pixels.
         find_regions: is given (h, w, 3) float32 windows in [0, 1].
+        antialias: whether the image is smoothed where it shrinks.
         """
-        image = _resize_short_side(pixels, short_side)
+        image = _resize_short_side(pixels, short_side, antialias)
         areas = [
             (slice(top, top + window), slice(left, left + window))
             for top in window_origins(image.shape[-2], window, stride)
@@ -100,11 +104,17 @@ def same_sized(group: Sequence[WindowedImage], most: int) -> Iterator[list[tuple
         yield from chunked(alike, most)
 
 
-def _resize_short_side(pixels: np.ndarray, short_side: int) -> torch.Tensor:
-    """(3, h, w) float32 in [0, 1] with its shorter side at `short_side`, the aspect kept."""
+def _resize_short_side(pixels: np.ndarray, short_side: int, antialias: bool) -> torch.Tensor:
+    """(3, h, w) float32 in [0, 1] with its shorter side at `short_side`, the aspect kept; bilinear, by Pillow
+    where it is smoothed, else by OpenCV.
+    """
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(pixels)
-    resized = picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
+    if size == (width, height):
+        resized = pixels
+    elif antialias:
+        resized = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    else:
+        resized = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR))
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255

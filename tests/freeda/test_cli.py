@@ -128,7 +128,7 @@ def test_equal_file_names_do_not_overwrite_one_another(tmp_path: Path) -> None:
             2,
             "index is an option of its own; use --index",
         ),
-        (["segment", "x.png", "--classes", "cat", "--set", "background=0.3"], 2, "--set threshold=SCORE"),
+        (["segment", "x.png", "--classes", "cat", "--set", "background=0.3"], 2, "--threshold SCORE"),
         (["segment", "x.png", "--classes", "cat", "--format", "gif"], 2, "expected any of labels"),
         (["segment", "x.png"], 2, "Missing option '--classes'"),
         (["segment", "--classes", "cat"], 2, "Missing argument"),

@@ -10,9 +10,10 @@ from typing import Any
 from freeda.errors import ConfigError
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
+from freeda.methods.freeda.concepts import parse_concepts
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
-from freeda.methods.freeda.vocabulary import Vocabulary, parse_concepts
+from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.models.loading import choose_device, default_dtype
@@ -42,8 +43,9 @@ def load(
     recipe: "default", or "paper" for the released code's algorithm.
     background: whether pixels of none of the classes are labelled as background.
     settings: single fields of `FreedaSettings`, such as `neighbors=50`; an inner one as `superpixels.scale`;
-        the background's score as `threshold`. `background_concepts` may be a text: "sky; wall", "usual" for
-        what surrounds things in photographs, or "none".
+        the score that a class must exceed against the background as `threshold`. `background_concepts` may be
+        a text: "sky; wall", "index" for the index's other nouns, "usual" for what surrounds things in
+        photographs, or "none".
     """
     require_switch(background)
     opened = PrototypeIndex.open(index)

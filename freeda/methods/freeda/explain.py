@@ -96,6 +96,8 @@ def _candidates(
     """The best classes. parts: (C,) scores, local scores and global similarities."""
     found = []
     for row in rows[:_CANDIDATES]:
+        if row == THRESHOLD_ROW and method.settings.background is None:
+            continue
         if row == THRESHOLD_ROW:
             assert method.background is not None
             name, values = BACKGROUND, [method.background] * 3

@@ -6,9 +6,11 @@ Shapes: `C` classes, `R` regions, `K` width of a key, `D` width of a dense featu
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,16 @@ import torch
 from scipy import sparse
 
 from freeda.class_names import ClassName
+from freeda.errors import ConfigError
+from freeda.index.noun_keys import NounKeys, frequent_nouns
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import Scores
-from freeda.methods.freeda.vocabulary import Vocabulary, unnamed
+from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
+from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
-from freeda.presets.settings import FreedaSettings
-from freeda.records import Regions
+from freeda.presets.settings import FROM_INDEX, FreedaSettings
+from freeda.records import ClassPrototypes, Regions
 from freeda.segmentation.cells import Area, CellScores, WindowParts
 from freeda.segmentation.merging import merge_alike
 from freeda.segmentation.refinement import contenders, refined
@@ -33,6 +38,8 @@ from freeda.segmentation.windows import WindowedImage, same_sized
 
 __all__ = ["FindRegions", "FreedaMethod", "ScoredWindow", "find_superpixels"]
 
+_MOST_NOUNS = 500
+"""The index's nouns that compete as background, the most frequent ones."""
 FindRegions = Callable[[np.ndarray, FreedaSettings], Regions]
 
 
@@ -147,17 +154,46 @@ class FreedaMethod:
 
     @property
     def background(self) -> float | None:
-        return self.settings.background if self._with_background else None
+        if not self._with_background:
+            return None
+        return -math.inf if self.settings.background is None else self.settings.background
 
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
         """Embeds the names of classes and background concepts, and retrieves their prototypes."""
         chosen = self.settings
-        concepts = unnamed(chosen.background_concepts, classes) if self._with_background else ()
-        texts = self.clip.embed_classes([*classes, *concepts], chosen.templates)
-        found = self.index.class_prototypes(texts, chosen.neighbors, margin=chosen.neighbor_margin)
+        named = classes if chosen.synonyms else tuple(ClassName(item.name) for item in classes)
+        texts = self.clip.embed_classes(named, chosen.templates)
+        concepts = self._concepts(classes, texts)
+        texts = np.concatenate([texts, concepts.texts])
+        found = self._prototypes(texts)
         device = self.backbone.device
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
-        return Vocabulary(classes, concepts, torch.from_numpy(texts).to(device), prototypes, found)
+        return Vocabulary(classes, concepts.names, torch.from_numpy(texts).to(device), prototypes, found)
+
+    def _prototypes(self, texts: np.ndarray) -> ClassPrototypes:
+        return self.index.class_prototypes(
+            texts, self.settings.neighbors, margin=self.settings.neighbor_margin
+        )
+
+    def _concepts(self, classes: tuple[ClassName, ...], texts: np.ndarray) -> Concepts:
+        """What competes with classes of (C, K) texts as background."""
+        chosen = self.settings.background_concepts
+        if self._with_background and not chosen and self.settings.background is None:
+            raise ConfigError(
+                "neither concepts nor a score tell the background; name concepts (--background-concepts), "
+                "or set a score that classes must exceed (--threshold)"
+            )
+        if not self._with_background or not chosen:
+            return Concepts((), texts[:0])
+        if chosen == FROM_INDEX:
+            return other_nouns(self._nouns, classes, texts, self._prototypes(texts).rows)
+        names = unnamed(chosen, classes)
+        embedded = self.clip.embed_classes(names, self.settings.templates) if names else texts[:0]
+        return Concepts(tuple(item.name for item in names), embedded)
+
+    @cached_property
+    def _nouns(self) -> NounKeys:
+        return frequent_nouns(self.index, _MOST_NOUNS)
 
     def prepare(self, pixels: np.ndarray) -> WindowedImage:
         """Resizes the image, cuts it into windows and finds the regions of each."""
@@ -168,6 +204,7 @@ class FreedaMethod:
             chosen.window,
             chosen.stride,
             lambda window: self.find_regions(window, chosen),
+            antialias=chosen.resizing == "antialiased",
         )
 
     def score(self, images: Sequence[WindowedImage], classes: Vocabulary) -> list[Scores]:
@@ -202,8 +239,12 @@ class FreedaMethod:
         """Every window of some images with its regions' scores."""
         for numbers in same_sized(images, self.batch):
             windows = torch.stack([images[image].window(number) for image, number in numbers])
-            features = self.backbone.dense_features(windows, self.settings.dense_size)
-            similarity = self.clip.embed_images(windows) @ vocabulary.texts.T
+            plain = self.settings.resizing == "plain"
+            features = self.backbone.dense_features(
+                windows, self.settings.dense_size, "bilinear" if plain else "antialiased"
+            )
+            embedded = self.clip.embed_images(windows, "bicubic" if plain else "antialiased")
+            similarity = embedded @ vocabulary.texts.T
             for row, (image, number) in enumerate(numbers):
                 regions = self._merge(features[row], images[image].regions[number])
                 tokens, grid = features[row].flatten(1).T, (features.shape[-2], features.shape[-1])

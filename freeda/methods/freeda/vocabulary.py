@@ -5,47 +5,14 @@ Shapes: `C` classes, `K` width of a key, `D` width of a dense feature.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from freeda.class_names import BACKGROUND, ClassName, parse_classes
+from freeda.class_names import BACKGROUND, ClassName
 from freeda.records import ClassPrototypes
 
-__all__ = ["BACKGROUND_CONCEPTS", "Vocabulary", "parse_concepts", "unnamed"]
-
-BACKGROUND_CONCEPTS = (
-    "sky",
-    "cloud",
-    "wall",
-    "building",
-    "house",
-    "floor",
-    "ceiling",
-    "window",
-    "curtain",
-    "carpet",
-    "road",
-    "pavement",
-    "bridge",
-    "fence",
-    "grass",
-    "field",
-    "tree",
-    "forest",
-    "leaves",
-    "ground",
-    "sand",
-    "gravel",
-    "rock",
-    "mountain",
-    "snow",
-    "water",
-    "sea",
-    "river",
-)
-"""What surrounds things in photographs, for vocabularies that name only things."""
+__all__ = ["Vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +27,7 @@ class Vocabulary:
     """
 
     classes: tuple[ClassName, ...]
-    concepts: tuple[ClassName, ...]
+    concepts: tuple[str, ...]
     texts: torch.Tensor
     prototypes: torch.Tensor
     retrieved: ClassPrototypes
@@ -75,22 +42,5 @@ class Vocabulary:
     @property
     def row_names(self) -> tuple[str, ...]:
         """What every row stands for, as people read it."""
-        concepts = (f"{BACKGROUND}: {item.name}" for item in self.concepts)
+        concepts = (f"{BACKGROUND}: {name}" for name in self.concepts)
         return (*(item.name for item in self.classes), *concepts)
-
-
-def unnamed(concepts: Sequence[str], classes: Sequence[ClassName]) -> tuple[ClassName, ...]:
-    """The background concepts that are not among the names of the classes."""
-    named = {name.casefold() for item in classes for name in item.names}
-    return tuple(ClassName(name) for name in concepts if name.casefold() not in named)
-
-
-def parse_concepts(concepts: str | Sequence[str]) -> tuple[str, ...]:
-    """Names from "sky; wall" or a list of such entries; "usual" stands for `BACKGROUND_CONCEPTS`, "none" for
-    none.
-    """
-    if concepts == "none":
-        return ()
-    if concepts == "usual":
-        return BACKGROUND_CONCEPTS
-    return tuple(name for item in parse_classes(concepts) for name in item.names)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ def test_a_method_that_cannot_explain_says_so() -> None:
         segmenter.segment(np.zeros((4, 4, 3), np.uint8), "cat").explain(1, 1)
 
 
+def test_a_segmenter_says_why_it_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError, match=r"cannot be pickled, for it holds models; call freeda.load"):
+        pickle.dumps(MethodSegmenter(Grouping(batch=1)))
+
+
 def test_unknown_methods_and_settings_name_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="unknown method 'magic'; expected one of freeda, diffsegmenter"):
         freeda.load(method="magic")
@@ -79,7 +85,8 @@ OTHERS = {
     "prompt": "a {}",
     "superpixels.algorithm": "felzenszwalb",
 }
-OTHERS |= {"pooling": "area", "retrieval": "region"}
+OTHERS |= {"pooling": "area", "retrieval": "region", "resizing": "plain", "synonyms": False}
+OTHERS |= {("freeda", "background"): 0.3}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -87,8 +94,8 @@ def test_every_setting_can_be_set_by_name(method: str) -> None:
     before = dict(_flat(freeda.load(method=method, background=True).method.settings))
     names = {"background": "threshold"}
     for field, value in before.items():
-        changed = OTHERS.get(field, value)
-        if not isinstance(value, tuple | str):
+        changed = OTHERS.get((method, field), OTHERS.get(field, value))
+        if not isinstance(value, tuple | str | None) and not isinstance(value, bool):
             changed = value / 2 if isinstance(value, float) else value + 1
         loaded = freeda.load(method=method, background=True, **{names.get(field, field): changed})
         expected = tuple(changed) if isinstance(changed, list) else changed
@@ -112,6 +119,14 @@ def test_background_is_on_or_off_and_its_score_is_the_threshold(method: str) -> 
         ConfigError, match="background is 0.9; expected True or False; its score is `threshold`"
     ):
         freeda.load(method=method, background=0.9)
+
+
+def test_tables_of_unknown_methods_are_refused() -> None:
+    toy = freeda.load_preset("toy")
+    with pytest.raises(ConfigError, match=r"table \[methods.difsegmenter\] is 'difsegmenter'; expected"):
+        freeda.load(method="diffsegmenter", preset=replace(toy, methods={"difsegmenter": {}}))
+    with pytest.raises(ConfigError, match=r"has \[methods.freeda\]; its table is \[segmentation\]"):
+        freeda.load(preset=replace(toy, methods={"freeda": {}}))
 
 
 @pytest.mark.parametrize(("method", "setting"), [("freeda", "local_weight"), ("diffsegmenter", "presence")])

@@ -13,9 +13,9 @@ from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatc
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import MethodSegmenter
 from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.methods.freeda.concepts import USUAL_CONCEPTS
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
-from freeda.methods.freeda.vocabulary import BACKGROUND_CONCEPTS
 from freeda.models.backbone import Backbone, load_backbone
 from freeda.models.clip import ClipModel, load_clip
 from freeda.presets.settings import Preset
@@ -185,7 +185,7 @@ def test_unknown_recipe_is_named(index_folder: Path) -> None:
 
 
 def test_background_takes_what_scores_below_it(index_folder: Path) -> None:
-    segmenter = load(index_folder, background=True)
+    segmenter = load(index_folder, background=True, background_concepts="none", threshold=0.0)
     segmenter.method.settings = replace(segmenter.method.settings, background=2.0)
     result = segmenter.segment(picture(56, 56), "cat;dog")
     assert result.classes == ("background", "cat", "dog")
@@ -200,7 +200,7 @@ def test_background_concepts_compete_as_classes_do(index_folder: Path) -> None:
     named = load(index_folder).segment(picture(56, 56), "cat;dog;clock;sky")
     segmenter = load(index_folder, background_concepts="Cat; clock; sky", background=True)
     segmenter.method.settings = replace(segmenter.method.settings, background=-2.0)
-    assert [item.name for item in segmenter.encode_classes("cat;dog").concepts] == ["clock", "sky"]
+    assert segmenter.encode_classes("cat;dog").concepts == ("clock", "sky")
     result = segmenter.segment(picture(56, 56), "cat;dog")
     assert result.classes == ("background", "cat", "dog")
     np.testing.assert_array_equal(result.labels, np.array([1, 2, 0, 0])[named.labels])
@@ -215,13 +215,20 @@ def test_background_concepts_by_name(index_folder: Path, tiny_preset: Preset) ->
     def concepts(background: bool, given: str | None) -> list[str]:
         given_concepts = {} if given is None else {"background_concepts": given}
         segmenter = load(index_folder, preset=preset, background=background, **given_concepts)
-        return [item.name for item in segmenter.encode_classes("cat; dog").concepts]
+        return list(segmenter.encode_classes("cat; dog").concepts)
 
     assert concepts(True, None) == ["sky", "grass"]
     assert concepts(False, None) == []
-    assert concepts(True, "none") == []
     assert concepts(True, "wall; road,street") == ["wall", "road", "street"]
-    assert concepts(True, "usual") == list(BACKGROUND_CONCEPTS)
+    assert concepts(True, "usual") == list(USUAL_CONCEPTS)
+    with pytest.raises(ConfigError, match="neither concepts nor a score tell the background"):
+        concepts(True, "none")
+    assert (
+        load(index_folder, background=True, background_concepts="none", threshold=0.1)
+        .encode_classes("cat")
+        .concepts
+        == ()
+    )
     with pytest.raises(ConfigError, match="no background is asked for; add background"):
         concepts(False, "sky")
 

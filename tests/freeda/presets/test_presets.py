@@ -29,7 +29,7 @@ def test_presets_survive_toml_and_plain_data(name: str, tmp_path: Path) -> None:
         (("stride = 64", "stride = 500"), "segmentation.stride is 500; expected at most the window, 128"),
         (
             ("background_concepts = ", 'background_concepts = "sky" # '),
-            "background_concepts is 'sky'; expected a list of names",
+            "background_concepts is 'sky'; expected a list of names, or \"index\"",
         ),
         (("[segmentation.superpixels]", "[other]"), "Preset has no other"),
         (("[synthesis]", "[synthesis"), "not valid TOML"),

@@ -1,0 +1,133 @@
+"""The prototypes behind a class: its nearest keys, all that tie with the last of them, and their mean.
+
+Keys made from a template are the same for all prototypes of a noun, so that k nearest keys end in the middle
+of a noun. Which of its prototypes come first is chance: the order of captions, of a merge. So all of them are
+taken; of very many, a sample by their ids.
+
+Shapes: `C` classes, `K` width of a key, `D` width of a visual vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+
+from freeda.errors import IndexCorruptError
+from freeda.records import ClassPrototypes
+from freeda.vectors import unit
+
+__all__ = ["ClassRetrieval", "Searchable"]
+
+_REMEMBERED_CLASSES = 4096
+_REMEMBERED_ROWS = 2**21
+"""Both bound what is kept: 24 MB of rows and similarities, 12 MB of 768-d vectors."""
+_TIE = 1e-6
+"""Similarities that differ by less are equal but for rounding."""
+_MOST_TIED = 4096
+"""Prototypes per class; more are sampled, for their mean does not change any more."""
+
+
+class Searchable(Protocol):
+    """What retrieval needs of an index."""
+
+    def __len__(self) -> int: ...
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
+    def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
+    def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
+    def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]: ...
+    def rows_of_same_nouns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class _Neighborhood:
+    """One class's (D,) prototype, and the rows and similarities of all its neighbours.
+
+    near: which of these the prototype is the mean of.
+    """
+
+    vector: np.ndarray
+    rows: np.ndarray
+    similarities: np.ndarray
+    near: np.ndarray
+
+
+class ClassRetrieval:
+    """Retrieves class prototypes, and keeps the latest. Any number of threads may ask at once."""
+
+    def __init__(self, index: Searchable, name: str) -> None:
+        """name: of the index, for errors."""
+        self._index, self._name = index, name
+        self._lock = Lock()
+        self._known: OrderedDict[tuple[bytes, int, float], _Neighborhood] = OrderedDict()
+        self._known_rows = 0
+
+    def __call__(self, queries: np.ndarray, k: int, margin: float) -> ClassPrototypes:
+        """As `PrototypeIndex.class_prototypes`."""
+        names = [(hashlib.sha256(query).digest(), k, margin) for query in queries]
+        with self._lock:
+            found = {name: self._known[name] for name in names if name in self._known}
+        new = {name: number for number, name in enumerate(names) if name not in found}
+        if new:
+            chosen = queries[list(new.values())]
+            similarities, rows = self._index.search(chosen, min(k + 1, len(self._index)))
+            for name, query, near, values in zip(new, chosen, rows, similarities, strict=True):
+                found[name] = self._neighborhood(*self._with_ties(query, near, values, k), margin)
+        self._remember({name: found[name] for name in names})
+        return _stacked([found[name] for name in names])
+
+    def _remember(self, found: dict[tuple[bytes, int, float], _Neighborhood]) -> None:
+        with self._lock:
+            for name, item in found.items():
+                if name not in self._known:
+                    self._known_rows += len(item.rows)
+                self._known[name] = item
+                self._known.move_to_end(name)
+            while len(self._known) > _REMEMBERED_CLASSES or self._known_rows > _REMEMBERED_ROWS:
+                self._known_rows -= len(self._known.popitem(last=False)[1].rows)
+
+    def _with_ties(
+        self, query: np.ndarray, rows: np.ndarray, similarities: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest of k + 1 rows and their similarities, with all that tie with the last of them."""
+        if len(rows) <= k or rows[k] < 0 or similarities[k] < similarities[k - 1] - _TIE:
+            kept = rows[:k] >= 0
+            return rows[:k][kept], similarities[:k][kept]
+        last = similarities[k - 1]
+        above = similarities[:k] > last + _TIE
+        tied = self._index.rows_of_same_nouns(rows[: k + 1][similarities[: k + 1] <= last + _TIE])
+        tied = np.setdiff1d(tied, rows[:k][above])
+        values = self._index.keys_of(tied) @ query
+        tied = self._sample(tied[np.abs(values - last) <= _TIE], max(k, _MOST_TIED) - int(above.sum()))
+        taken = np.concatenate([rows[:k][above], tied])
+        return taken, np.concatenate([similarities[:k][above], np.full(len(tied), last, np.float32)])
+
+    def _sample(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """At most so many rows, in an order that depends on their prototypes' ids only."""
+        digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in self._index.ids(rows)]
+        return rows[sorted(range(len(rows)), key=digests.__getitem__)[:count]]
+
+    def _neighborhood(self, rows: np.ndarray, similarities: np.ndarray, margin: float) -> _Neighborhood:
+        vectors = self._index.vectors(rows)
+        finite = np.isfinite(vectors).all(1)
+        if not finite.any():
+            raise IndexCorruptError(
+                f"index '{self._name}' has no finite vector among the nearest; rebuild it"
+            )
+        near = finite & (similarities >= similarities[finite].max() - margin)
+        return _Neighborhood(unit(vectors[near].mean(0)), rows, similarities, near | ~finite)
+
+
+def _stacked(found: Sequence[_Neighborhood]) -> ClassPrototypes:
+    most = max(len(item.rows) for item in found)
+    rows = np.full((len(found), most), -1, np.int64)
+    similarities = np.full((len(found), most), -np.inf, np.float32)
+    for number, item in enumerate(found):
+        rows[number, : len(item.rows)] = np.where(item.near, item.rows, -1)
+        similarities[number, : len(item.rows)] = item.similarities
+    return ClassPrototypes(np.stack([item.vector for item in found]), rows, similarities)
