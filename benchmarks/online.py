@@ -24,6 +24,7 @@ from PIL import Image
 from results import publish
 from scipy import sparse
 
+from freeda.class_lists import class_list
 from freeda.class_names import ClassName
 from freeda.index.format import KEYS, PROTOTYPES, REJECT_SCHEMA
 from freeda.index.reader import PrototypeIndex
@@ -264,6 +265,26 @@ def pooling(device: torch.device, repeats: int) -> Iterator[Row]:
     yield "largest difference of a score", f"{difference:.0e}"
 
 
+def class_texts(clip: ClipModel, device: torch.device) -> Iterator[Row]:
+    """Embedding class names by tokens that they have, against the length that the tower is made for."""
+    names = [item.name for item in class_list("ade20k")]
+    prompts = [template.format(name) for name in names for template in CONFIG.templates]
+    ids = clip.tokenize(prompts).to(device)
+
+    @torch.inference_mode()
+    def full_length() -> torch.Tensor:
+        return torch.cat([clip.network.encode_text(part) for part in ids.split(256)]).float()
+
+    difference = float((clip.embed_texts(prompts) - full_length()).abs().max())
+    cut, full = fastest([lambda: clip.embed_texts(prompts), full_length], device, 1)
+    yield (
+        f"**{len(names)} names of ADE20K x 7 templates, all 77 tokens / cut to the texts**",
+        f"{full / cut:.1f}",
+    )
+    yield "cut to the texts, s", f"{cut:.1f}"
+    yield "largest difference of an embedding", f"{difference:.0e}"
+
+
 def many_regions() -> np.ndarray:
     """(448, 448) labels of a grid of regions, about `_POOLED_REGIONS` of them."""
     cells = round(_POOLED_REGIONS**0.5)
@@ -314,6 +335,7 @@ def table(device: torch.device, images: int, repeats: int, prototypes: int) -> I
         for rows in (
             totals(segmenter, draw_images(images, workplace), repeats),
             by_number_of_classes(method, device, repeats),
+            class_texts(clip, device),
             pooling(device, repeats),
             retrieval(prototypes, workplace),
         ):

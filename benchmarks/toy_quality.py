@@ -171,8 +171,8 @@ def _oracle_mask_vocabulary(bench: Bench) -> Vocabulary:
     for item in described_scenes("validation", 600):
         present = np.unique(item.scene.instances)
         by_kind = {item.scene.kinds[number]: offset + row for row, number in enumerate(present)}
-        found = textual_keys(
-            bench.clip, item.caption, item.spans, preset.localization.key, bench.config.templates
+        (found,) = textual_keys(
+            bench.clip, [(item.caption, item.spans)], preset.localization.key, bench.config.templates
         )
         for kind, key in zip(item.kinds, found, strict=True):
             if kind in by_kind and key is not None:

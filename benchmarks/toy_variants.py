@@ -207,7 +207,8 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
         yield f"| {name} | {evaluate(bench, scenes, config=config, classes=classes)[0]:.1f} |"
     changed, count = changed_by_contenders(bench, scenes)
     yield ""
-    yield f"PAMR refines {count:.1f} of {len(CLASSES)} classes per scene; refining all changes {changed} pixels."
+    refined = f"PAMR refines {count:.1f} of {len(CLASSES)} classes per scene"
+    yield f"{refined}; refining all changes {changed} pixels."
     yield ""
     yield "| background (things are classes, stuff is not) | constant | mIoU |"
     yield "|---|---|---|"

@@ -16,14 +16,13 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from freeda.class_lists import class_list
 from freeda.class_names import BACKGROUND, ClassName, parse_classes
 from freeda.errors import DatasetError
 from freeda.evaluation.layouts import DATASETS, IGNORED, Layout
 from freeda.segmentation.images import IMAGE_ENDINGS, ImageLike
 
 __all__ = ["Dataset", "FolderDataset", "ToyDataset", "label_names", "open_dataset"]
-
-_CLASS_FILES = Path(__file__).parent / "classes"
 
 
 class Dataset(Protocol):
@@ -156,12 +155,12 @@ def _open_layout(name: str, layout: Layout, root: Path | None) -> FolderDataset:
     home = _find_home(name, layout, root)
     names = _listed(home / layout.names) if layout.names else _found(home, layout.images)
     files = {item: (home / layout.images.format(item), home / layout.labels.format(item)) for item in names}
-    classes = parse_classes(str(_CLASS_FILES / f"{layout.classes}.txt"))
+    classes = class_list(layout.classes)
     return FolderDataset(
         title=name,
         home=home,
         files=_checked(name, files),
-        classes=tuple(classes),
+        classes=classes,
         background=layout.background,
         values=layout.values,
         ignored=layout.ignored,

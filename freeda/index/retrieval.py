@@ -10,23 +10,21 @@ Shapes: `C` classes, `K` width of a key, `D` width of a visual vector.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Protocol
 
 import numpy as np
 
+from freeda.caching import BoundedCache
 from freeda.errors import IndexCorruptError
 from freeda.records import ClassPrototypes
 from freeda.vectors import unit
 
 __all__ = ["ClassRetrieval", "Searchable"]
 
-_REMEMBERED_CLASSES = 4096
-_REMEMBERED_ROWS = 2**21
-"""Both bound what is kept: 24 MB of rows and similarities, 12 MB of 768-d vectors."""
+_REMEMBERED_BYTES = 64 * 2**20
+"""What is kept of the latest classes: about 8,000 of 350 prototypes and 768-d vectors."""
 _TIE = 1e-6
 """Similarities that differ by less are equal but for rounding."""
 _MOST_TIED = 4096
@@ -44,6 +42,9 @@ class Searchable(Protocol):
     def rows_of_same_nouns(self, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
 
 
+_Asked = tuple[bytes, int, float]
+
+
 @dataclass(frozen=True)
 class _Neighborhood:
     """One class's (D,) prototype, and the rows and similarities of all its neighbours.
@@ -57,39 +58,30 @@ class _Neighborhood:
     near: np.ndarray
 
 
+def _bytes(item: _Neighborhood) -> int:
+    return sum(part.nbytes for part in (item.vector, item.rows, item.similarities, item.near))
+
+
 class ClassRetrieval:
     """Retrieves class prototypes, and keeps the latest. Any number of threads may ask at once."""
 
     def __init__(self, index: Searchable, name: str) -> None:
         """name: of the index, for errors."""
         self._index, self._name = index, name
-        self._lock = Lock()
-        self._known: OrderedDict[tuple[bytes, int, float], _Neighborhood] = OrderedDict()
-        self._known_rows = 0
+        self._known = BoundedCache[_Asked, _Neighborhood](_REMEMBERED_BYTES, _bytes)
 
     def __call__(self, queries: np.ndarray, k: int, margin: float) -> ClassPrototypes:
         """As `PrototypeIndex.class_prototypes`."""
         names = [(hashlib.sha256(query).digest(), k, margin) for query in queries]
-        with self._lock:
-            found = {name: self._known[name] for name in names if name in self._known}
+        found = self._known.find(names)
         new = {name: number for number, name in enumerate(names) if name not in found}
         if new:
             chosen = queries[list(new.values())]
             similarities, rows = self._index.search(chosen, min(k + 1, len(self._index)))
             for name, query, near, values in zip(new, chosen, rows, similarities, strict=True):
                 found[name] = self._neighborhood(*self._with_ties(query, near, values, k), margin)
-        self._remember({name: found[name] for name in names})
+            self._known.keep({name: found[name] for name in new})
         return _stacked([found[name] for name in names])
-
-    def _remember(self, found: dict[tuple[bytes, int, float], _Neighborhood]) -> None:
-        with self._lock:
-            for name, item in found.items():
-                if name not in self._known:
-                    self._known_rows += len(item.rows)
-                self._known[name] = item
-                self._known.move_to_end(name)
-            while len(self._known) > _REMEMBERED_CLASSES or self._known_rows > _REMEMBERED_ROWS:
-                self._known_rows -= len(self._known.popitem(last=False)[1].rows)
 
     def _with_ties(
         self, query: np.ndarray, rows: np.ndarray, similarities: np.ndarray, k: int

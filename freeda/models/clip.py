@@ -1,12 +1,12 @@
 """CLIP through open_clip: embeddings of texts, classes, images and patches.
 
-Shapes: `T` texts, `L` tokens, `K` width of the joint space, `C` classes, `B` images, `h w` patches.
+Shapes: `T` texts, `K` width of the joint space, `C` classes, `B` images, `h w` patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch.nn import functional
 
+from freeda.caching import BoundedCache
 from freeda.class_names import ClassName
+from freeda.models.clip_text import encode_texts, project_tokens, text_lengths
 from freeda.models.image_input import Interpolation, resize, standardise
 from freeda.models.loading import is_folder, load_first, prepare, weights_fingerprint
 from freeda.models.tokens import Encode
@@ -23,6 +25,8 @@ from freeda.models.tokens import Encode
 __all__ = ["ClipModel", "load_clip"]
 
 _TEXT_BATCH = 256
+_REMEMBERED_CLASSES = 16_384
+"""Classes whose embeddings are kept: 32 MB of 512-d vectors."""
 
 
 @dataclass(frozen=True)
@@ -37,44 +41,64 @@ class ClipModel:
     std: tuple[float, ...]
     device: torch.device
     dtype: torch.dtype
+    _classes: BoundedCache[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = field(
+        default_factory=lambda: BoundedCache(_REMEMBERED_CLASSES), init=False, repr=False, compare=False
+    )
 
     def fingerprint(self) -> str:
         return weights_fingerprint(self.network.state_dict())
 
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a text, start and end token included."""
+        return int(getattr(self.network, "text", self.network).context_length)
+
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """(T, K) float32, not normalised."""
-        parts = [
-            self.network.encode_text(self.tokenize(list(texts[start : start + _TEXT_BATCH])).to(self.device))
-            for start in range(0, len(texts), _TEXT_BATCH)
-        ]
-        return torch.cat(parts).float()
+        return self._in_batches(texts, lambda ids: encode_texts(self.network, ids))
 
     @torch.inference_mode()
-    def embed_tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """(T, L, K) float32: every token's last hidden state after CLIP's final norm and projection."""
+    def embed_tokens(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """Per text, (L, K) float32: every token's last hidden state after CLIP's final norm and projection.
+
+        L: at least the text's own tokens, start and end token included.
+        """
+        return list(self._in_batches(texts, lambda ids: project_tokens(self.network, ids), padded=True))
+
+    def _in_batches(
+        self, texts: Sequence[str], run: Callable[[torch.Tensor], torch.Tensor], *, padded: bool = False
+    ) -> torch.Tensor:
+        """What `run` gives for the ids of all texts, texts of similar length together."""
         ids = self.tokenize(list(texts)).to(self.device)
-        tower = getattr(self.network, "text", self.network)
-        intermediates = self.network.forward_intermediates(
-            text=ids, text_indices=1, normalize_intermediates=True, intermediates_only=True
-        )["text_intermediates"]
-        hidden = intermediates[-1][:, : ids.shape[1]]
-        projection = tower.text_projection
-        if projection is None:
-            return hidden.float()
-        projected = projection(hidden) if isinstance(projection, torch.nn.Linear) else hidden @ projection
-        return projected.float()
+        lengths = text_lengths(self.network, ids)
+        order = lengths.argsort(stable=True)
+        parts = []
+        for rows in order.split(_TEXT_BATCH):
+            found = run(ids[rows, : int(lengths[rows].max())]).float()
+            if padded:
+                found = functional.pad(found, (0, 0, 0, int(lengths.max()) - found.shape[1]))
+            parts.append(found)
+        return torch.cat(parts)[order.argsort()]
 
     @torch.inference_mode()
     def embed_classes(self, classes: Sequence[ClassName], templates: Sequence[str]) -> np.ndarray:
         """(C, K) float32 unit vectors: mean of the un-normalised embeddings over templates and
         synonyms, then L2 (FreeDA's released code, with synonyms added).
+
+        The latest classes are kept: one more class costs no more than itself.
         """
-        prompts = [t.format(name) for item in classes for name in item.names for t in templates]
-        embedded = self.embed_texts(prompts)
-        sizes = [len(item.names) * len(templates) for item in classes]
-        means = torch.stack([part.mean(0) for part in embedded.split(sizes)])
-        return functional.normalize(means, dim=-1).cpu().numpy()
+        asked = [(item.names, tuple(templates)) for item in classes]
+        found = self._classes.find(asked)
+        new = list(dict.fromkeys(key for key in asked if key not in found))
+        if new:
+            prompts = [[t.format(name) for name in names for t in templates] for names, templates in new]
+            embedded = self.embed_texts([text for some in prompts for text in some])
+            means = [part.mean(0) for part in embedded.split([len(some) for some in prompts])]
+            vectors = functional.normalize(torch.stack(means), dim=-1).cpu().numpy()
+            found |= dict(zip(new, vectors, strict=True))
+            self._classes.keep({key: found[key] for key in new})
+        return np.stack([found[key] for key in asked])
 
     @torch.inference_mode()
     def embed_images(

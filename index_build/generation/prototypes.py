@@ -128,8 +128,15 @@ def _add_batch(
         return
     with outcome.timed("features"):
         features = _dense_features(usable, models.backbone, config)
-    for item, feature in zip(usable, features, strict=True):
-        _add_picture(item, feature, models, config, outcome)
+    with outcome.timed("keys"):
+        keys = textual_keys(
+            models.clip,
+            [(item.source.caption.text, item.source.spans) for item in usable],
+            config.preset.localization.key,
+            config.preset.segmentation.templates,
+        )
+    for item, feature, noun_keys in zip(usable, features, keys, strict=True):
+        _add_picture(item, feature, noun_keys, config, outcome)
 
 
 def _dense_features(batch: Sequence[Illustrated], backbone: Backbone, config: BuildConfig) -> torch.Tensor:
@@ -139,17 +146,13 @@ def _dense_features(batch: Sequence[Illustrated], backbone: Backbone, config: Bu
 
 
 def _add_picture(
-    item: Illustrated, features: torch.Tensor, models: BuildModels, config: BuildConfig, outcome: ShardOutcome
+    item: Illustrated,
+    features: torch.Tensor,
+    keys: Sequence[np.ndarray | None],
+    config: BuildConfig,
+    outcome: ShardOutcome,
 ) -> None:
     source = item.source
-    with outcome.timed("keys"):
-        keys = textual_keys(
-            models.clip,
-            source.caption.text,
-            source.spans,
-            config.preset.localization.key,
-            config.preset.segmentation.templates,
-        )
     with outcome.timed("localisation"):
         thumbnail = _thumbnail(item.picture.pixels, config.thumbnail)
         masks: dict[str, np.ndarray] = {}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
+import torch
 
 from freeda.class_names import ClassName
 from freeda.models.clip import ClipModel
@@ -13,38 +16,48 @@ from freeda.presets.settings import KeyMode
 from freeda.records import NounSpan
 from freeda.vectors import unit
 
-__all__ = ["textual_keys"]
+__all__ = ["Nouns", "textual_keys"]
+
+
+Nouns = tuple[str, Sequence[NounSpan]]
+"""A caption's text and its nouns."""
 
 
 def textual_keys(
-    clip: ClipModel,
-    caption: str,
-    spans: Sequence[NounSpan],
-    mode: KeyMode,
-    templates: Sequence[str],
-) -> list[np.ndarray | None]:
-    """A (K,) float32 unit key per noun, or None where CLIP's tokenizer truncates the caption before it.
+    clip: ClipModel, captions: Sequence[Nouns], mode: KeyMode, templates: Sequence[str]
+) -> list[list[np.ndarray | None]]:
+    """Per caption, a (K,) float32 unit key per noun, or None where CLIP's tokenizer truncates the caption
+    before it.
 
     mode: "context" is the mean last hidden state of the noun's tokens inside its caption; "template" the noun
         in the prompt templates; "blend" the normalised sum of the two.
     """
-    nouns = [ClassName(span.noun) for span in spans]
-    isolated = clip.embed_classes(nouns, templates) if mode != "context" else None
     if mode == "template":
-        assert isolated is not None
-        return list(isolated)
-    contextual = _context_keys(clip, caption, spans)
-    if isolated is None:
+        return _isolated_keys(clip, captions, templates)
+    contextual = _context_keys(clip, captions)
+    if mode == "context":
         return contextual
+    isolated = _isolated_keys(clip, captions, templates)
     return [
-        None if key is None else unit(key + other) for key, other in zip(contextual, isolated, strict=True)
+        [None if key is None else unit(key + other) for key, other in zip(*pair, strict=True)]
+        for pair in zip(contextual, isolated, strict=True)
     ]
 
 
-def _context_keys(clip: ClipModel, caption: str, spans: Sequence[NounSpan]) -> list[np.ndarray | None]:
-    hidden = clip.embed_tokens([caption])[0]
-    keys: list[np.ndarray | None] = []
-    for span in spans:
-        positions = noun_token_positions(clip.encode, caption, span, len(hidden))
-        keys.append(None if positions is None else unit(hidden[list(positions)].mean(0).cpu().numpy()))
-    return keys
+def _isolated_keys(clip: ClipModel, captions: Sequence[Nouns], templates: Sequence[str]) -> list[list[Any]]:
+    nouns = [ClassName(span.noun) for _, spans in captions for span in spans]
+    keys = iter(clip.embed_classes(nouns, templates))
+    return [list(islice(keys, len(spans))) for _, spans in captions]
+
+
+def _context_keys(clip: ClipModel, captions: Sequence[Nouns]) -> list[list[np.ndarray | None]]:
+    hidden = clip.embed_tokens([text for text, _ in captions])
+    return [
+        [_context_key(clip, text, span, states) for span in spans]
+        for (text, spans), states in zip(captions, hidden, strict=True)
+    ]
+
+
+def _context_key(clip: ClipModel, text: str, span: NounSpan, hidden: torch.Tensor) -> np.ndarray | None:
+    positions = noun_token_positions(clip.encode, text, span, clip.context_length)
+    return None if positions is None else unit(hidden[list(positions)].mean(0).cpu().numpy())

@@ -125,7 +125,7 @@ def test_classes_asked_again_are_not_searched_again(folder: Path, monkeypatch: p
 
 
 def test_only_so_many_classes_are_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freeda.index.retrieval._REMEMBERED_CLASSES", 3)
+    monkeypatch.setattr("freeda.index.retrieval._REMEMBERED_BYTES", 3 * (4 * VECTOR_DIM + 4 * 13))
     index = PrototypeIndex.open(folder)
     queries = np.stack([p.key for p in make_prototypes(5)])
     assert len(index.class_prototypes(queries, 4).rows) == 5

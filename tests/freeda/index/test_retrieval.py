@@ -105,7 +105,8 @@ def test_of_very_many_ties_the_same_sample_is_taken_in_any_order(
 
 
 def test_threads_may_ask_beyond_what_is_kept(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freeda.index.retrieval._REMEMBERED_CLASSES", 40)
+    most = 40 * (4 * DIM + 5 * 13)
+    monkeypatch.setattr("freeda.index.retrieval._REMEMBERED_BYTES", most)
     index = write("one", random_prototypes(300, DIM, DIM))
     rng = np.random.default_rng(1)
     queries = rng.normal(size=(200, DIM)).astype(np.float32)
@@ -116,17 +117,7 @@ def test_threads_may_ask_beyond_what_is_kept(write: Write, monkeypatch: pytest.M
         found = pool.map(lambda order: index.class_prototypes(queries[order], 5).vectors, orders)
         for order, vectors in zip(orders, found, strict=True):
             np.testing.assert_allclose(vectors, expected[order], atol=1e-6)
-    assert len(index._class_retrieval._known) <= 40
-
-
-def test_rows_kept_are_bounded_too(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freeda.index.retrieval._REMEMBERED_ROWS", 100)
-    index = write("one", random_prototypes(300, DIM, DIM))
-    queries = np.stack([item.key for item in random_prototypes(30, DIM, DIM)])
-    for query in queries:
-        index.class_prototypes(query[None], 20)
-    retrieval = index._class_retrieval
-    assert sum(len(item.rows) for item in retrieval._known.values()) == retrieval._known_rows == 100
+    assert most / 2 < index._class_retrieval._known.size <= most
 
 
 def test_an_index_travels_by_its_folder(write: Write) -> None:

@@ -28,7 +28,7 @@ def test_embedding_the_end_token_equals_the_text_embedding(clip_folder: Path) ->
     text = "a red cat on the grass"
     end = int(clip.tokenize([text])[0].argmax())
     np.testing.assert_allclose(
-        clip.embed_tokens([text])[0, end], clip.embed_texts([text])[0], rtol=1e-4, atol=1e-5
+        clip.embed_tokens([text])[0][end], clip.embed_texts([text])[0], rtol=1e-4, atol=1e-5
     )
 
 

@@ -23,7 +23,8 @@ def test_keys_are_unit_vectors_that_differ_by_noun_and_mode(clip_folder: Path) -
     text = "a red cat and a dog on the grass"
     spans = [span(text, "cat"), span(text, "dog")]
     keys = {
-        mode: textual_keys(clip, text, spans, mode, TEMPLATES) for mode in ("context", "template", "blend")
+        mode: textual_keys(clip, [(text, spans)], mode, TEMPLATES)[0]
+        for mode in ("context", "template", "blend")
     }
     for pair in keys.values():
         np.testing.assert_allclose(np.linalg.norm(np.stack(pair), axis=1), 1.0, rtol=1e-5)
