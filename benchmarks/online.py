@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import click
@@ -20,12 +19,10 @@ import open_clip
 import timm
 import torch
 from measuring import PeakMemory, Stopwatch, fastest, machine
+from online_classes import by_number_of_classes, class_texts, region_parts
 from PIL import Image
 from results import publish
-from scipy import sparse
 
-from freeda.class_lists import class_list
-from freeda.class_names import ClassName
 from freeda.index.format import KEYS, PROTOTYPES, REJECT_SCHEMA
 from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import Origin, write_index
@@ -37,11 +34,10 @@ from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
 from freeda.models.loading import choose_device, prepare
 from freeda.presets import load_preset
-from freeda.records import ClassPrototypes, Prototype
-from freeda.segmentation.cells import CellScores, WindowParts
+from freeda.records import Prototype
+from freeda.segmentation.cells import CellScores
 from freeda.segmentation.images import read_image
 from freeda.segmentation.regions import area_weights
-from freeda.segmentation.score_maps import best_class
 from freeda.segmentation.scoring import fuse_scores, local_scores
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
@@ -51,7 +47,6 @@ _KEY, _VECTOR = 512, 768
 _BATCH = 4
 _SIZE = (448, 640)
 """Two windows per image."""
-_LARGE = (1024, 1536)
 _POOLED_WIDTH, _POOLED_REGIONS = 1024, 300
 """A ViT-L's features, and the regions of a busy window."""
 Row = tuple[str, str]
@@ -181,56 +176,6 @@ def stages(segmenter: FreedaSegmenter, paths: list[Path], vocabulary: Vocabulary
     return watch.spent
 
 
-def region_parts(area: tuple[slice, slice], labels: np.ndarray, scores: torch.Tensor) -> WindowParts:
-    """A window whose regions all have (R, C) scores."""
-    identity = sparse.identity(len(scores), np.float32, "csr")
-    return WindowParts(area, labels.astype(np.int64), identity, scores.cpu().numpy())
-
-
-def by_number_of_classes(method: FreedaMethod, device: torch.device, repeats: int) -> Iterator[Row]:
-    """What more classes cost, on one large photograph, against scores that are kept for every pixel."""
-    item = method.prepare(draw_scene(scene_rng("validation", 0), _LARGE).image)
-    size = (item.image.shape[-2], item.image.shape[-1])
-
-    def by_cell(vocabulary: Vocabulary) -> np.ndarray:
-        return method.score([item], vocabulary)[0].maps.best(_LARGE, slice(0, len(vocabulary.texts)))[0]
-
-    def by_pixel(vocabulary: Vocabulary) -> np.ndarray:
-        sums, visits = torch.zeros(len(vocabulary.texts), *size), torch.zeros(size)
-        for window in method.scored_windows([item], vocabulary):
-            area = item.areas[window.number]
-            scores = fuse_scores(window.local, window.similarity, CONFIG.local_weight).cpu()
-            sums[(..., *area)] += scores.T[:, torch.from_numpy(window.regions.labels.astype(np.int64))]
-            visits[area] += 1
-        return best_class(sums / visits, _LARGE)[0]
-
-    few, many, huge = (random_vocabulary(count, device) for count in (20, 500, 5000))
-    for vocabulary in (few, many):
-        different = int((by_cell(vocabulary) != by_pixel(vocabulary)).sum())
-        yield f"{len(vocabulary.texts)} classes: pixels with another label than by pixel", f"{different}"
-    runs = [partial(run, names) for run in (by_cell, by_pixel) for names in (few, many)]
-    cells_few, cells_many, pixels_few, pixels_many = fastest(runs, device, repeats)
-    yield "20 classes, s", f"{cells_few:.2f}"
-    yield "**500 classes / 20 classes, scores by cell**", f"{cells_many / cells_few:.2f}"
-    yield "500 classes / 20 classes, scores by pixel", f"{pixels_many / pixels_few:.2f}"
-    yield "**500 classes, scores by pixel / by cell**", f"{pixels_many / cells_many:.2f}"
-    for vocabulary in (many, huge):
-        with PeakMemory() as peak:
-            by_cell(vocabulary)
-        yield f"peak memory with {len(vocabulary.texts):,} classes, MB", f"{peak.megabytes:.0f}"
-
-
-def random_vocabulary(count: int, device: torch.device) -> Vocabulary:
-    generator = torch.Generator().manual_seed(count)
-    texts, prototypes = (
-        torch.nn.functional.normalize(torch.randn(count, width, generator=generator), dim=-1).to(device)
-        for width in (_KEY, _VECTOR)
-    )
-    classes = tuple(ClassName(f"class {number}") for number in range(count))
-    nothing = np.zeros((count, 0))
-    return Vocabulary(classes, (), texts, prototypes, ClassPrototypes(nothing, nothing, nothing))
-
-
 def score_pooled(
     dense: torch.Tensor, labels: np.ndarray, prototypes: torch.Tensor, image: torch.Tensor
 ) -> torch.Tensor:
@@ -263,26 +208,6 @@ def pooling(device: torch.device, repeats: int) -> Iterator[Row]:
     )
     yield "pooling and scoring, ms", f"{1000 * ours:.1f}"
     yield "largest difference of a score", f"{difference:.0e}"
-
-
-def class_texts(clip: ClipModel, device: torch.device) -> Iterator[Row]:
-    """Embedding class names by tokens that they have, against the length that the tower is made for."""
-    names = [item.name for item in class_list("ade20k")]
-    prompts = [template.format(name) for name in names for template in CONFIG.templates]
-    ids = clip.tokenize(prompts).to(device)
-
-    @torch.inference_mode()
-    def full_length() -> torch.Tensor:
-        return torch.cat([clip.network.encode_text(part) for part in ids.split(256)]).float()
-
-    difference = float((clip.embed_texts(prompts) - full_length()).abs().max())
-    cut, full = fastest([lambda: clip.embed_texts(prompts), full_length], device, 1)
-    yield (
-        f"**{len(names)} names of ADE20K x 7 templates, all 77 tokens / cut to the texts**",
-        f"{full / cut:.1f}",
-    )
-    yield "cut to the texts, s", f"{cut:.1f}"
-    yield "largest difference of an embedding", f"{difference:.0e}"
 
 
 def many_regions() -> np.ndarray:
@@ -335,7 +260,7 @@ def table(device: torch.device, images: int, repeats: int, prototypes: int) -> I
         for rows in (
             totals(segmenter, draw_images(images, workplace), repeats),
             by_number_of_classes(method, device, repeats),
-            class_texts(clip, device),
+            class_texts(clip, CONFIG.templates, device),
             pooling(device, repeats),
             retrieval(prototypes, workplace),
         ):

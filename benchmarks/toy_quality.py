@@ -29,6 +29,7 @@ from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
+from freeda.presets import Preset
 from freeda.presets.recipes import paper_recipe
 from freeda.presets.settings import FROM_INDEX, FreedaSettings
 from freeda.records import Regions
@@ -120,7 +121,9 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
         # Class names without synonyms, as the recipe has them: a vocabulary of its own.
         name = f"FreeDA, paper recipe with k = {paper.neighbors}"
         yield name, bench.predict(segmenter, segmenter.encode_classes(CLASSES))
-    yield "DiffSegmenter", _diffsegmenter(bench.index)
+    yield "DiffSegmenter", _diffsegmenter(bench.index.preset)
+    released = replace(bench.index.preset, methods={})
+    yield "DiffSegmenter, the paper's settings", _diffsegmenter(released)
     yield "chance", _chance
     yield "oracle regions", _with_true_regions(bench, vocabulary)
     for name, chosen in (
@@ -142,8 +145,8 @@ def _with_true_regions(bench: Bench, vocabulary: Vocabulary) -> Predict:
     return run
 
 
-def _diffsegmenter(index: PrototypeIndex) -> Predict:
-    segmenter = load(method="diffsegmenter", preset=index.preset, device="cpu")
+def _diffsegmenter(preset: Preset) -> Predict:
+    segmenter = load(method="diffsegmenter", preset=preset, device="cpu")
     segmenter.set_classes(CLASSES)
     return lambda scene: segmenter.segment(scene.image).labels
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from freeda.errors import ClassNamesError, reason
 
-__all__ = ["BACKGROUND", "ClassName", "Classes", "parse_classes", "without_background"]
+__all__ = ["BACKGROUND", "ClassName", "Classes", "parse_classes", "shortened", "without_background"]
 
+_SHOWN = 60
 BACKGROUND = "background"
 """Name of label 0, where pixels of none of the classes have a label of their own."""
 
@@ -54,6 +55,11 @@ def parse_classes(classes: Classes) -> tuple[ClassName, ...]:
                 )
             seen[name.casefold()] = item.name
     return parsed
+
+
+def shortened(name: str) -> str:
+    """A name as messages show it: of a very long one, its beginning."""
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
 
 
 def without_background(classes: tuple[ClassName, ...]) -> tuple[ClassName, ...]:

@@ -4,12 +4,13 @@ Shapes: `B` conditional images, `N` nouns of one image, `h w` an attention layer
 tokens, `A` heads.
 
 `capture_cross_attention` reduces while the UNet runs: of every layer and timestep it keeps a running sum of
-the nouns' columns only, one small map per noun and grid. The layers' own processors still compute the output,
-so that capturing changes no bit of it.
+the nouns' columns only, one small map per noun and grid. It listens to the queries and keys that the layers
+compute for themselves, so that capturing changes no bit of their output.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 __all__ = [
     "DegenerateMapError",
@@ -41,34 +43,32 @@ Grid = tuple[int, int]
 class NounMaps:
     """Running sums of the nouns' attention, filled inside a capture.
 
-    sums: per image, from grid (h, w) to (N, h, w) float32: attention probabilities, averaged over heads and
-        the noun's tokens.
+    counts: nouns per image.
+    totals: from grid (h, w) to (B, h * w, N) float32: attention probabilities, averaged over heads and each
+        noun's tokens; columns beyond an image's nouns have no meaning.
     layers: how many layer calls each grid has had.
     """
 
-    positions: Positions
-    sums: list[dict[Grid, torch.Tensor]] = field(default_factory=list)
+    counts: Sequence[int]
+    totals: dict[Grid, torch.Tensor] = field(default_factory=dict)
     layers: dict[Grid, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.sums = [{} for _ in self.positions]
-
-    def add(self, probabilities: torch.Tensor, grid: Grid) -> None:
-        """Adds one layer call: (B, h * w, T) probabilities, averaged over heads."""
-        for image, nouns in enumerate(self.positions):
-            if not nouns:
-                continue
-            columns = torch.stack([probabilities[image][:, list(p)].mean(-1) for p in nouns])
-            columns = columns.reshape(len(nouns), *grid)
-            held = self.sums[image].get(grid)
-            self.sums[image][grid] = columns if held is None else held.add_(columns)
+    def add(self, attention: torch.Tensor, grid: Grid) -> None:
+        """Adds one layer call: (B, h * w, N), averaged over heads and each noun's tokens."""
+        held = self.totals.get(grid)
+        self.totals[grid] = attention if held is None else held.add_(attention)
         self.layers[grid] = self.layers.get(grid, 0) + 1
+
+    def sums(self, image: int) -> dict[Grid, torch.Tensor]:
+        """From grid to an image's (N, h, w) sums."""
+        count = self.counts[image]
+        return {grid: total[image, :, :count].T.reshape(count, *grid) for grid, total in self.totals.items()}
 
     def maps(self, image: int, *, latent_size: Grid) -> np.ndarray:
         """(N, H, W) float32 on the latent's grid: mean over heads, layers and timesteps."""
-        if not self.positions[image]:
+        if not self.counts[image]:
             return np.zeros((0, *latent_size), np.float32)
-        return aggregate(self.sums[image], self.layers, latent_size)
+        return aggregate(self.sums(image), self.layers, latent_size)
 
 
 def aggregate(sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_size: Grid) -> np.ndarray:
@@ -77,7 +77,8 @@ def aggregate(sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_si
     Grids of an eighth of the latent's side or less are too coarse to localise, and are left out unless there
     are no others (DAAM, section 3; FreeDA, section 3.1).
     """
-    fine = {grid: total for grid, total in sums.items() if grid[0] * 8 > latent_size[0]} or sums
+    eighth = math.ceil(latent_size[0] / 8)  # odd sides are halved upwards
+    fine = {grid: total for grid, total in sums.items() if grid[0] > eighth} or sums
     resized = [resize_map(total.float(), latent_size).clamp(min=0) for total in fine.values()]
     calls = sum(layers[grid] for grid in fine)
     return (torch.stack(resized).sum(0) / calls).cpu().numpy()
@@ -130,20 +131,60 @@ def localize(
 def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iterator[NounMaps]:
     """Inside the block, every cross-attention layer of `unet` adds its nouns' columns to the result.
 
-    The UNet must be called with `len(positions)` images, or twice as many under classifier-free guidance, the
-    unconditional half first. At the end, also after an exception, the UNet is as it was.
+    positions: of every noun's tokens, per image. The UNet must be called with as many images, or twice as
+        many
+    under classifier-free guidance, the unconditional half first. At the end, also after an exception, the
+    UNet is as it was. While it runs, nothing passes between the host and the device.
     """
-    maps = NounMaps(positions)
+    parameter = next(unet.parameters())
+    averaging = _Averaging(positions, parameter.device, parameter.dtype)
+    maps = NounMaps([len(nouns) for nouns in positions])
 
-    def record(attn: Attention, inputs: _Inputs, grid: Grid) -> None:
-        if inputs.text is None:
-            return
-        inputs = inputs.conditional(len(positions))
-        query, key = _queries_and_keys(attn, inputs)
-        maps.add(_probabilities(attn, query, key, inputs.mask).mean(1), grid)
+    def record(call: _Call, grid: Grid) -> None:
+        if averaging.nouns:
+            maps.add(averaging.of(call.conditional(len(positions))), grid)
 
     with _recording(unet, "attn2", record):
         yield maps
+
+
+class _Averaging:
+    """The mean over each noun's tokens, and over heads, of attention probabilities.
+
+    Probabilities times a matrix that averages the nouns' columns is attention with that matrix in the place
+    of the values, so that the layer's own kernel computes it without the probabilities ever being in memory.
+    """
+
+    def __init__(self, positions: Positions, device: torch.device, dtype: torch.dtype) -> None:
+        self.nouns = max((len(nouns) for nouns in positions), default=0)
+        length = 1 + max((p for nouns in positions for noun in nouns for p in noun), default=0)
+        matrix = torch.zeros(len(positions), length, self.nouns)
+        for image, nouns in enumerate(positions):
+            for column, noun in enumerate(nouns):
+                matrix[image, list(noun), column] = 1 / len(noun)
+        self._matrix = matrix.to(device, dtype)
+        self._values: dict[tuple[int, ...], list[torch.Tensor]] = {}
+
+    def of(self, call: _Call) -> torch.Tensor:
+        """(B, h * w, N or more) float32."""
+        parts = [
+            functional.scaled_dot_product_attention(
+                call.query, call.key, values, call.mask, scale=call.scale
+            ).mean(1, dtype=torch.float32)
+            for values in self._of_size(call.key)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _of_size(self, key: torch.Tensor) -> list[torch.Tensor]:
+        """The matrix as values for (B, heads, T, d) keys: d columns in each part, the last one filled up."""
+        size = tuple(key.shape)
+        if size not in self._values:
+            _, heads, tokens, depth = size
+            missing = -self.nouns % depth
+            whole = functional.pad(self._matrix, (0, missing, 0, tokens - self._matrix.shape[1]))
+            repeated = whole[:, None].expand(-1, heads, -1, -1)
+            self._values[size] = [part.contiguous() for part in repeated.split(depth, -1)]
+        return self._values[size]
 
 
 @dataclass
@@ -175,147 +216,123 @@ def capture_self_attention(unet: torch.nn.Module, grid: Grid, count: int) -> Ite
     """
     held = MeanSelfAttention(grid)
 
-    def record(attn: Attention, inputs: _Inputs, found: Grid) -> None:
+    def record(call: _Call, found: Grid) -> None:
         if found != grid:
             return
-        inputs = inputs.conditional(count)
-        query, key = _queries_and_keys(attn, inputs)
+        call = call.conditional(count)
         if held.total is None:
-            tokens = query.shape[2]
-            held.total = torch.zeros(count, tokens, tokens, device=query.device)
+            tokens = call.query.shape[2]
+            held.total = torch.zeros(count, tokens, tokens, device=call.query.device)
+        heads = call.query.shape[1]
         for image in range(count):
-            for head in range(attn.heads):
-                one = (slice(image, image + 1), slice(head, head + 1))
-                held.total[image] += _probabilities(attn, query[one], key[one], None)[0, 0]
-        held.calls += attn.heads
+            for head in range(heads):
+                # In float32 and scaled first: float16 overflows on some models' logits.
+                query, key = call.query[image, head].float() * call.scale, call.key[image, head].float()
+                held.total[image] += (query @ key.T).softmax(-1)
+        held.calls += heads
 
     with _recording(unet, "attn1", record):
         yield held
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """What an attention layer was called with; text is None for self-attention."""
+class _Call:
+    """What an attention layer computed of its inputs.
 
-    hidden: torch.Tensor
-    text: torch.Tensor | None
+    query, key: (B, heads, h * w, d) and (B, heads, T, d), with the layer's own norms.
+    mask: (B, 1, 1, T), added to the logits; None for none.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
     mask: torch.Tensor | None
-    temb: torch.Tensor | None
+    scale: float
 
-    def conditional(self, count: int) -> _Inputs:
+    def conditional(self, count: int) -> _Call:
         """The last `count` images: the conditional half under guidance, else all of them."""
-        if len(self.hidden) not in (count, 2 * count):
+        found = len(self.query)
+        if found not in (count, 2 * count):
             raise ValueError(
-                f"the UNet got a batch of {len(self.hidden)} while {count} images are captured; expected "
-                f"{count}, or {2 * count} under guidance"
+                f"the UNet got a batch of {found} while {count} images are captured; expected {count}, or "
+                f"{2 * count} under guidance"
             )
-        return _Inputs(
-            *(
-                None if part is None else part[-count:]
-                for part in (self.hidden, self.text, self.mask, self.temb)
-            )  # type: ignore[arg-type]
-        )
+        if found == count:
+            return self
+        mask = None if self.mask is None else self.mask[-count:]
+        return _Call(self.query[-count:], self.key[-count:], mask, self.scale)
 
 
-_Record = Callable[[Attention, _Inputs, Grid], None]
+_Record = Callable[[_Call, Grid], None]
 
 
 @contextmanager
 def _recording(unet: torch.nn.Module, name: str, record: _Record) -> Iterator[None]:
-    """Calls `record` before every layer `name` ("attn1" or "attn2") of every transformer block."""
-    installed: list[tuple[Attention, Any]] = []
-    hooks = []
+    """Calls `record` after every layer `name` ("attn1" or "attn2") of every transformer block has run.
+
+    Hooks listen to what the layers compute anyway; processors stay as they are, whichever they are.
+    """
+    hooks: list[RemovableHandle] = []
     try:
         for module in unet.modules():
             if isinstance(module, Transformer2DModel):
-                recorders = _install(module, name, record, installed)
-                hooks.append(module.register_forward_pre_hook(_grid_hook(recorders), with_kwargs=True))
+                layers = [getattr(block, name) for block in cast(Any, module).transformer_blocks]
+                listeners = [_Listener(layer, record) for layer in layers if layer is not None]
+                hooks.append(module.register_forward_pre_hook(_grid_hook(listeners), with_kwargs=True))
+                hooks += [hook for listener in listeners for hook in listener.hooks()]
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, processor in installed:
-            layer.processor = processor
 
 
-def _install(
-    module: Transformer2DModel, name: str, record: _Record, installed: list[tuple[Attention, Any]]
-) -> list[_Recorder]:
-    recorders = []
-    for block in cast(Any, module).transformer_blocks:
-        layer = getattr(block, name)
-        if layer is None:
-            continue
-        recorder = _Recorder(layer.processor, record)
-        installed.append((layer, layer.processor))
-        layer.processor = recorder
-        recorders.append(recorder)
-    return recorders
-
-
-def _grid_hook(recorders: list[_Recorder]) -> Any:
+def _grid_hook(listeners: list[_Listener]) -> Any:
     """The transformer flattens its (B, C, h, w) input; only here is the true grid known."""
 
     def note_grid(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        for recorder in recorders:
-            recorder.grid = (hidden.shape[-2], hidden.shape[-1])
+        for listener in listeners:
+            listener.grid = (hidden.shape[-2], hidden.shape[-1])
 
     return note_grid
 
 
-class _Recorder:
-    """A processor that records, and leaves the output to the layer's own processor."""
+class _Listener:
+    """Notes a layer's queries and keys as its processor computes them."""
 
-    def __init__(self, inner: Any, record: _Record) -> None:
-        self._inner = inner
-        self._record = record
+    def __init__(self, layer: Attention, record: _Record) -> None:
+        self._layer, self._record = layer, record
         self.grid: Grid = (0, 0)
+        self._query: torch.Tensor | None = None
+        self._key: torch.Tensor | None = None
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        temb: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def hooks(self) -> Iterator[RemovableHandle]:
+        layer = self._layer
+        yield (layer.norm_q or layer.to_q).register_forward_hook(self._note_query)
+        yield (layer.norm_k or layer.to_k).register_forward_hook(self._note_key)
+        yield layer.register_forward_hook(self._finish, with_kwargs=True)
+
+    def _note_query(self, module: Any, args: Any, output: torch.Tensor) -> None:
+        self._query = output
+
+    def _note_key(self, module: Any, args: Any, output: torch.Tensor) -> None:
+        self._key = output
+
+    def _finish(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        query, key, self._query, self._key = self._query, self._key, None, None
+        if query is None or key is None:
+            raise ValueError(
+                "an attention layer computed its queries and keys together; call unfuse_qkv_projections() "
+                "first"
+            )
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            mask = mask.reshape(len(mask), 1, -1, mask.shape[-1]).to(query.dtype)
         with torch.no_grad():
-            self._record(attn, _Inputs(hidden_states, encoder_hidden_states, attention_mask, temb), self.grid)
-        output: torch.Tensor = self._inner(
-            attn, hidden_states, encoder_hidden_states, attention_mask, temb=temb, **kwargs
-        )
-        return output
+            call = _Call(self._by_head(query), self._by_head(key), mask, self._layer.scale)
+            self._record(call, self.grid)
 
-
-def _queries_and_keys(attn: Attention, inputs: _Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, heads, h * w, d) and (B, heads, T, d), with the layer's own norms."""
-    hidden = inputs.hidden
-    if attn.spatial_norm is not None:
-        hidden = attn.spatial_norm(hidden, inputs.temb)
-    if attn.group_norm is not None:
-        hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
-    text = hidden if inputs.text is None else inputs.text
-    if inputs.text is not None and attn.norm_cross:
-        text = attn.norm_encoder_hidden_states(text)
-    query, key = (
-        projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-        for projected in (attn.to_q(hidden), attn.to_k(text))
-    )
-    if attn.norm_q is not None:
-        query = attn.norm_q(query)
-    if attn.norm_k is not None:
-        key = attn.norm_k(key)
-    return query, key
-
-
-def _probabilities(
-    attn: Attention, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """(B, heads, h * w, T) float32 softmax(Q K^T)."""
-    # In float32 and scaled first: float16 overflows on some models' logits.
-    scores = (query.float() * attn.scale) @ key.float().transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask.float().reshape(len(scores), -1, 1, scores.shape[-1])
-    return scores.softmax(-1)
+    def _by_head(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, heads, tokens, d) of (B, tokens, heads * d), or of what a norm gives by head already."""
+        if values.ndim == 4:
+            return values
+        return values.unflatten(-1, (self._layer.heads, -1)).transpose(1, 2)

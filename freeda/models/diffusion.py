@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from freeda.models.attention import Positions, capture_cross_attention
 from freeda.models.loading import load_first, weights_fingerprint
@@ -45,13 +46,15 @@ def _load_pipeline(model_id: str, device: torch.device, dtype: torch.dtype) -> A
 
 @contextmanager
 def _no_loading_bar() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    """Neither library draws a bar for each file that it reads."""
+    shown = [module for module in (logging, transformers_logging) if module.is_progress_bar_enabled()]
+    for module in shown:
+        module.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for module in shown:
+            module.enable_progress_bar()
 
 
 def pipeline_fingerprint(pipeline: Any) -> str:

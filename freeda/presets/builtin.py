@@ -38,6 +38,13 @@ def toy() -> Preset:
             pamr=10,
             superpixels=Superpixels(scale=10.0, sigma=0.8, min_size=10),
         ),
+        methods={
+            "diffsegmenter": {
+                "prompts": "joint",
+                "grid_weights": (0.0, 0.5, 0.5, 0.0),  # attention on 8 x 8 points at nothing
+                "presence_power": 0.5,
+            }
+        },
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )
 

@@ -5,6 +5,7 @@ Shapes: `C` classes, `h w` the grid of self-attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,33 +17,40 @@ from freeda.models.attention import Grid, NounMaps
 
 __all__ = ["complete", "normalised", "self_attention_grid", "weighted_attention"]
 
-_RATIO_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
-"""Weight of a cross-attention grid by the ratio of the latent's side to its own. For Stable Diffusion 1.5 at
-512 pixels the grids are the paper's 8, 16, 32 and 64.
-"""
+_SIDES = (8, 16, 32, 64)
 _MAX_TOKENS = 64 * 64
 _FLAT = 1e-5
 
 
-def weighted_attention(cross: NounMaps, latent_size: Grid, grid: Grid) -> torch.Tensor:
-    """(C, h, w) in [0, 1]: each class's map, min-max normalised per grid and averaged with the grids'
-    weights.
+def weighted_attention(cross: NounMaps, weights: Sequence[float], grid: Grid) -> torch.Tensor:
+    """(C, h, w) in [0, 1]: each class's map, min-max normalised per attention grid and averaged with the
+    grids' weights.
+
+    cross: of prompts in the classes' order, each with the nouns of some classes.
+    weights: of grids of 8, 16, 32 and 64 positions a side; others count as the nearest of these.
     """
-    total, weights = torch.zeros(len(cross.sums), *grid), 0.0
+    total, sum_of_weights = torch.zeros(sum(cross.counts), *grid), 0.0
     for found, calls in cross.layers.items():
-        ratio = min(_RATIO_WEIGHTS, key=lambda known: abs(np.log2(known * found[0] / latent_size[0])))
-        maps = torch.stack([sums[found][0] for sums in cross.sums]) / calls
-        enlarged = functional.interpolate(maps[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
-        total = total.to(enlarged.device) + _RATIO_WEIGHTS[ratio] * normalised(enlarged)
-        weights += _RATIO_WEIGHTS[ratio]
-    return total / weights
+        weight = weights[_nearest_side(found)]
+        parts = [cross.sums(number)[found] for number in range(len(cross.counts))]
+        maps = torch.cat(parts)[:, None] / calls
+        enlarged = functional.interpolate(maps, grid, mode="bilinear", align_corners=False)[:, 0]
+        total = total.to(enlarged.device) + weight * normalised(enlarged)
+        sum_of_weights += weight
+    return total / max(sum_of_weights, 1e-12)
+
+
+def _nearest_side(grid: Grid) -> int:
+    """Which of `_SIDES` is nearest to a grid's, by ratio."""
+    side = np.sqrt(grid[0] * grid[1])
+    return min(range(len(_SIDES)), key=lambda number: abs(np.log2(_SIDES[number] / side)))
 
 
 def complete(maps: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
     """(C, h, w): every position takes the map's mean over the positions that it attends to.
 
     maps: (C, h, w).
-    attention: (C, h * w, h * w) self-attention, whose rows sum to 1.
+    attention: (C or 1, h * w, h * w) self-attention, whose rows sum to 1.
     """
     flat = attention @ maps.flatten(1)[..., None]
     return flat[..., 0].reshape(maps.shape)

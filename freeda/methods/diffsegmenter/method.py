@@ -8,7 +8,7 @@ Shapes: `C` classes, `h w` the grid of self-attention, `H W` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from freeda.class_names import ClassName
+from freeda.class_names import ClassName, shortened
 from freeda.errors import ClassNamesError
 from freeda.methods.base import Scores
 from freeda.methods.diffsegmenter.maps import (
@@ -33,21 +33,40 @@ from freeda.models.diffusion import noise_latents, pipeline_fingerprint, token_e
 from freeda.models.tokens import noun_token_positions
 from freeda.records import NounSpan
 
-__all__ = ["ClassPrompts", "DiffSegmenterMethod"]
+__all__ = ["ClassPrompts", "DiffSegmenterMethod", "Prompts"]
+
+Span = tuple[int, ...]
+"""Positions of a name's tokens."""
+_AND = ", a "
+"""Between the names of one prompt."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Some prompts, each about one class or several.
+
+    states: (P, T, D) text states, the classes' tokens boosted.
+    positions: per prompt, of the last token of each of its classes.
+    """
+
+    states: torch.Tensor
+    positions: tuple[tuple[int, ...], ...]
+
+    def __getitem__(self, chosen: Sequence[int] | slice) -> Prompts:
+        numbers = range(len(self.positions))[chosen] if isinstance(chosen, slice) else chosen
+        return Prompts(self.states[list(numbers)], tuple(self.positions[number] for number in numbers))
 
 
 @dataclass(frozen=True)
 class ClassPrompts:
     """Classes with what is computed of them once.
 
-    prompts: (C, T, D) text states, the class's tokens boosted.
-    positions: of each class's last token.
+    prompts: one per class.
     texts: (C, K) unit CLIP embeddings.
     """
 
     classes: tuple[ClassName, ...]
-    prompts: torch.Tensor
-    positions: tuple[int, ...]
+    prompts: Prompts
     texts: torch.Tensor
 
 
@@ -96,25 +115,56 @@ class DiffSegmenterMethod:
 
         Raises `ClassNamesError` for a name that does not fit a prompt.
         """
-        prompts = [self.settings.prompt.format(item.name) for item in classes]
-        spans = [self._span(prompt, item.name) for prompt, item in zip(prompts, classes, strict=True)]
-        device = self.pipeline.device
-        states, _ = self.pipeline.encode_prompt(prompts, device, 1, False)
-        for state, span in zip(states, spans, strict=True):
-            state[list(span)] *= self.settings.boost
-        texts = torch.from_numpy(self.clip.embed_classes(classes, self._templates)).to(device)
-        return ClassPrompts(classes, states, tuple(span[-1] for span in spans), texts)
+        groups = [self._tokens([item.name]) for item in classes]
+        for item, tokens in zip(classes, groups, strict=True):
+            if tokens is None:
+                limit = self.pipeline.tokenizer.model_max_length
+                raise ClassNamesError(
+                    f"class name '{shortened(item.name)}' does not fit a prompt of {limit} tokens; shorten "
+                    f"or simplify it"
+                )
+        texts = torch.from_numpy(self.clip.embed_classes(classes, self._templates)).to(self.pipeline.device)
+        found = [tokens for tokens in groups if tokens is not None]
+        return ClassPrompts(classes, self._embedded([[item.name] for item in classes], found), texts)
 
-    def _span(self, prompt: str, name: str) -> tuple[int, ...]:
-        start = self.settings.prompt.index("{}")
-        span = NounSpan(noun=name, start=start, end=start + len(name))
-        limit = self.pipeline.tokenizer.model_max_length
-        found = noun_token_positions(token_encoder(self.pipeline), prompt, span, limit)
-        if found is None:
-            raise ClassNamesError(
-                f"class name '{name}' does not fit a prompt of {limit} tokens; shorten or simplify it"
+    @torch.inference_mode()
+    def _embedded(self, groups: Sequence[Sequence[str]], tokens: Sequence[Sequence[Span]]) -> Prompts:
+        """A prompt per group of names, their tokens boosted as by "++" of prompt weighting."""
+        device, prompts = self.pipeline.device, [self._prompt(names) for names in groups]
+        states, _ = self.pipeline.encode_prompt(prompts, device, 1, False)
+        empty, _ = self.pipeline.encode_prompt([""], device, 1, False)
+        for number, spans in enumerate(tokens):
+            for places in map(list, spans):
+                base = empty[0, places]
+                states[number, places] = base + self.settings.boost * (states[number, places] - base)
+        return Prompts(states, tuple(tuple(places[-1] for places in spans) for spans in tokens))
+
+    def _prompt(self, names: Sequence[str]) -> str:
+        return self.settings.prompt.format(_AND.join(names))
+
+    def _tokens(self, names: Sequence[str]) -> list[Span] | None:
+        """The tokens of each name in their prompt; None where they do not fit."""
+        prompt, start, spans = self._prompt(names), self.settings.prompt.index("{}"), []
+        encode, limit = token_encoder(self.pipeline), self.pipeline.tokenizer.model_max_length
+        for name in names:
+            found = noun_token_positions(
+                encode, prompt, NounSpan(noun=name, start=start, end=start + len(name)), limit
             )
-        return found
+            if found is None:
+                return None
+            spans.append(found)
+            start += len(name) + len(_AND)
+        return spans
+
+    def _joint(self, names: Sequence[str]) -> Prompts:
+        """Prompts that name as many of the classes as fit, in order."""
+        groups: list[list[str]] = []
+        for name in names:
+            if groups and self._tokens([*groups[-1], name]) is not None:
+                groups[-1].append(name)
+            else:
+                groups.append([name])
+        return self._embedded(groups, [self._tokens(group) or [] for group in groups])
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         return pixels
@@ -133,37 +183,57 @@ class DiffSegmenterMethod:
         and the numbers of the classes looked for.
         """
         image = self._working_image(pixels)
-        present = self.present_classes(image, classes)
+        probability = self.presence(image, classes)
+        present = self._present(probability)
         noisy = noise_latents(self.pipeline, image, timestep=self.settings.timestep, seed=self.settings.seed)
         size = (self.settings.height, self.settings.width)
         scores = torch.full((len(classes.classes), *size), -1.0)
-        for start in range(0, len(present), self.settings.batch):
-            chosen = present[start : start + self.settings.batch]
-            maps = self._complete_maps(noisy, classes, chosen)
+        first = 0
+        for prompts in self._batches(classes, present):
+            maps = self._complete_maps(noisy, prompts)
             enlarged = functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)
-            scores[chosen] = normalised(enlarged[:, 0]).cpu()
+            chosen = present[first : first + len(maps)]
+            weights = probability[chosen, None, None] ** self.settings.presence_power
+            scores[chosen] = (weights * normalised(enlarged[:, 0])).cpu()
+            first += len(maps)
         return scores, present
 
-    def present_classes(self, image: torch.Tensor, classes: ClassPrompts) -> list[int]:
-        """The classes that CLIP deems possible in a (1, 3, H, W) image; never none."""
+    def _batches(self, classes: ClassPrompts, present: list[int]) -> Iterator[Prompts]:
+        """Prompts about the classes present, in their order."""
+        if self.settings.prompts == "joint":
+            chosen = self._joint([classes.classes[number].name for number in present])
+        else:
+            chosen = classes.prompts[present]
+        for start in range(0, len(chosen.positions), self.settings.batch):
+            yield chosen[slice(start, start + self.settings.batch)]
+
+    def presence(self, image: torch.Tensor, classes: ClassPrompts) -> torch.Tensor:
+        """(C,) how probable CLIP deems each class in a (1, 3, H, W) image; they sum to 1."""
         similarity = classes.texts @ self.clip.embed_images(image)[0]
-        probability = (self.clip.network.logit_scale.exp().float() * similarity).softmax(0)
+        scaled: torch.Tensor = self.clip.network.logit_scale.exp().float() * similarity
+        return scaled.softmax(0)
+
+    def _present(self, probability: torch.Tensor) -> list[int]:
+        """The classes that CLIP deems possible; never none."""
         kept = (probability >= min(self.settings.presence, float(probability.max()))).nonzero()[:, 0]
         return [int(number) for number in kept]
 
-    def _complete_maps(self, noisy: torch.Tensor, classes: ClassPrompts, chosen: list[int]) -> torch.Tensor:
-        """(len(chosen), h, w): weighted cross-attention of each class's token, completed."""
-        unet, count = self.pipeline.unet, len(chosen)
-        latent_size = (noisy.shape[-2], noisy.shape[-1])
-        grid = self_attention_grid(unet, latent_size)
-        positions = [[[classes.positions[number]]] for number in chosen]
+    def _complete_maps(self, noisy: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        """(classes, h, w): weighted cross-attention of each class's token, completed."""
+        unet, count = self.pipeline.unet, len(prompts.positions)
+        grid = self_attention_grid(unet, (noisy.shape[-2], noisy.shape[-1]))
+        positions = [[(place,) for place in places] for places in prompts.positions]
         steps = torch.full((count,), self.settings.timestep, device=noisy.device)
         with (
             capture_cross_attention(unet, positions) as cross,
             capture_self_attention(unet, grid, count) as attention,
         ):
-            unet(noisy.expand(count, -1, -1, -1), steps, classes.prompts[chosen])
-        return complete(weighted_attention(cross, latent_size, grid), attention.mean())
+            unet(noisy.expand(count, -1, -1, -1), steps, prompts.states)
+        repeats = torch.tensor(cross.counts, device=noisy.device)
+        own = attention.mean()
+        if max(cross.counts) > 1:
+            own = own.repeat_interleave(repeats, 0)
+        return complete(weighted_attention(cross, self.settings.grid_weights, grid), own)
 
     def _working_image(self, pixels: np.ndarray) -> torch.Tensor:
         """(1, 3, height, width) float32 in [0, 1], squashed."""

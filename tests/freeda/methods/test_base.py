@@ -86,7 +86,7 @@ OTHERS = {
     "superpixels.algorithm": "felzenszwalb",
 }
 OTHERS |= {"pooling": "area", "retrieval": "region", "resizing": "plain", "synonyms": False}
-OTHERS |= {("freeda", "background"): 0.3}
+OTHERS |= {("freeda", "background"): 0.3, "prompts": "single", "grid_weights": [0.2, 0.3, 0.4, 0.5]}
 
 
 @pytest.mark.parametrize("method", METHODS)

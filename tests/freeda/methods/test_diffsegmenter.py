@@ -22,6 +22,10 @@ CPU = torch.device("cpu")
 def diffsegmenter(tiny_preset: Preset) -> DiffSegmenter:
     segmenter = load(preset=tiny_preset)
     segmenter.method.settings = replace(segmenter.method.settings, presence=0.0)
+    with torch.no_grad():
+        for name, weight in segmenter.method.pipeline.unet.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                weight *= 4  # random layers attend almost evenly: stretched to [0, 1], noise remains
     return segmenter
 
 
@@ -72,16 +76,18 @@ def test_both_captures_work_at_once_and_leave_the_unet_as_it_was(pipeline_folder
     assert unet.attn_processors == before
 
 
-def test_weights_follow_how_coarse_a_grid_is() -> None:
-    maps = NounMaps([[[1]], [[1]]])
+PAPER = (0.3, 0.5, 0.1, 0.1)
+
+
+def test_weights_belong_to_grids_of_8_16_32_and_64() -> None:
     rng = np.random.default_rng(0)
-    grids = {(8, 8): 0.3, (16, 16): 0.5, (32, 32): 0.1, (64, 64): 0.1}
+    grids = {(8, 8): 0.3, (16, 16): 0.5, (31, 31): 0.1, (60, 60): 0.1}
     values = {grid: rng.random((2, *grid)).astype(np.float32) for grid in grids}
+    maps = NounMaps([1, 1])
     for grid, array in values.items():
+        maps.totals[grid] = torch.from_numpy(2 * array.reshape(2, -1, 1))
         maps.layers[grid] = 2
-        for image in range(2):
-            maps.sums[image][grid] = torch.from_numpy(2 * array[image][None])
-    found = weighted_attention(maps, (64, 64), (64, 64))
+    found = weighted_attention(maps, PAPER, (64, 64))
     expected = np.zeros((2, 64, 64))
     for grid, weight in grids.items():
         for image in range(2):
@@ -90,14 +96,23 @@ def test_weights_follow_how_coarse_a_grid_is() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_several_classes_of_one_prompt_have_a_map_each() -> None:
+    values = torch.rand(2, 16, 2, generator=torch.Generator().manual_seed(0))
+    maps = NounMaps([2, 1], {(4, 4): values.clone()}, {(4, 4): 1})
+    found = weighted_attention(maps, PAPER, (4, 4))
+    for place, (prompt, column) in enumerate(((0, 0), (0, 1), (1, 0))):
+        wanted = values[prompt, :, column].reshape(4, 4)
+        wanted = (wanted - wanted.min()) / (wanted.max() - wanted.min())
+        np.testing.assert_allclose(found[place], wanted, atol=1e-5)
+
+
 def test_a_flat_map_says_nothing() -> None:
-    maps = NounMaps([[[1]]])
     rng = np.random.default_rng(0)
     peaked = torch.from_numpy(rng.random((1, 8, 8), np.float32))
-    maps.layers = {(8, 8): 1, (1, 1): 3}
-    maps.sums[0] = {(8, 8): peaked, (1, 1): torch.full((1, 1, 1), 0.1)}
+    totals = {(8, 8): peaked.reshape(1, 64, 1), (64, 64): torch.full((1, 4096, 1), 0.1)}
+    maps = NounMaps([1], totals, {(8, 8): 1, (64, 64): 3})
     stretched = (peaked - peaked.min()) / (peaked.max() - peaked.min())
-    np.testing.assert_allclose(weighted_attention(maps, (8, 8), (8, 8)), stretched * 0.1 / 0.4, atol=1e-6)
+    np.testing.assert_allclose(weighted_attention(maps, PAPER, (8, 8)), stretched * 0.3 / 0.4, atol=1e-6)
 
 
 def _enlarge(values: np.ndarray, side: int) -> np.ndarray:
@@ -121,28 +136,60 @@ def test_the_finest_grid_that_fits_is_chosen(
     assert self_attention_grid(load_pipeline((str(pipeline_folder),), CPU).unet, latent) == grid
 
 
-def test_class_tokens_are_boosted_and_the_last_one_is_read(diffsegmenter: DiffSegmenter) -> None:
-    vocabulary = diffsegmenter.encode_classes("cat;fire truck")
+def test_class_tokens_are_moved_away_from_an_empty_text_s(diffsegmenter: DiffSegmenter) -> None:
+    prompts = diffsegmenter.encode_classes("cat;fire truck").prompts
     pipeline = diffsegmenter.method.pipeline
     prompt = "a photograph of a fire truck"
     with torch.no_grad():
         plain, _ = pipeline.encode_prompt([prompt], CPU, 1, False)
+        empty, _ = pipeline.encode_prompt([""], CPU, 1, False)
     ids = pipeline.tokenizer(prompt).input_ids
     last = len(ids) - 2
-    assert vocabulary.positions[1] == last
-    ratio = (vocabulary.prompts[1] / plain[0]).median(-1).values.numpy()
+    assert prompts.positions[1] == (last,)
     words = len(pipeline.tokenizer("fire truck", add_special_tokens=False).input_ids)
-    boosted = np.flatnonzero(np.abs(ratio - 1.21) < 1e-3)
-    np.testing.assert_array_equal(boosted, range(last - words + 1, last + 1))
+    expected = plain[0].clone()
+    for place in range(last - words + 1, last + 1):
+        expected[place] = empty[0, place] + 1.21 * (plain[0, place] - empty[0, place])
+    torch.testing.assert_close(prompts.states[1], expected)
+    assert not torch.allclose(expected[last], 1.21 * plain[0, last], atol=1e-2)
+
+
+def test_joint_prompts_name_as_many_classes_as_fit(diffsegmenter: DiffSegmenter) -> None:
+    method = diffsegmenter.method
+    method.settings = replace(method.settings, prompts="joint", batch=1)
+    names = [f"{word} truck" for word in ("red", "fire", "old", "small", "toy", "big", "blue") * 4]
+    classes = diffsegmenter.encode_classes([f"{name} {number}" for number, name in enumerate(names)])
+    batches = list(method._batches(classes, list(range(len(names)))))
+    assert 1 < len(batches) < len(names)
+    counts = [len(batch.positions[0]) for batch in batches]
+    assert sum(counts) == len(names)
+    prompt = "a photograph of a " + ", a ".join(item.name for item in classes.classes[: counts[0]])
+    ids = method.pipeline.tokenizer(prompt).input_ids
+    assert batches[0].positions[0][-1] == len(ids) - 2
+    assert len(ids) <= method.pipeline.tokenizer.model_max_length
+    more = f"{prompt}, a {classes.classes[counts[0]].name}"
+    assert len(method.pipeline.tokenizer(more).input_ids) > method.pipeline.tokenizer.model_max_length
+    calls = []
+    hook = method.pipeline.unet.register_forward_hook(lambda *call: calls.append(1))
+    scores, present = method.score_image(picture(64, 64), classes)
+    hook.remove()
+    assert (len(present), scores.shape[0], len(calls)) == (len(names), len(names), len(batches))
+    assert float(scores.min()) >= 0
+
+
+def test_presence_weighs_maps_by_a_power_of_clip_s_probability(diffsegmenter: DiffSegmenter) -> None:
+    method, classes = diffsegmenter.method, diffsegmenter.encode_classes("cat;dog;grass")
+    plain, _ = method.score_image(picture(64, 64), classes)
+    method.settings = replace(method.settings, presence_power=0.5)
+    weighted, _ = method.score_image(picture(64, 64), classes)
+    probability = method.presence(method._working_image(picture(64, 64)), classes)
+    assert probability.sum() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(weighted, plain * probability.sqrt()[:, None, None])
 
 
 def test_scores_do_not_depend_on_the_batch_and_the_image_is_encoded_once(
     diffsegmenter: DiffSegmenter,
 ) -> None:
-    with torch.no_grad():
-        for name, weight in diffsegmenter.method.pipeline.unet.named_parameters():
-            if "to_q" in name or "to_k" in name:
-                weight *= 4  # random layers attend almost evenly: stretched to [0, 1], noise remains
     vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky;bus")
     calls = []
     hooks = [
@@ -182,7 +229,8 @@ def test_classes_that_clip_rules_out_are_never_predicted(diffsegmenter: DiffSegm
     vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky")
     image = torch.rand(1, 3, 64, 64)
     diffsegmenter.method.settings = replace(diffsegmenter.method.settings, presence=1.0)
-    assert len(diffsegmenter.method.present_classes(image, vocabulary)) == 1
+    probability = diffsegmenter.method.presence(image, vocabulary)
+    assert diffsegmenter.method._present(probability) == [int(probability.argmax())]
     diffsegmenter.set_classes("cat;dog;grass;sky")
     result = diffsegmenter.segment(picture(50, 70))
     assert len(np.unique(result.labels)) == 1

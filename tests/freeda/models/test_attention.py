@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from freeda.models.attention import (
     DegenerateMapError,
@@ -102,7 +106,8 @@ def test_maps_equal_a_full_capture_on_a_picture_that_is_not_square(
     expected = reference_maps(pipeline, guidance, size)
     with capture_cross_attention(pipeline.unet, POSITIONS) as maps:
         run(pipeline, guidance, size)
-    for found, wanted in zip(maps.sums, expected, strict=True):
+    for image, wanted in enumerate(expected):
+        found = maps.sums(image)
         assert set(found) == set(wanted)
         for grid, values in wanted.items():
             np.testing.assert_allclose(found[grid].numpy(), values, rtol=1e-4, atol=1e-6)
@@ -198,7 +203,105 @@ def test_masks_of_implausible_area_are_rejected() -> None:
         localize(wide, (64, 64), **(LIMITS | {"min_peak": 1.0}))
 
 
-def test_noun_maps_average_the_noun_s_tokens() -> None:
-    maps = NounMaps([[(0, 2)]])
-    maps.add(torch.tensor([[[0.2, 0.5, 0.4], [0.0, 1.0, 0.0]]]), (1, 2))
-    np.testing.assert_allclose(maps.sums[0][(1, 2)].numpy(), [[[0.3, 0.0]]], rtol=1e-6)
+def test_noun_maps_are_sums_of_each_image_s_own_columns() -> None:
+    maps = NounMaps([1, 2])
+    attention = torch.tensor([[[0.2, 9.0], [0.0, 9.0]], [[0.1, 0.3], [0.2, 0.4]]])
+    maps.add(attention.clone(), (1, 2))
+    maps.add(attention.clone(), (1, 2))
+    np.testing.assert_allclose(maps.sums(0)[(1, 2)], [[[0.4, 0.0]]], rtol=1e-6)
+    np.testing.assert_allclose(maps.sums(1)[(1, 2)], [[[0.2, 0.4]], [[0.6, 0.8]]], rtol=1e-6)
+    assert maps.layers == {(1, 2): 2}
+
+
+@pytest.mark.parametrize("side", [64, 65, 63, 66])
+def test_an_eighth_of_an_odd_side_is_too_coarse_as_well(side: int) -> None:
+    """Sides are halved upwards: 65, 33, 17, 9."""
+    grids = [side]
+    for _ in range(3):
+        grids.append((grids[-1] + 1) // 2)
+    sums = {(grid, grid): torch.full((1, grid, grid), float(number)) for number, grid in enumerate(grids)}
+    maps = aggregate(sums, dict.fromkeys(sums, 1), (side, side))
+    np.testing.assert_allclose(maps, (0 + 1 + 2) / 3, rtol=1e-5)
+
+
+def test_more_nouns_than_a_head_is_wide(pipeline_folder: Path) -> None:
+    pipeline = load_pipeline([str(pipeline_folder)], CPU)
+    many = [[(number % 9 + 1,) for number in range(30)], [(2,)]]
+    with capture_cross_attention(pipeline.unet, many) as maps:
+        run(pipeline, 3.0)
+    with capture_cross_attention(pipeline.unet, [[(1,), (9,)], [(2,)]]) as few:
+        run(pipeline, 3.0)
+    for grid, values in few.sums(0).items():
+        np.testing.assert_allclose(maps.sums(0)[grid][[0, 8, 18, 26]], values[[0, 1, 0, 1]], rtol=1e-4)
+
+
+def test_an_ip_adapter_s_layers_are_captured_as_well(pipeline_folder: Path) -> None:
+    """Its processors get the states of a text and of a picture together; the text's attention is the same."""
+    block = next(m for m in load_pipeline([str(pipeline_folder)], CPU).unet.modules() if _is_transformer(m))
+    generator = torch.Generator().manual_seed(1)
+    width = block.transformer_blocks[0].attn2.to_q.in_features
+    hidden = torch.randn(2, width, 8, 12, generator=generator)
+    text, picture = (torch.randn(2, *size, generator=generator) for size in ((10, 32), (1, 4, 32)))
+    found = []
+    for states in (text, (text, [picture])):
+        with torch.no_grad(), capture_cross_attention(block, POSITIONS) as maps:
+            block(hidden, states)
+        found.append(maps)
+        for layer in block.transformer_blocks:
+            layer.attn2.processor = IPAdapterAttnProcessor2_0(width, 32, num_tokens=(4,), scale=0.7)
+    assert found[0].layers == found[1].layers == {(8, 12): len(block.transformer_blocks)}
+    for image in range(2):
+        torch.testing.assert_close(found[0].sums(image), found[1].sums(image))
+
+
+def _is_transformer(module: torch.nn.Module) -> bool:
+    return isinstance(module, Transformer2DModel)
+
+
+def test_fused_projections_are_refused(pipeline_folder: Path) -> None:
+    pipeline = load_pipeline([str(pipeline_folder)], CPU)
+    pipeline.fuse_qkv_projections(vae=False)
+    with (
+        pytest.raises(ValueError, match=r"call unfuse_qkv_projections\(\) first"),
+        capture_cross_attention(pipeline.unet, POSITIONS),
+    ):
+        run(pipeline, 3.0)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, and those that pass something between the host and the device."""
+
+    TRANSFERS = ("_to_copy", "_local_scalar_dense", "lift_fresh", "lift", "item", "scalar_tensor")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total, self.transfers = 0, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.total += 1
+        self.transfers += operation.overloadpacket.__name__ in self.TRANSFERS
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_capture_costs_few_operations_and_no_transfer(dtype: torch.dtype) -> None:
+    """A UNet with all layers of Stable Diffusion 1.5, narrow; eight captions of three nouns, with
+    guidance.
+    """
+    torch.manual_seed(0)
+    narrow = {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32, "norm_num_groups": 8}
+    unet = UNet2DConditionModel(sample_size=8, **narrow).to(dtype).eval()
+    latents, states = torch.randn(16, 4, 8, 8, dtype=dtype), torch.randn(16, 77, 32, dtype=dtype)
+    timestep = torch.tensor(500)
+    positions = [[(2,), (4, 5), (7,)]] * 8
+    with torch.no_grad():
+        with Operations() as plain:
+            unet(latents, timestep, states)
+        with capture_cross_attention(unet, positions) as maps:
+            for _ in range(2):  # the first step prepares
+                with Operations() as captured:
+                    unet(latents, timestep, states)
+                assert captured.transfers == plain.transfers
+                assert captured.total <= 1.10 * plain.total
+    assert sum(maps.layers.values()) == 2 * 16
+    assert plain.total > 1000

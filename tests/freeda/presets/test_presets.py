@@ -54,11 +54,13 @@ def test_unknown_presets_name_the_known_ones() -> None:
 
 def test_settings_of_other_methods_survive_toml(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(to_toml(load_preset("toy")) + "\n[methods.diffsegmenter]\ntimestep = 200\n")
+    path.write_text(to_toml(load_preset("sd15-vitb")) + "\n[methods.diffsegmenter]\ntimestep = 200\n")
     preset = load_preset(str(path))
     assert preset.methods == {"diffsegmenter": {"timestep": 200}}
     assert preset_from_dict(preset.as_dict(), "test") == preset
-    assert "methods" not in load_preset("toy").as_dict()
+    assert "methods" not in load_preset("sd15-vitb").as_dict()
+    path.write_text(to_toml(load_preset("toy")))
+    assert load_preset(str(path)).methods == load_preset("toy").methods != {}
 
 
 def test_a_role_without_a_model_is_named() -> None:
