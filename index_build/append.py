@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +25,7 @@ from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION
 from index_build.captions.reader import DUPLICATE_ID, open_captions
 from index_build.cluster.connection import Resources
 from index_build.cluster.progress import OnProgress
+from index_build.cluster.quarantine import is_quarantine
 from index_build.config import BuildConfig, CaptionColumns
 from index_build.job import BuildSummary, build_index
 
@@ -80,8 +81,10 @@ def _append(
     _clear(folder, opened.manifest)
     rows = open_captions(captions, columns)
     source = replace(rows, known=_known(opened))
-    if not any(isinstance(item, Caption) for item in source):
+    new = {(item.id, item.text) for item in source if isinstance(item, Caption)}
+    if not new:
         return Appended(opened.manifest, None, "all captions were in it already")
+    tried = new & _quarantined(opened)
     config = BuildConfig(preset=_same_precision(opened), seed=opened.manifest.seed, **vars(columns))
     # Named by these captions and this state of the index: only the same addition is resumed.
     state = opened.manifest.build_fingerprint[:8]
@@ -90,23 +93,40 @@ def _append(
     try:
         summary = build_index(source, addition, config, resources=same_models, on_progress=on_progress)
     except NothingBuiltError as error:
-        manifest = _grow(folder, opened, [], _new_rejects(opened, error.rejects))
+        manifest = _grow(folder, opened, [], tried, _new_rejects(opened, error.rejects))
         shutil.rmtree(addition)
         return Appended(manifest, None, str(error))
-    manifest = _grow(folder, opened, [PrototypeIndex.open(addition)])
+    manifest = _grow(folder, opened, [PrototypeIndex.open(addition)], tried)
     shutil.rmtree(addition)
     return Appended(manifest, summary)
 
 
+def _quarantined(index: PrototypeIndex) -> set[tuple[str, str]]:
+    """Ids and texts of the captions that were set aside for what happened to their tasks."""
+    rejects = index.rejects().to_pylist()
+    return {(row["caption_id"], row["caption"]) for row in rejects if is_quarantine(row["reason"])}
+
+
 def _grow(
-    folder: Path, opened: PrototypeIndex, additions: list[PrototypeIndex], rejects: pa.Table | None = None
+    folder: Path,
+    opened: PrototypeIndex,
+    additions: list[PrototypeIndex],
+    tried_again: Collection[tuple[str, str]],
+    rejects: pa.Table | None = None,
 ) -> Manifest:
     """Replaces the index in `folder` by one with the additions, or with more rejects."""
     if not additions and not rejects:
         return opened.manifest
     grown = _beside(folder, "grown")
     kind = None if opened.manifest.factory == "Flat" else opened.manifest.factory
-    merged = merge([opened, *additions], grown, factory=kind, overwrite=True, rejects=rejects)
+    merged = merge(
+        [opened, *additions],
+        grown,
+        factory=kind,
+        overwrite=True,
+        rejects=rejects,
+        tried_again=tried_again,
+    )
     _swap(grown, folder)
     return merged.manifest
 
@@ -132,8 +152,11 @@ def _known(index: PrototypeIndex) -> frozenset[tuple[str, str]]:
 
 
 def _was_drawn(why: str) -> bool:
-    """Whether a rejected caption reached a task, and not only the tagger."""
-    return not (why in _NOT_DRAWN or why.startswith(UNTAGGED))
+    """Whether a picture was made of a rejected caption, which would give the same again.
+
+    Those that the tagger refused and those whose task failed are tried again.
+    """
+    return not (why in _NOT_DRAWN or why.startswith(UNTAGGED) or is_quarantine(why))
 
 
 def _require_own(folder: Path) -> None:

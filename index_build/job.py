@@ -19,6 +19,7 @@ from index_build.captions.nouns import TAGGING
 from index_build.captions.reader import CaptionSource, open_captions
 from index_build.cluster.connection import Resources, connect
 from index_build.cluster.progress import BuildCounts, OnProgress, Progress
+from index_build.cluster.quarantine import without_quarantined
 from index_build.cluster.schedule import ShardSchedule
 from index_build.cluster.workers import InstalledModels, installed_models
 from index_build.config import BuildConfig
@@ -173,8 +174,11 @@ def _build_shards(
     def tell() -> None:
         on_progress(schedule.counts.progress(opened.total, schedule.workers))
 
-    state = read_state(work)
-    schedule = ShardSchedule(client, work, config, models, tell)
+    def note(text: str) -> None:
+        on_progress(Progress(total=opened.total, note=text))
+
+    state = without_quarantined(work, read_state(work))
+    schedule = ShardSchedule(client, work, config, models, tell, note)
     schedule.run(cut(opened.source, config.shard_size, state.finished), state)
     return schedule
 

@@ -40,19 +40,22 @@ def merge(
     factory: str | None = None,
     overwrite: bool = False,
     rejects: pa.Table | None = None,
+    tried_again: Collection[tuple[str, str]] = (),
 ) -> Edited:
     """Joins several indexes, in order. A prototype or a reject that is in two of them is taken once.
 
     Prototypes are the same if noun, caption, seed and visual vector are.
     factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
     rejects: further rejects, a table of `REJECT_SCHEMA`.
+    tried_again: ids and texts of captions whose rejection in the first index is out of date.
     Raises `IndexMismatchError` unless all were built with the same models and kind of key, and `OutputError`.
     """
     first = indexes[0]
     for other in indexes[1:]:
         _require_same_models(first, other)
     more = [] if rejects is None else [rejects]
-    all_rejects = _unique(pa.concat_tables([*(index.rejects() for index in indexes), *more]))
+    held = [_without(first.rejects(), frozenset(tried_again)), *(item.rejects() for item in indexes[1:])]
+    all_rejects = _unique(pa.concat_tables([*held, *more]))
     return _write(
         out, _merged(indexes), all_rejects, indexes, {"merged": _builds(indexes)}, overwrite, factory
     )
@@ -151,6 +154,16 @@ def _repeats(index: PrototypeIndex, rows: np.ndarray, similarity: float) -> np.n
 
 def _unique(rejects: pa.Table) -> pa.Table:
     return rejects.group_by(REJECT_SCHEMA.names, use_threads=False).aggregate([])
+
+
+def _without(rejects: pa.Table, captions: frozenset[tuple[str, str]]) -> pa.Table:
+    """The rejects without those of some whole captions, given by id and text."""
+    columns = (rejects.column(name).to_pylist() for name in ("caption_id", "caption", "noun"))
+    kept = [
+        bool(noun) or (caption_id, text) not in captions
+        for caption_id, text, noun in zip(*columns, strict=True)
+    ]
+    return rejects.filter(pa.array(kept, pa.bool_()))
 
 
 def _rows_by_noun(index: PrototypeIndex) -> Iterator[np.ndarray]:

@@ -7,14 +7,16 @@ reject.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from freeda.errors import WorkerError
 from freeda.records import Reject
 from index_build.captions.cutting import Shard
 from index_build.cluster.progress import BuildCounts
+from index_build.cluster.workers import ShardFailure
 from index_build.generation.outcome import ShardOutcome
 from index_build.store.shards import (
-    ShardRecord,
+    WorkState,
     forget_record,
     forget_split,
     mark_split,
@@ -24,7 +26,7 @@ from index_build.store.shards import (
 )
 from index_build.store.storage import Folder
 
-__all__ = ["FAILED", "KILLED", "Quarantine", "is_quarantine"]
+__all__ = ["FAILED", "KILLED", "Quarantine", "is_quarantine", "without_quarantined"]
 
 KILLED = "killed its worker"
 """Reason of a caption whose worker died whenever it was tried alone."""
@@ -40,6 +42,14 @@ _MAX_WAITS = 20
 def is_quarantine(reason: str) -> bool:
     """Whether a caption was set aside for what happened to its task; another time it may succeed."""
     return reason == KILLED or reason.startswith(FAILED)
+
+
+def without_quarantined(work: Folder, state: WorkState) -> WorkState:
+    """The state without the captions that an earlier run set aside, which are tried again."""
+    again = [name for name, record in state.records.items() if any(map(is_quarantine, record.rejects))]
+    for name in again:
+        forget_record(work, name)
+    return replace(state, records={n: record for n, record in state.records.items() if n not in again})
 
 
 class Quarantine:
@@ -59,11 +69,6 @@ class Quarantine:
         self._divided: list[str] = []
         self._last_failure = "in an earlier run"
 
-    def note_resumed(self, record: ShardRecord) -> None:
-        """Remembers a shard that an earlier run set aside."""
-        if any(map(is_quarantine, record.rejects)):
-            self._shards.append(record.name)
-
     def after_death(self, shard: Shard) -> tuple[Shard, ...]:
         """What is built in place of a shard whose worker died."""
         if (record := read_record(self._work, shard.name)) is not None:
@@ -75,26 +80,21 @@ class Quarantine:
         self._deaths[shard.name] += 1
         if self._deaths[shard.name] < self._deaths_to_suspect:
             return (shard,)
-        self._last_failure = "their workers died: out of memory?"
+        self._last_failure = "their workers died; if memory was short, take a smaller batch in the preset"
         return self._divide(shard, KILLED)
 
-    def after_error(self, shard: Shard, error: BaseException) -> tuple[Shard, ...]:
-        """What is built in place of a shard whose task raised an error of the models' libraries.
+    def check_memory(self, shard: Shard, error: ShardFailure) -> None:
+        """Raises `WorkerError` where memory was short, which no caption causes."""
+        if error.kind in ("MemoryError", "OutOfMemoryError"):
+            raise WorkerError(
+                f"{shard.name} failed with {error}; finished shards are kept: run the same command again, "
+                f"with a smaller batch in the preset"
+            ) from error
 
-        Raises `WorkerError` for errors that no caption causes: memory, and Dask's own.
-        """
-        shown = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            cure = "run the same command again, with a smaller batch in the preset"
-            raise WorkerError(
-                f"{shard.name} failed with {shown}; finished shards are kept: {cure}"
-            ) from error
-        if type(error).__module__.startswith("distributed."):
-            raise WorkerError(
-                f"{shard.name} failed with {shown}; finished shards are kept: run the same command again"
-            ) from error
-        self._last_failure = f"the last failed with {shown}"
-        return self._divide(shard, f"{FAILED} ({type(error).__name__})")
+    def after_error(self, shard: Shard, error: ShardFailure) -> tuple[Shard, ...]:
+        """What is built in place of a shard that failed wherever it was tried."""
+        self._last_failure = f"the last on worker {error.worker} with {error}"
+        return self._divide(shard, f"{FAILED} ({error.kind})")
 
     def check_end(self) -> None:
         """Raises `WorkerError` where captions were set aside and no other gave a prototype."""
@@ -143,5 +143,5 @@ class Quarantine:
                 forget_split(self._work, name)
         raise WorkerError(
             f"{len(self._shards)} captions failed ({self._last_failure}); finished shards are kept: run the "
-            f"same command again, with a smaller batch in the preset if memory was short"
+            f"same command again"
         )

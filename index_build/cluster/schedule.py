@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +16,10 @@ from distributed.scheduler import KilledWorker
 from freeda.errors import FreedaError, WorkerError
 from index_build.captions.cutting import Shard
 from index_build.cluster.connection import LOST_SCHEDULER, WORKERS_MISSING_SECONDS, replace_lost
+from index_build.cluster.health import WorkerHealth
 from index_build.cluster.progress import BuildCounts
 from index_build.cluster.quarantine import Quarantine
-from index_build.cluster.workers import InstalledModels, run_shard
+from index_build.cluster.workers import InstalledModels, ShardFailure, run_shard
 from index_build.config import BuildConfig
 from index_build.store.shards import ShardRecord, WorkState, read_record
 from index_build.store.storage import Folder
@@ -26,7 +27,6 @@ from index_build.store.storage import Folder
 __all__ = ["ShardSchedule", "ShardTask"]
 
 _IN_FLIGHT_PER_THREAD = 2
-_RETRIES = 2
 _POLL_SECONDS = 5
 _SLOW_FILES_SECONDS = 90
 """How long a shard that was written on another machine may take to appear here."""
@@ -41,7 +41,8 @@ class ShardTask:
     models: InstalledModels
     run: str
 
-    def submit(self, client: Client, shard: Shard, attempt: int) -> Future:
+    def submit(self, client: Client, shard: Shard, attempt: int, workers: Sequence[str]) -> Future:
+        """workers: one of which runs it; none for any."""
         return client.submit(
             run_shard,
             self.work.url,
@@ -50,7 +51,7 @@ class ShardTask:
             self.models,
             self.run,
             key=f"{shard.name}/{attempt}/{self.run}",
-            retries=_RETRIES,
+            workers=list(workers) or None,
             pure=False,
         )
 
@@ -61,6 +62,7 @@ class ShardSchedule:
     counts: of finished shards.
     workers: "busy" or "idle", by address.
     on_change: called whenever counts or workers have changed.
+    on_note: called with what a user should know, such as a worker that is retired.
     """
 
     def __init__(
@@ -70,14 +72,18 @@ class ShardSchedule:
         config: BuildConfig,
         models: InstalledModels,
         on_change: Callable[[], None],
+        on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         run = uuid4().hex[:12]
         self.counts = BuildCounts()
         self.workers: dict[str, str] = {}
         self._client, self._on_change = client, on_change
         self._task = ShardTask(work, config, models, run)
+        self._health = WorkerHealth(client)
+        self._on_note = on_note
         self._quarantine = Quarantine(work, run, _tolerated_deaths(client), self.counts)
         self._in_flight: dict[Future, Shard] = {}
+        self._bound: dict[Future, list[str]] = {}
         self._attempts: Counter[str] = Counter()
         self._worker_seen = time.monotonic()
 
@@ -115,6 +121,7 @@ class ShardSchedule:
         changed = processing.keys() != self.workers.keys()
         self.workers = {address: "busy" if keys else "idle" for address, keys in processing.items()}
         if changed:
+            self._release_bound()
             self._on_change()
         if processing:
             self._worker_seen = time.monotonic()
@@ -143,13 +150,24 @@ class ShardSchedule:
             self.counts.damaged += shard.name in state.damaged
             yield shard
         else:
-            self._quarantine.note_resumed(record)
             self._add(record, resumed=True)
 
     def _submit(self, shard: Shard) -> None:
         self._attempts[shard.name] += 1
-        future = self._task.submit(self._client, shard, self._attempts[shard.name])
+        failed = self._health.failed_on(shard.name)
+        elsewhere = self._health.untried(shard.name, self.workers) if failed else []
+        future = self._task.submit(self._client, shard, self._attempts[shard.name], elsewhere)
         self._in_flight[future] = shard
+        if elsewhere:
+            self._bound[future] = elsewhere
+
+    def _release_bound(self) -> None:
+        """Lets shards run anywhere that were to run on workers which have left."""
+        for future in [future for future, where in self._bound.items() if not self.workers.keys() & where]:
+            shard = self._in_flight.pop(future)
+            del self._bound[future]
+            future.cancel()
+            self._submit(shard)
 
     def _receive(self, future: Future) -> tuple[Shard, ...]:
         """Counts a finished task; returns what is built in its place, if it did not finish.
@@ -157,8 +175,11 @@ class ShardSchedule:
         Its record is read where the shard lies: a result would be lost with the worker that holds it.
         """
         shard = self._in_flight.pop(future)
+        self._bound.pop(future, None)
         if future.status == "finished":
             self._add(self._record_of(shard))
+            for note in self._health.note_success(shard.name):
+                self._on_note(note)
             return ()
         if future.status != "error":
             raise WorkerError(LOST_SCHEDULER)
@@ -169,10 +190,31 @@ class ShardSchedule:
         if isinstance(error, KilledWorker):
             instead = self._quarantine.after_death(shard)
         else:
-            instead = self._quarantine.after_error(shard, error)
+            instead = self._after_error(shard, error)
         if len(self.counts.records) > finished:
             self._on_change()
         return instead
+
+    def _after_error(self, shard: Shard, error: BaseException | None) -> tuple[Shard, ...]:
+        """What is built in place of a shard whose task raised an error.
+
+        It is tried on another worker. A row is alone to blame only where it failed on two; where there is one
+        worker only, that one is started afresh between.
+        """
+        if not isinstance(error, ShardFailure):
+            raise WorkerError(
+                f"{shard.name} failed with {type(error).__name__}: {error}; finished shards are kept: run "
+                f"the same command again"
+            ) from error
+        self._quarantine.check_memory(shard, error)
+        self._health.note_failure(shard.name, error.worker)
+        if self._health.failed_on(shard.name) == 1:
+            if self._health.untried(shard.name, self.workers):
+                return (shard,)
+            if len(shard.captions) == 1 and self._health.restart(error.worker):
+                self._on_note(f"worker {error.worker} failed ({error}) and was started anew")
+                return (shard,)
+        return self._quarantine.after_error(shard, error)
 
     def _record_of(self, shard: Shard) -> ShardRecord:
         work, deadline = self._task.work, time.monotonic() + _SLOW_FILES_SECONDS

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from distributed import Client, Scheduler, TimeoutError, Worker, WorkerPlugin, get_worker, wait
 from distributed.scheduler import KilledWorker
 
-from freeda.errors import FreedaError, WorkerError
+from freeda.errors import FreedaError, WorkerError, reason
 from freeda.presets import Preset
 from index_build.captions.cutting import Shard
 from index_build.cluster.connection import LOST_SCHEDULER, WORKERS_MISSING_SECONDS, replace_lost
@@ -28,7 +28,14 @@ from index_build.store.storage import Folder
 if TYPE_CHECKING:
     from index_build.generation.prototypes import BuildModels
 
-__all__ = ["InstalledModels", "WorkerDescription", "installed_models", "run_shard", "running_workers"]
+__all__ = [
+    "InstalledModels",
+    "ShardFailure",
+    "WorkerDescription",
+    "installed_models",
+    "run_shard",
+    "running_workers",
+]
 
 _POLL_SECONDS = 5
 _COMPARED_PACKAGES = ("freeda", "torch", "diffusers", "transformers", "open_clip_torch", "timm", "textblob")
@@ -44,6 +51,20 @@ class WorkerDescription:
 
     models: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+
+class ShardFailure(Exception):
+    """An error of the models' libraries, and on which worker it occurred.
+
+    worker: its address. kind: the error's type. message: what it said.
+    """
+
+    def __init__(self, worker: str, kind: str, message: str) -> None:
+        super().__init__(worker, kind, message)
+        self.worker, self.kind, self.message = worker, kind, message
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -198,10 +219,12 @@ def run_shard(work: str, shard: Shard, config: BuildConfig, models: InstalledMod
         mark_started(folder, shard.name, run)
         try:
             outcome = build_prototypes(shard.captions, loaded.models, config)
-        except RuntimeError as error:
+        except FreedaError:
+            raise
+        except Exception as error:
             if "CUDA error" in str(error):
                 os._exit(1)  # the GPU context is lost, and every further task of this process would fail
-            raise
+            raise ShardFailure(get_worker().address, type(error).__name__, reason(error)) from error
         finally:  # should the worker die from here on, it dies of another shard
             pop_started(folder, shard.name, run)
     outcome.rejects[:0] = shard.rejects

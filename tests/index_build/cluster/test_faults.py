@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,10 @@ import index_build.generation.prototypes
 from freeda.errors import WorkerError
 from freeda.index.reader import PrototypeIndex
 from index_build import BuildConfig, Resources, build_index
+from index_build.append import append
 from index_build.cluster.progress import Progress
-from index_build.cluster.quarantine import FAILED, KILLED
+from index_build.cluster.quarantine import FAILED, KILLED, is_quarantine
+from index_build.config import CaptionColumns
 from tests.conftest import CAPTIONS
 from tests.index_build.conftest import OWN, contents
 
@@ -185,13 +187,93 @@ def test_captions_that_kill_or_fail_are_set_aside_and_no_other(
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
+class Sick(AroundBuilding):
+    """One worker, the first that builds, raises in its calls after the first few, up to a number."""
+
+    name = "sick"
+
+    def __init__(self, folder: Path, healthy: int, until: int) -> None:
+        self.folder, self.healthy, self.until = folder, healthy, until
+
+    def build(self, original, captions, models, config):
+        with suppress(FileExistsError):
+            (self.folder / "sick").mkdir()
+            self.calls = 0
+        if hasattr(self, "calls"):
+            self.calls += 1
+            if self.healthy < self.calls <= self.until:
+                raise ArithmeticError("bits flip here")
+        time.sleep(0.05)  # a healthy worker takes longer than one that fails at once
+        return original(captions, models, config)
+
+
+@pytest.mark.parametrize(("healthy", "until"), [(1, 10_000), (0, 10_000)])
+def test_a_sick_worker_costs_no_caption_and_is_named(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path, healthy: int, until: int
+) -> None:
+    notes: list[str] = []
+    with cluster(2, allowed_failures=0) as started, Client(started) as client:
+        client.register_plugin(Sick(tmp_path, healthy, until))
+        build_index(
+            str(captions),
+            tmp_path / "index",
+            config,
+            resources=of(started),
+            on_progress=lambda progress: notes.append(progress.note) if progress.note else None,
+        )
+    assert_same_rows(tmp_path / "index", undisturbed)
+    rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").column("reason").to_pylist()
+    assert not any(map(is_quarantine, rejects))
+    named = [note for note in notes if "failed on 2 shards that others built; it is retired" in note]
+    assert len(named) == 1
+    assert named[0].startswith("worker tcp://")
+
+
+def test_the_only_worker_is_started_anew_before_a_caption_is_blamed(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Its process fails from the second call on; a fresh one does not."""
+    notes: list[str] = []
+    with cluster(1, allowed_failures=0) as started, Client(started) as client:
+        client.register_plugin(Sick(tmp_path, 1, 10_000))
+        build_index(
+            str(captions),
+            tmp_path / "index",
+            config,
+            resources=of(started),
+            on_progress=lambda progress: notes.append(progress.note) if progress.note else None,
+        )
+    assert_same_rows(tmp_path / "index", undisturbed)
+    assert len([note for note in notes if "bits flip here) and was started anew" in note]) == 1
+
+
+def test_captions_set_aside_are_tried_again_by_append_and_by_the_next_run(
+    config: BuildConfig, captions: Path, undisturbed: Path, shared: Resources, tmp_path: Path
+) -> None:
+    word = CAPTIONS[4].split()[-1]
+    with cluster(1, allowed_failures=0) as started, Client(started) as client:
+        client.register_plugin(Troublemaker("zeppelin", word))
+        build_index(str(captions), tmp_path / "index", config, resources=of(started))
+    index = PrototypeIndex.open(tmp_path / "index")
+    failed = [row for row in index.rejects().to_pylist() if is_quarantine(row["reason"])]
+    assert {row["caption_id"] for row in failed} >= {"c4"}
+    columns = CaptionColumns(id_column="id")
+    grown = append(tmp_path / "index", str(captions), columns, resources=shared)
+    assert grown.addition is not None
+    whole, other = PrototypeIndex.open(tmp_path / "index"), PrototypeIndex.open(undisturbed)
+    assert sorted(whole.column("id")) == sorted(other.column("id"))
+    assert sorted(map(str, whole.rejects().to_pylist())) == sorted(map(str, other.rejects().to_pylist()))
+
+
 def test_what_fails_with_every_caption_ends_the_build_and_is_tried_again(
     config: BuildConfig, captions: Path, undisturbed: Path, shared: Resources, tmp_path: Path
 ) -> None:
     halved = replace(config, shard_size=2)
     with cluster(1, allowed_failures=1) as started, Client(started) as client:
         client.register_plugin(Troublemaker("zeppelin", " "))
-        with pytest.raises(WorkerError, match=r"5 captions failed \(the last .* ArithmeticError: no such"):
+        with pytest.raises(
+            WorkerError, match=r"captions failed \(the last on worker tcp://\S+ with ArithmeticError: no such"
+        ):
             build_index(str(captions), tmp_path / "index", halved, resources=of(started))
     assert not list(tmp_path.glob("index/.work/*/*.split"))
     build_index(str(captions), tmp_path / "index", halved, resources=shared)

@@ -1,0 +1,79 @@
+"""Which workers fail where others do not: they are replaced, and captions are not blamed for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+
+from distributed import Client, SpecCluster
+
+__all__ = ["WorkerHealth"]
+
+_STRIKES = 2
+"""Shards that failed on a worker and were then built elsewhere, until it is retired."""
+_RESTART_SECONDS = 120
+
+
+class WorkerHealth:
+    """Remembers where shards failed, and retires workers."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._failed_on: dict[str, set[str]] = {}
+        self._strikes: Counter[str] = Counter()
+        self._retired: Counter[str] = Counter()
+
+    def note_failure(self, shard: str, worker: str) -> None:
+        self._failed_on.setdefault(shard, set()).add(worker)
+
+    def failed_on(self, shard: str) -> int:
+        """On how many different workers a shard has failed; a restarted worker is another one."""
+        return len(self._failed_on.get(shard, ()))
+
+    def untried(self, shard: str, workers: Collection[str]) -> list[str]:
+        """The workers on which a shard has not failed yet."""
+        return sorted(set(workers) - self._failed_on.get(shard, set()))
+
+    def note_success(self, shard: str) -> list[str]:
+        """Remembers that a shard was built; returns a note per worker that is retired for having failed."""
+        notes = []
+        for worker in self._failed_on.pop(shard, ()):
+            self._strikes[worker] += 1
+            if self._strikes[worker] == _STRIKES:
+                notes.append(self._retire(worker))
+        return notes
+
+    def restart(self, worker: str) -> bool:
+        """Starts the process of a worker afresh; False where nothing watches over it that could."""
+        try:
+            found = self._client.restart_workers([worker], timeout=_RESTART_SECONDS, raise_for_error=False)
+        except ValueError:  # it has no nanny
+            return False
+        return bool(found.get(worker) == "OK")
+
+    def _retire(self, worker: str) -> str:
+        """Ends a worker. One of an own cluster is started once more, and left out if it fails again."""
+        listed = self._client.scheduler_info(n_workers=-1)["workers"]
+        name = listed.get(worker, {}).get("name")
+        again = self._is_own(name)
+        with suppress(OSError):  # it may have gone already
+            self._client.retire_workers([worker], close_workers=True, remove=True)
+        self._retired[str(name)] += 1
+        failed = f"worker {worker} failed on {_STRIKES} shards that others built"
+        if not again:
+            return f"{failed}; it is retired"
+        if self._retired[str(name)] > 1:
+            self._forget(name)
+            return f"{failed}, as it did before it was started anew; it is retired"
+        return f"{failed}; it is started anew"
+
+    def _is_own(self, name: object) -> bool:
+        cluster = self._client.cluster
+        return isinstance(cluster, SpecCluster) and name in cluster.worker_spec
+
+    def _forget(self, name: object) -> None:
+        cluster = self._client.cluster
+        assert isinstance(cluster, SpecCluster)
+        if len(cluster.worker_spec) > 1:
+            del cluster.worker_spec[name]
