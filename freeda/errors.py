@@ -18,6 +18,7 @@ __all__ = [
     "ModelNotFoundError",
     "NothingBuiltError",
     "OutputError",
+    "UntrustedIndexError",
     "WorkerError",
     "reason",
 ]
@@ -45,6 +46,10 @@ class IndexCorruptError(FreedaError, ValueError):
 
 class IndexMismatchError(FreedaError, ValueError):
     """An index built with other models than those it is opened with."""
+
+
+class UntrustedIndexError(FreedaError, ValueError):
+    """An index that names models which nobody on this machine has named."""
 
 
 class CaptionsError(FreedaError, ValueError):

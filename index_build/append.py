@@ -14,11 +14,13 @@ import pyarrow as pa
 import freeda
 from freeda.errors import IndexMismatchError, NothingBuiltError, OutputError, reason
 from freeda.index.editing import merge
+from freeda.index.finding import find_index, search_paths
 from freeda.index.format import FILES, MANIFEST, REPORT, Manifest
-from freeda.index.reader import PrototypeIndex, find_index, search_paths
+from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
 from freeda.presets import Preset
 from freeda.presets.settings import Precision
+from freeda.presets.trust import require_known_models
 from freeda.records import Caption
 from index_build.captions.cutting import UNTAGGED
 from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION
@@ -26,7 +28,7 @@ from index_build.captions.reader import DUPLICATE_ID, open_captions
 from index_build.cluster.connection import Resources
 from index_build.cluster.progress import OnProgress
 from index_build.cluster.quarantine import is_quarantine
-from index_build.config import BuildConfig, CaptionColumns
+from index_build.config import ROLES, BuildConfig, CaptionColumns
 from index_build.job import BuildSummary, build_index
 
 __all__ = ["Appended", "append"]
@@ -54,18 +56,22 @@ def append(
     columns: CaptionColumns,
     *,
     resources: Resources | None = None,
+    trust_models: bool = False,
     on_progress: OnProgress = lambda progress: None,
 ) -> Appended:
     """Adds the prototypes of `captions` to an index on this machine, with its own preset and seed.
 
     Captions that were drawn for it before, by id and text, are skipped. Called again after an interruption,
     it resumes; the old index stays valid until the new one takes its place.
+    trust_models: whether to load models that the index names and no preset of this machine does.
     Raises as `build_index` and `merge` do, and `OutputError` for an index that is part of the package.
     """
     folder = _locate(str(index))
     _require_own(folder)
     with locked(folder):
         _restore(folder)
+        if not trust_models:
+            require_known_models(PrototypeIndex.open(folder).preset, ROLES, folder.name)
         return _append(folder, captions, columns, resources or Resources(), on_progress)
 
 

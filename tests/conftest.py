@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # The suite runs in two processes. With more threads than cores, threads that wait for one another spin.
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from freeda.presets.settings import FreedaSettings, Localization, Preset, Superpixels, Synthesis
+from freeda.presets.toml import to_toml
 from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.train.tokenizer import train_tokenizer
@@ -159,10 +161,22 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """$FREEDA_HOME of all tests, also of the commands that they start."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FREEDA_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def tiny_preset(pipeline_folder: Path, clip_folder: Path, backbone_folder: Path) -> Preset:
-    """All three tiny models, with numbers small enough for tests; accepts any mask."""
-    return Preset(
+def tiny_preset(home: Path, pipeline_folder: Path, clip_folder: Path, backbone_folder: Path) -> Preset:
+    """All three tiny models, with numbers small enough for tests; accepts any mask.
+
+    It is one of this machine's own presets, so that indexes may name its models.
+    """
+    preset = Preset(
         name="tiny",
         description="Random weights.",
         models={
@@ -181,6 +195,9 @@ def tiny_preset(pipeline_folder: Path, clip_folder: Path, backbone_folder: Path)
             superpixels=Superpixels(scale=50, sigma=0.5, min_size=10),
         ),
     )
+    (home / "presets").mkdir()
+    (home / "presets" / "tiny.toml").write_text(to_toml(preset))
+    return preset
 
 
 CAPTIONS = [

@@ -14,6 +14,7 @@ from freeda.commands.options import (
     OUT,
     OVERWRITE,
     SCHEDULER,
+    TRUST,
     WORKERS,
     column_options,
     read_lines,
@@ -74,7 +75,8 @@ def index_verify(name: str) -> None:
 @WORKERS
 @SCHEDULER
 @DEVICE
-def index_append(name: str, captions: str, **options: Any) -> None:
+@TRUST
+def index_append(name: str, captions: str, trust_models: bool | None, **options: Any) -> None:
     """Add the prototypes of CAPTIONS to the index NAME, with the preset and seed it was built with.
 
     Run the same command again after an interruption: it resumes.
@@ -86,7 +88,14 @@ def index_append(name: str, captions: str, **options: Any) -> None:
     names = ("caption_column", "id_column", "nouns_column")
     columns = CaptionColumns(**{key: options.pop(key) for key in names})
     with ProgressBar(" captions") as bar:
-        done = append(name, captions, columns, resources=Resources(**options), on_progress=bar.update)
+        done = append(
+            name,
+            captions,
+            columns,
+            resources=Resources(**options),
+            trust_models=bool(trust_models),
+            on_progress=bar.update,
+        )
     new = f"{done.addition.prototypes:,} of them new" if done.addition else f"nothing new: {done.note}"
     click.echo(_edited_text(name, done.manifest, new))
 

@@ -17,6 +17,7 @@ __all__ = [
     "OUT",
     "OVERWRITE",
     "SCHEDULER",
+    "TRUST",
     "WORKERS",
     "column_options",
     "method_options",
@@ -39,13 +40,23 @@ _COLUMNS = {
     "id_column": "Column with their ids.  [default: id, or derived from the text]",
     "nouns_column": "Column with lists of nouns; these captions are not tagged.",
 }
-_OPTION_NAMES = ("method", "index", "preset", "recipe", "background_concepts", "threshold", "device")
+_OPTION_NAMES = (
+    *("method", "index", "preset", "recipe", "trust_models"),
+    *("background_concepts", "threshold", "device"),
+)
+TRUST = click.option(
+    "--trust-models",
+    is_flag=True,
+    default=None,
+    help="Load models that the index names and no preset of this machine does.",
+)
 METHOD_OPTIONS = (
     click.option("--method", default="freeda", help=f"One of {', '.join(METHODS)}."),
     click.option("--index", help="Index name or folder, for methods that retrieve.  [default: toy]"),
     click.option(
         "--preset", help="Take models and settings from this preset.  [default: the index's own, or toy]"
     ),
+    TRUST,
     click.option("--recipe", help="default, or paper for the algorithm of FreeDA's released code."),
     click.option(
         "--background-concepts",

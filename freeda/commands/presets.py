@@ -10,12 +10,13 @@ __all__ = ["presets_command"]
 @click.command("presets")
 @click.option("--show", metavar="NAME", help="Print a preset as TOML, to start your own from.")
 def presets_command(show: str | None) -> None:
-    """List the presets, or print one as TOML."""
+    """List the presets, those in $FREEDA_HOME/presets too, or print one as TOML."""
     from freeda.presets import PRESETS, load_preset
+    from freeda.presets.builtin import own_presets
     from freeda.presets.toml import to_toml
 
     if show:
         click.echo(to_toml(load_preset(show)))
         return
-    for name, preset in PRESETS.items():
-        click.echo(f"{name:16} {preset().description}")
+    for name in (*PRESETS, *own_presets()):
+        click.echo(f"{name:16} {load_preset(name).description}")

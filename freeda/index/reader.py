@@ -5,7 +5,6 @@ Shapes: `C` classes, `K` width of a key, `N` prototypes, `D` width of a visual v
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +15,11 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from freeda.errors import IndexCorruptError, IndexMismatchError
+from freeda.index.finding import find_index
 from freeda.index.format import (
     KEYS,
     MANIFEST,
-    PROTOTYPES,
     REJECTS,
     ROWS_PER_BATCH,
     Manifest,
@@ -37,38 +36,9 @@ from freeda.presets.toml import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
 from freeda.vectors import unit
 
-__all__ = ["PrototypeIndex", "find_index", "search_paths"]
+__all__ = ["PrototypeIndex"]
 
 _VERIFY_ON_OPEN_BYTES = 128 * 2**20
-
-
-def search_paths(name: str) -> list[Path]:
-    """Folders where an index of that name is looked for, in order."""
-    package = Path(__file__).parents[1]
-    home = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda"))
-    folders = [Path(name), home / "indexes" / name, Path("indexes") / name, package / "indexes" / name]
-    if (package.parent / "pyproject.toml").exists():
-        folders.append(package.parent / "indexes" / name)
-    return folders
-
-
-def find_index(name: str) -> Path:
-    """The folder of an index given by name or path; raises `IndexNotFoundError`."""
-    folders = search_paths(name)
-    for folder in folders:
-        if (folder / MANIFEST).is_file():
-            return folder
-    for folder in folders:
-        if folder.is_dir() and any((folder / part).exists() for part in (KEYS, PROTOTYPES)):
-            raise IndexCorruptError(
-                f"'{folder}' has no {MANIFEST}, so its build never finished; run the same "
-                f"`freeda build-index` command again"
-            )
-    looked = ", ".join(map(str, folders))
-    raise IndexNotFoundError(
-        f"no index '{name}'; looked in {looked}. Build one with "
-        f"`freeda build-index CAPTIONS.parquet --out DIR`"
-    )
 
 
 class PrototypeIndex:
@@ -94,7 +64,11 @@ class PrototypeIndex:
             classes, if they fit.
         Raises `IndexNotFoundError`, `IndexCorruptError`, and `ConfigError` without a GPU.
         """
-        folder = find_index(str(name))
+        folder = (
+            find_index(name)
+            if isinstance(name, str)
+            else find_index(f"./{name}" if name == Path(name.name) else str(name))
+        )
         manifest = read_manifest(folder)
         small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
         check_files(folder, manifest, digests=small if verify is None else verify)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from freeda.caching import BoundedCache
 from freeda.class_names import ClassName
 from freeda.models.clip_text import encode_texts, project_tokens, text_lengths
 from freeda.models.image_input import Interpolation, resize, standardise
+from freeda.models.inspection import require_safetensors
 from freeda.models.loading import is_folder, load_first, prepare, weights_fingerprint
 from freeda.models.tokens import Encode
 
@@ -137,6 +139,7 @@ def load_clip(ids: Sequence[str], device: torch.device, dtype: torch.dtype = tor
 def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipModel:
     name, _, pretrained = model_id.partition("@")
     if is_folder(model_id):
+        require_safetensors(Path(model_id), "open_clip_model.safetensors", "model.safetensors")
         name, pretrained = f"local-dir:{model_id}", ""
     network, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
     tokenizer = open_clip.get_tokenizer(name)

@@ -14,7 +14,7 @@ from diffusers.utils import logging
 from transformers.utils import logging as transformers_logging
 
 from freeda.models.attention import Positions, capture_cross_attention
-from freeda.models.loading import load_first, weights_fingerprint
+from freeda.models.loading import is_folder, load_first, weights_fingerprint
 from freeda.presets.settings import Synthesis
 from freeda.records import SyntheticImage
 
@@ -35,7 +35,7 @@ def load_pipeline(ids: Sequence[str], device: torch.device, dtype: torch.dtype =
 
 def _load_pipeline(model_id: str, device: torch.device, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype}
-    if (Path(model_id) / "model_index.json").exists() or not Path(model_id).exists():
+    if not is_folder(model_id) or (Path(model_id) / "model_index.json").exists():
         with _no_loading_bar():
             pipeline = DiffusionPipeline.from_pretrained(model_id, **options)
     else:

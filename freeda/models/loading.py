@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from freeda.errors import ConfigError, ModelNotFoundError
+from freeda.models.inspection import inspect_folder
 from freeda.presets.settings import Precision
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = [
 Model = TypeVar("Model")
 
 PACKAGE_PREFIX = "package:"
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).resolve().parents[1]
 _HUB_TIMEOUT_SECONDS = 5.0
 _SAMPLED_VALUES = 64
 
@@ -71,13 +72,15 @@ def chosen_dtype(name: Precision, device: torch.device) -> torch.dtype:
 
 
 def is_folder(model_id: str) -> bool:
-    """Whether an id names a folder of this machine rather than a model of a hub."""
-    return Path(model_id).is_dir()
+    """Whether an id is the path of a folder of this machine, and not the name of a model of a hub."""
+    return _looks_like_path(model_id) and Path(model_id).is_dir()
 
 
 def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> Model:
     """Loads the first of `ids` that is available.
 
+    A folder is named by a path (`./NAME`); any other id is a hub's, whatever lies in the current folder.
+    Folders that ask for code of their own are not loaded.
     Where the hub cannot be reached, only its local cache is asked, which takes no time.
     Raises `ModelNotFoundError`, which names all ids and the reason of each.
     """
@@ -87,12 +90,15 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
             failures.append(f"{model_id} (no such folder)")
             continue
         try:
+            if is_folder(model_id):
+                inspect_folder(Path(model_id))
             with _quiet_hub(online=is_folder(model_id) or _hub_reachable()):
                 return load(model_id)
         except torch.OutOfMemoryError:
             raise
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            failures.append(f"{model_id} ({_first_line(error)})")
+            here = f"; the folder of that name here is ./{model_id}" if Path(model_id).is_dir() else ""
+            failures.append(f"{model_id} ({_first_line(error)}{'' if is_folder(model_id) else here})")
     raise ModelNotFoundError(
         f"no {kind} model could be loaded; tried {'; '.join(failures)}. Download one on a machine "
         f"with network (`hf download ID --local-dir FOLDER`) and name the folder in a preset file "
@@ -125,7 +131,10 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 def _resolve(model_id: str) -> str:
     """`package:PATH` is a folder inside this package, wherever that is installed."""
     if model_id.startswith(PACKAGE_PREFIX):
-        return str(_PACKAGE / model_id.removeprefix(PACKAGE_PREFIX))
+        folder = (_PACKAGE / model_id.removeprefix(PACKAGE_PREFIX)).resolve()
+        if not folder.is_relative_to(_PACKAGE):
+            raise ConfigError(f"model '{model_id}' lies outside of the package; name the folder by its path")
+        return str(folder)
     return str(Path(model_id).expanduser()) if model_id.startswith("~") else model_id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from freeda.errors import ConfigError
 from freeda.presets.settings import FreedaSettings, Localization, Preset, Superpixels, Synthesis
 from freeda.presets.toml import read_toml
 
-__all__ = ["PRESETS", "load_preset"]
+__all__ = ["PRESETS", "load_preset", "own_presets"]
 
 
 def toy() -> Preset:
@@ -105,6 +106,12 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
 }
 
 
+def own_presets() -> dict[str, Path]:
+    """The user's own presets by name: the `.toml` files in `$FREEDA_HOME/presets`."""
+    folder = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda")) / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.toml")) if path.stem not in PRESETS}
+
+
 def load_preset(name: str) -> Preset:
     """The preset of that name, or the one that a `.toml` file describes.
 
@@ -112,10 +119,13 @@ def load_preset(name: str) -> Preset:
     """
     if name.endswith(".toml"):
         return read_toml(Path(name))
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
+    if name in PRESETS:
+        return PRESETS[name]()
+    own = own_presets()
+    if name not in own:
+        known = ", ".join([*PRESETS, *own])
         raise ConfigError(f"unknown preset '{name}'; expected one of {known}, or a .toml file")
-    return PRESETS[name]()
+    return read_toml(own[name])
 
 
 def _full_size() -> FreedaSettings:

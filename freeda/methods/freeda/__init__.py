@@ -21,6 +21,7 @@ from freeda.presets import Preset
 from freeda.presets.recipes import load_recipe
 from freeda.presets.settings import FreedaSettings
 from freeda.presets.toml import changed
+from freeda.presets.trust import require_known_models
 from freeda.segmentation.windows import WindowedImage
 
 __all__ = ["load"]
@@ -35,10 +36,12 @@ def load(
     recipe: str = "default",
     device: str = "auto",
     background: bool = False,
+    trust_models: bool = False,
     **settings: Any,
 ) -> FreedaSegmenter:
     """Opens an index and the models it was built with.
 
+    trust_models: whether to load models that the index names and no preset of this machine does.
     preset: where the models and settings are taken from instead of the index.
     recipe: "default", or "paper" for the released code's algorithm.
     background: whether pixels of none of the classes are labelled as background.
@@ -50,6 +53,8 @@ def load(
     require_switch(background)
     opened = PrototypeIndex.open(index)
     chosen = opened.preset if preset is None else as_preset(preset)
+    if preset is None and not trust_models:
+        require_known_models(chosen, ("clip", "backbone"), opened.folder.name)
     torch_device = choose_device(device)
     dtype = default_dtype(torch_device)
     method = FreedaMethod(

@@ -188,7 +188,8 @@ def test_lookup_order(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_index(home / "indexes" / "mine", make_prototypes(5))
     assert len(PrototypeIndex.open("mine")) == 5
     write_index(here / "mine", make_prototypes(6))
-    assert len(PrototypeIndex.open("mine")) == 6
+    assert len(PrototypeIndex.open("mine")) == 5
+    assert len(PrototypeIndex.open("./mine")) == 6
 
 
 @pytest.mark.parametrize("name", [MANIFEST, *FILES])

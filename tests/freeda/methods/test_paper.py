@@ -88,7 +88,7 @@ def paper(clip_b16: Path, dinov2_s14: Path, tmp_path_factory: pytest.TempPathFac
     }
     folder = tmp_path_factory.mktemp("paper") / "index"
     write_index(folder, random_prototypes(PROTOTYPES, 512, 384), preset, fingerprints)
-    return load(folder, recipe="paper")
+    return load(folder, recipe="paper", trust_models=True)
 
 
 @pytest.mark.parametrize("size", [(300, 460), (640, 450)])

@@ -1,0 +1,47 @@
+"""Where an index is looked for.
+
+A path (with a separator, or beginning with "." or "~") names a folder. Any other name is looked for among the
+indexes of the package first, so that nothing that lies in the current folder takes the place of one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from freeda.errors import IndexCorruptError, IndexNotFoundError
+from freeda.index.format import KEYS, MANIFEST, PROTOTYPES
+
+__all__ = ["find_index", "search_paths"]
+
+
+def search_paths(name: str) -> list[Path]:
+    """Folders where an index of that name is looked for, in order."""
+    if name != Path(name).name or name.startswith((".", "~")):
+        return [Path(name).expanduser()]
+    package = Path(__file__).parents[1]
+    folders = [package / "indexes" / name]
+    if (package.parent / "pyproject.toml").exists():
+        folders.append(package.parent / "indexes" / name)
+    home = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda"))
+    return [*folders, home / "indexes" / name, Path("indexes") / name]
+
+
+def find_index(name: str) -> Path:
+    """The folder of an index given by name or path; raises `IndexNotFoundError`, `IndexCorruptError`."""
+    folders = search_paths(name)
+    for folder in folders:
+        if (folder / MANIFEST).is_file():
+            return folder
+    for folder in folders:
+        if folder.is_dir() and any((folder / part).exists() for part in (KEYS, PROTOTYPES)):
+            raise IndexCorruptError(
+                f"'{folder}' has no {MANIFEST}, so its build never finished; run the same "
+                f"`freeda build-index` command again"
+            )
+    looked = ", ".join(map(str, folders))
+    here = f" The folder of that name here is ./{name}." if (Path(name) / MANIFEST).is_file() else ""
+    raise IndexNotFoundError(
+        f"no index '{name}'; looked in {looked}.{here} Build one with "
+        f"`freeda build-index CAPTIONS.parquet --out DIR`"
+    )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import freeda
+from freeda.cli import main
+from freeda.errors import IndexNotFoundError, UntrustedIndexError
+from freeda.index.finding import find_index
+from freeda.index.reader import PrototypeIndex
+from freeda.presets.settings import Preset
+from index_build.append import append
+from index_build.config import CaptionColumns
+from tests.conftest import WIDTH
+from tests.freeda.material import random_prototypes, write_index
+
+
+def test_packaged_indexes_come_before_what_lies_here(
+    index_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = find_index("toy")
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "toy", tmp_path / "indexes" / "toy"):
+        shutil.copytree(index_folder, folder)
+    assert find_index("toy") == packaged
+    assert find_index("./toy").resolve() == tmp_path / "toy"
+    assert PrototypeIndex.open(Path("toy")).folder.resolve() == tmp_path / "toy"
+    shutil.move(tmp_path / "toy", tmp_path / "mine")
+    with pytest.raises(IndexNotFoundError, match="The folder of that name here is ./mine"):
+        find_index("mine")
+
+
+def test_models_that_only_the_index_names_are_not_loaded(
+    tiny_preset: Preset, clip_folder: Path, tmp_path: Path
+) -> None:
+    evil = tmp_path / "evil-clip"
+    shutil.copytree(clip_folder, evil)
+    preset = replace(tiny_preset, models={**tiny_preset.models, "clip": (str(evil),)})
+    prints = {name: "-" for name in ("diffusion", "clip", "backbone")} | {"precision": "float32"}
+    folder = write_index(tmp_path / "index", random_prototypes(20, WIDTH, WIDTH), preset, prints)
+    expected = f"names models that no preset of this machine does .clip {evil}.*--trust-models"
+    with pytest.raises(UntrustedIndexError, match=expected):
+        freeda.load(folder)
+    with pytest.raises(UntrustedIndexError, match=expected):
+        append(folder, "captions.parquet", CaptionColumns())
+    Image.new("RGB", (60, 60)).save(tmp_path / "image.png")
+    image, named = str(tmp_path / "image.png"), ["--index", str(folder)]
+    for command in (
+        ["segment", image, "--classes", "cat", *named],
+        ["evaluate", "toyworld", "--limit", "1", *named, "--out", str(tmp_path / "o")],
+        ["index", "append", str(folder), "captions.parquet"],
+    ):
+        shown = CliRunner().invoke(main, command)
+        assert shown.exit_code == 1
+        assert "add --trust-models, or name a preset of your own" in shown.stderr
+    # The models of an index that is trusted are still those that it was built with.
+    with pytest.raises(freeda.FreedaError, match="was built with another clip model"):
+        freeda.load(folder, trust_models=True)
+
+
+def test_the_user_s_own_presets_are_found_by_name(tiny_preset: Preset, home: Path) -> None:
+    assert freeda.load_preset("tiny").models == tiny_preset.models
+    shown = CliRunner().invoke(main, ["presets"])
+    assert "tiny             Random weights." in shown.stdout
