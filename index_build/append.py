@@ -23,8 +23,8 @@ from freeda.presets.settings import Precision
 from freeda.presets.trust import require_known_models
 from freeda.records import Caption
 from index_build.captions.cutting import UNTAGGED
-from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION
-from index_build.captions.reader import DUPLICATE_ID, open_captions
+from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG
+from index_build.captions.reader import DUPLICATE_ID, TOO_LONG, open_captions
 from index_build.cluster.connection import Resources
 from index_build.cluster.progress import OnProgress
 from index_build.cluster.quarantine import is_quarantine
@@ -33,7 +33,7 @@ from index_build.job import BuildSummary, build_index
 
 __all__ = ["Appended", "append"]
 
-_NOT_DRAWN = (DUPLICATE_ID, NO_NOUNS, NOT_IN_CAPTION)
+_NOT_DRAWN = (DUPLICATE_ID, TOO_LONG, NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG)
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,10 @@ def _swap(new: Path, folder: Path) -> None:
     replaced = _beside(folder, "replaced")
     try:
         for path in _other_files(folder):
-            if path.is_dir():
-                shutil.copytree(path, new / path.name, dirs_exist_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
             else:
-                shutil.copy2(path, new / path.name)
+                shutil.copy2(path, new / path.name, follow_symlinks=False)
         os.rename(folder, replaced)
         os.rename(new, folder)
         shutil.rmtree(replaced)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from distributed import Client
 
-from freeda.errors import IndexMismatchError, OutputError
+from freeda.errors import CaptionsError, IndexMismatchError, OutputError
 from freeda.index.format import REJECTS, Manifest, read_rejects
 from freeda.index.keys import check_factory
+from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from index_build.captions.cutting import cut
 from index_build.captions.nouns import TAGGING
-from index_build.captions.reader import CaptionSource, open_captions
+from index_build.captions.reader import CaptionSource, DigestedRows, open_captions
 from index_build.cluster.connection import Resources, connect
 from index_build.cluster.progress import BuildCounts, OnProgress, Progress
 from index_build.cluster.quarantine import without_quarantined
@@ -129,6 +130,7 @@ def _open(
     digest, total = source.digest()
     target = Folder(out)
     target.prepare()
+    require_free(target.names(), str(target))
     return _Opened(source, digest, total, target)
 
 
@@ -152,7 +154,14 @@ def _build(
         for note in (f"Dask dashboard: {client.dashboard_link}", *folder.other_builds()):
             on_progress(Progress(total=opened.total, note=note))
         work = folder.open_work()
-        schedule = _build_shards(client, opened, config, installed, work, on_progress)
+        rows = DigestedRows(opened.source)
+        schedule = _build_shards(client, opened, rows, config, installed, work, on_progress)
+    if rows.digest() != (opened.digest, opened.total):
+        folder.remove_work()
+        raise CaptionsError(
+            f"the captions changed while the build ran ({opened.total:,} rows before, {rows.digest()[1]:,} "
+            f"now); what was built of them is removed: run the same command again"
+        )
     origin = Origin(
         preset=config.preset.as_dict(),
         models=models,
@@ -166,6 +175,7 @@ def _build(
 def _build_shards(
     client: Client,
     opened: _Opened,
+    rows: DigestedRows,
     config: BuildConfig,
     models: InstalledModels,
     work: Folder,
@@ -179,7 +189,7 @@ def _build_shards(
 
     state = without_quarantined(work, read_state(work))
     schedule = ShardSchedule(client, work, config, models, tell, note)
-    schedule.run(cut(opened.source, config.shard_size, state.finished), state)
+    schedule.run(cut(rows, config.shard_size, state.finished), state)
     return schedule
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
 from freeda.index.format import Manifest
+from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
@@ -65,6 +66,9 @@ def import_upstream(
     on_progress: called with vectors done and in all. Vectors that are not finite become rejects.
     Raises `CaptionsError`, `IndexCorruptError`, `IndexMismatchError`, `OutputError`.
     """
+    target = Folder(out)
+    target.prepare()
+    require_free(target.names(), str(target))
     names, keys = _vector_files(embeddings), _open_keys(knn_index)
     if keys.ntotal != len(names):
         raise IndexCorruptError(
@@ -73,7 +77,6 @@ def import_upstream(
         )
     models, width = _models(preset, keys.d, knn_index)
     upstream = _Upstream(embeddings, names, keys, width)
-    target = Folder(out)
     target.prepare()
     with exclusive(target):
         folder = BuildFolder(target, _content(upstream, knn_index, preset, models, chunk))

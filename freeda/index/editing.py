@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from freeda.errors import IndexMismatchError, OutputError, reason
 from freeda.index.format import MANIFEST, REJECT_SCHEMA, Manifest
 from freeda.index.near_duplicates import near_duplicates
+from freeda.index.placing import placed, require_free
 from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import NoPrototypesError, Origin, write_index
 from freeda.locking import locked
@@ -23,6 +25,10 @@ from freeda.records import Prototype
 from freeda.vectors import unit
 
 __all__ = ["Edited", "dedupe", "merge", "subset"]
+
+
+_ADDED = re.compile("#[0-9a-f]{12}$")
+"""What a merge adds to an id that another prototype has."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +141,24 @@ def _builds(indexes: Sequence[PrototypeIndex]) -> list[dict[str, Any]]:
 
 
 def _merged(indexes: Sequence[PrototypeIndex]) -> Iterator[Prototype]:
-    seen: set[bytes] = set()
+    """Each prototype once, with a key of unit length and an id that no other has.
+
+    Of an id that stands for several prototypes, the later ones get a part of their digest added.
+    """
+    seen, ids = set[bytes](), set[bytes]()
     for index in indexes:
         for item in index.prototypes():
-            identity = json.dumps([item.id, item.noun, item.caption_id, item.caption, item.seed]).encode()
+            given = _ADDED.sub("", item.id)
+            identity = json.dumps([given, item.noun, item.caption_id, item.caption, item.seed]).encode()
             digest = hashlib.blake2b(identity + item.vector.tobytes(), digest_size=16).digest()
-            if digest not in seen:
-                seen.add(digest)
-                yield item
+            if digest in seen:
+                continue
+            seen.add(digest)
+            name = hashlib.blake2b(given.encode(), digest_size=16).digest()
+            unique = given if name not in ids else f"{given}#{digest.hex()[:12]}"
+            ids.add(name)
+            key = item.key if index.manifest.factory == "Flat" else unit(item.key)  # decoded ones are not
+            yield replace(item, id=unique, key=key)
 
 
 def _repeats(index: PrototypeIndex, rows: np.ndarray, similarity: float) -> np.ndarray:
@@ -185,7 +201,9 @@ def _write(
     folder = Path(out)
     if any(folder.resolve() == source.folder.resolve() for source in sources):
         raise OutputError(f"'{out}' is the index that is read; choose another --out")
-    if (folder / MANIFEST).exists() and not overwrite:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    require_free(names, str(out))
+    if MANIFEST in names and not overwrite:
         raise OutputError(
             f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
         )
@@ -200,8 +218,8 @@ def _write(
     captions = sum(source.manifest.captions for source in sources)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            manifest = write_index(folder, prototypes, rejects, captions, origin, factory)
+        with locked(folder), placed(folder) as new:
+            manifest = write_index(new, prototypes, rejects, captions, origin, factory)
     except NoPrototypesError as error:
         raise IndexMismatchError(
             f"'{sources[0].folder}' has no such prototype; see `freeda index info`"

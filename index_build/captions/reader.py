@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,18 @@ from fsspec import AbstractFileSystem
 
 from freeda.errors import CaptionsError
 from freeda.records import Caption, Reject
+from index_build.captions.seen_ids import SeenIds
 from index_build.config import CaptionColumns
 from index_build.store.storage import find_parquet
 
-__all__ = ["DUPLICATE_ID", "CaptionSource", "open_captions"]
+__all__ = ["DUPLICATE_ID", "MAX_LENGTH", "TOO_LONG", "CaptionSource", "DigestedRows", "open_captions"]
 
 DUPLICATE_ID = "duplicate id"
+MAX_LENGTH = 20_000
+"""Characters of a caption; CLIP reads about 300 of them, and the tagger's time grows with the text."""
+TOO_LONG = f"longer than {MAX_LENGTH:,} characters"
+_SHOWN = 200
+"""Characters of a refused caption that are kept."""
 
 _COMMON_CAPTION_COLUMNS = ("caption", "text", "TEXT", "sentence")
 _COMMON_ID_COLUMNS = ("id", "caption_id")
@@ -45,22 +51,20 @@ class CaptionSource:
 
     def __iter__(self) -> Iterator[Caption | Reject]:
         """Every row, in order, as a caption or as a reject with its reason."""
-        given: set[str] = set()
-        repeats: Counter[str] = Counter()
+        ids = _Ids()
         for number, row in enumerate(self._rows()):
             if number == self.limit:
                 return
-            item = self._parse(number, row, given, repeats)
+            item = self._parse(number, row, ids)
             if isinstance(item, Reject) or (item.id, item.text) not in self.known:
                 yield item
 
     def digest(self) -> tuple[str, int]:
         """A digest of all rows in order, and how many there are."""
-        total, count = hashlib.sha256(), 0
-        for item in self:
-            total.update(repr(item).encode("utf-8", "surrogatepass"))
-            count += 1
-        return total.hexdigest(), count
+        rows = DigestedRows(self)
+        for _ in rows:
+            pass
+        return rows.digest()
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         columns = [c for c in (self.caption_column, self.id_column, self.nouns_column) if c]
@@ -70,22 +74,21 @@ class CaptionSource:
                 while (batch := _next_batch(path, batches)) is not None:
                     yield from _as_bytes(batch).to_pylist()
 
-    def _parse(
-        self, number: int, row: dict[str, Any], given: set[str], repeats: Counter[str]
-    ) -> Caption | Reject:
+    def _parse(self, number: int, row: dict[str, Any], ids: _Ids) -> Caption | Reject:
         text, readable = _decode(row[self.caption_column])
         cleaned = " ".join(text.split())
         if self.id_column is None or row[self.id_column] is None:
-            identity = _derived_id(cleaned, number, repeats)
+            identity = ids.derived(cleaned, number)
         else:
             identity = _decode(row[self.id_column])[0]
-            if identity in given:
-                return Reject(caption_id=identity, caption=cleaned, noun="", reason=DUPLICATE_ID)
-            given.add(identity)
+            if not ids.given.add(identity):
+                return Reject(caption_id=identity, caption=_shown(cleaned), noun="", reason=DUPLICATE_ID)
         if not cleaned:
             return Reject(caption_id=identity, caption="", noun="", reason="empty caption")
         if not readable:
-            return Reject(caption_id=identity, caption=cleaned, noun="", reason="not UTF-8 text")
+            return Reject(caption_id=identity, caption=_shown(cleaned), noun="", reason="not UTF-8 text")
+        if len(cleaned) > MAX_LENGTH:
+            return Reject(caption_id=identity, caption=_shown(cleaned), noun="", reason=TOO_LONG)
         nouns = row[self.nouns_column] if self.nouns_column else None
         names = None if nouns is None else tuple(_decode(noun)[0] for noun in nouns)
         return Caption(id=identity, text=cleaned, nouns=names)
@@ -133,6 +136,7 @@ def open_captions(source: str, columns: CaptionColumns) -> CaptionSource:
             f"'{source}' has no caption column; its columns are {', '.join(schema.names)}; "
             f"name one with --caption-column"
         )
+    _require_single(files, schemas, [caption])
     if not _is_text(schema.field(caption).type):
         raise CaptionsError(
             f"column '{caption}' of '{source}' holds {schema.field(caption).type}; expected text"
@@ -143,6 +147,7 @@ def open_captions(source: str, columns: CaptionColumns) -> CaptionSource:
         raise CaptionsError(
             f"column '{nouns}' of '{source}' holds {schema.field(nouns).type}; expected lists of text"
         )
+    _require_single(files, schemas, [name for name in (caption, identity, nouns) if name])
     _require_same_types(files, schemas, [name for name in (caption, identity, nouns) if name])
     return CaptionSource(
         system=system,
@@ -168,6 +173,13 @@ def _read_schemas(system: AbstractFileSystem, files: Sequence[str]) -> list[pa.S
 def _common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
     names = set(schemas[0].names).intersection(*(schema.names for schema in schemas[1:]))
     return pa.schema([field for field in schemas[0] if field.name in names])
+
+
+def _require_single(files: Sequence[str], schemas: Sequence[pa.Schema], columns: Sequence[str]) -> None:
+    for path, schema in zip(files, schemas, strict=True):
+        for name in columns:
+            if (count := schema.names.count(name)) > 1:
+                raise CaptionsError(f"'{path}' has {count} columns named '{name}'; rename all but one")
 
 
 def _require_same_types(files: Sequence[str], schemas: Sequence[pa.Schema], columns: Sequence[str]) -> None:
@@ -224,10 +236,41 @@ def _is_list_of_text(kind: pa.DataType) -> bool:
     return bool(listed and _is_text(kind.value_type))
 
 
-def _derived_id(text: str, number: int, repeats: Counter[str]) -> str:
-    """An id by the text alone, so that moving rows changes no image; repeats are numbered."""
-    if not text:
-        return f"row-{number}"
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    repeats[digest] += 1
-    return digest if repeats[digest] == 1 else f"{digest}-{repeats[digest]}"
+class _Ids:
+    """The ids of the rows so far. given: those that the rows have themselves."""
+
+    def __init__(self) -> None:
+        self.given = SeenIds()
+        self._texts = SeenIds()
+        self._repeats: Counter[str] = Counter()
+
+    def derived(self, text: str, number: int) -> str:
+        """An id by the text alone, so that moving rows changes no image; repeats are numbered."""
+        if not text:
+            return f"row-{number}"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        if self._texts.add(digest):
+            return digest
+        self._repeats[digest] += 1
+        return f"{digest}-{self._repeats[digest] + 1}"
+
+
+class DigestedRows:
+    """Rows, with a digest of those that have been taken."""
+
+    def __init__(self, rows: Iterable[Caption | Reject]) -> None:
+        self._rows, self._total, self._count = rows, hashlib.sha256(), 0
+
+    def __iter__(self) -> Iterator[Caption | Reject]:
+        for item in self._rows:
+            self._total.update(repr(item).encode("utf-8", "surrogatepass"))
+            self._count += 1
+            yield item
+
+    def digest(self) -> tuple[str, int]:
+        """A digest of the rows taken, in order, and how many they are."""
+        return self._total.hexdigest(), self._count
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -12,6 +12,7 @@ from typing import Any
 
 from freeda.errors import IndexCorruptError, OutputError
 from freeda.index.format import MANIFEST, Manifest, manifest_text, parse_manifest
+from freeda.index.placing import placed
 from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
 from freeda.presets import Preset
@@ -114,12 +115,13 @@ def staged(out: Folder) -> Iterator[Path]:
     last.
     """
     if out.local:
-        yield out.local
+        with placed(out.local) as folder:
+            yield folder
         return
-    with TemporaryDirectory(prefix="freeda-index-") as folder:
-        yield Path(folder)
+    with TemporaryDirectory(prefix="freeda-index-") as temporary:
+        yield Path(temporary)
         out.discard(MANIFEST)
-        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == MANIFEST):
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == MANIFEST):
             out.upload(path, path.name)
 
 

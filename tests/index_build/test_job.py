@@ -27,7 +27,7 @@ from index_build import BuildConfig, BuildSummary, Resources, build_index
 from index_build.append import append
 from index_build.cluster.progress import Progress
 from index_build.config import CaptionColumns
-from tests.index_build.conftest import OWN, contents
+from tests.index_build.conftest import OWN, contents, write_captions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -292,3 +292,20 @@ def test_odd_rows_end_as_prototypes_or_counted_rejects(
     assert {("emoji", "cat"), ("emoji", "dog"), ("again", "dog")} <= made
     assert {row["caption_id"] for row in rejects if row["reason"] == TOO_LONG} == {"sixty nouns"}
     assert len([item for item in made | refused if item[0] == "sixty nouns"]) == len(_THINGS)
+
+
+def test_captions_that_change_while_they_are_built_are_not_mixed(
+    config: BuildConfig, shared: Resources, tmp_path: Path
+) -> None:
+    source = write_captions(tmp_path / "captions.parquet", ["a cat", "a dog", "an owl"])
+
+    def replace_captions(progress: Progress) -> None:
+        if progress.note:
+            write_captions(tmp_path / "new.parquet", ["a cat", "a bus"])
+            (tmp_path / "new.parquet").replace(source)
+
+    with pytest.raises(CaptionsError, match=r"changed while the build ran .3 rows before, 2 now."):
+        build_index(str(source), tmp_path / "i", config, resources=shared, on_progress=replace_captions)
+    assert not (tmp_path / "i" / "manifest.json").exists()
+    assert not list(tmp_path.glob("i/.work/*"))
+    assert build_index(str(source), tmp_path / "i", config, resources=shared).captions == 2

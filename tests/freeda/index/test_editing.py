@@ -28,9 +28,10 @@ def make(folder: Path, prototypes: list[Prototype], weights: dict[str, str] = WE
 
 def assert_holds(index: PrototypeIndex, expected: list[Prototype]) -> None:
     found = list(index.prototypes())
-    assert [(item.id, item.noun, item.seed) for item in found] == [
+    assert [(item.id.partition("#")[0], item.noun, item.seed) for item in found] == [
         (item.id, item.noun, item.seed) for item in expected
     ]
+    assert len({item.id for item in found}) == len(found)
     np.testing.assert_array_equal([item.key for item in found], [item.key for item in expected])
     np.testing.assert_array_equal([item.vector for item in found], [item.vector for item in expected])
 
@@ -49,6 +50,18 @@ def test_merged_indexes_hold_every_prototype_once(tmp_path: Path) -> None:
     assert done.dropped == 10
     assert done.manifest.rejects == 1  # the same row in both
     assert_holds(PrototypeIndex.open(tmp_path / "out", verify=True), [*items, other])
+    again = merge([PrototypeIndex.open(tmp_path / "out"), two, one], tmp_path / "again")
+    assert again.dropped == 71
+    assert_holds(PrototypeIndex.open(tmp_path / "again"), [*items, other])
+
+
+def test_keys_decoded_from_a_compressed_index_have_unit_length_again(tmp_path: Path) -> None:
+    index = make(tmp_path / "a", random_prototypes(400, KEY_DIM, VECTOR_DIM))
+    merge([index], tmp_path / "coarse", factory="SQ4")
+    merge([PrototypeIndex.open(tmp_path / "coarse")], tmp_path / "flat", factory="Flat")
+    coarse, flat = (PrototypeIndex.open(tmp_path / name).keys_of(range(400)) for name in ("coarse", "flat"))
+    assert np.abs(np.linalg.norm(coarse, axis=1) - 1).max() > 1e-3
+    np.testing.assert_allclose(np.linalg.norm(flat, axis=1), 1, atol=1e-6)
 
 
 def test_a_merge_that_is_killed_leaves_no_index_and_can_be_run_again(tmp_path: Path) -> None:
@@ -58,7 +71,7 @@ def test_a_merge_that_is_killed_leaves_no_index_and_can_be_run_again(tmp_path: P
     out = tmp_path / "out"
     command = [sys.executable, "-m", "freeda.cli", "index", "merge", str(tmp_path / "a"), str(tmp_path / "b")]
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
-    while not list(out.glob(".prototypes.arrow*")):
+    while not list(out.rglob(".prototypes.arrow*")):
         assert process.poll() is None
         time.sleep(0.001)
     process.kill()

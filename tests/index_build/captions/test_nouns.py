@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from freeda.records import Caption
@@ -43,6 +45,22 @@ FIND = PatternNouns()
         ("an orange and white cat near an orange flying kite", {"cat": "cat", "kite": "kite"}),
         ("a man saw a dog and saw a boat sink", {"man": "man", "dog": "dog", "boat": "boat"}),
         ("they are all ready, a little sad: a large and a small dog", {"dog": "dog"}),
+        (
+            "a man in a t-shirt with a cell-phone near two fire-trucks, a stop-sign and a dog/cat",
+            {
+                "man": "man",
+                "t-shirt": "t-shirt",
+                "cell phone": "cell-phone",
+                "fire truck": "fire-trucks",
+                "stop sign": "stop-sign",
+                "dog": "dog",
+                "cat": "cat",
+            },
+        ),
+        (
+            "a full-length mirror, a well-known face and two potted plants",
+            {"mirror": "mirror", "face": "face", "potted plant": "potted plants"},
+        ),
         ("quickly and slowly", {}),
         ("", {}),
         ("!!! ... 123 🙂", {}),
@@ -76,3 +94,34 @@ def test_captions_without_nouns_are_rejected() -> None:
         spans, rejects = noun_spans(caption, FIND)
         assert not spans
         assert [r.reason for r in rejects] == ["no nouns"]
+
+
+def test_every_class_of_the_benchmarks_is_one_noun_where_it_is_one_thing() -> None:
+    names = (
+        "potted plant",
+        "dining table",
+        "traffic light",
+        "washing machine",
+        "tennis racket",
+        "pool table",
+    )
+    for name in names:
+        assert [span.noun for span in FIND(f"a red {name} in the sun")][0] == name
+
+
+def test_a_given_noun_is_one_however_it_is_spaced() -> None:
+    caption = Caption(id="c", text="a cat on a hot dog", nouns=("cat", " cat", "CAT ", "hot  dog"))
+    spans, rejects = noun_spans(caption, FIND)
+    assert [span.noun for span in spans] == ["cat", "hot dog"]
+    assert rejects == []
+
+
+def test_a_noun_of_no_sensible_length_is_refused_at_once() -> None:
+    started = time.monotonic()
+    caption = Caption(id="c", text="a cat", nouns=("x" * 1_000_000, "cat"))
+    spans, rejects = noun_spans(caption, FIND)
+    assert [span.noun for span in spans] == ["cat"]
+    assert [(reject.noun, reject.reason) for reject in rejects] == [
+        ("x" * 100 + "...", "noun longer than 100 characters")
+    ]
+    assert time.monotonic() - started < 1

@@ -145,3 +145,19 @@ def test_a_truncated_parquet_is_refused(tmp_path: Path) -> None:
     source.write_bytes(source.read_bytes()[:-100])
     with pytest.raises(CaptionsError, match="no readable parquet"):
         open_captions(str(source), config())
+
+
+def test_a_caption_of_no_sensible_length_is_refused_before_tagging(tmp_path: Path) -> None:
+    path = tmp_path / "long.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "caption": ["a cat " * 10**6, "a dog"]}), path)
+    rows = list(open_captions(str(path), CaptionColumns()))
+    assert (rows[0].reason, rows[0].caption_id) == ("longer than 20,000 characters", "a")
+    assert len(rows[0].caption) < 250
+    assert rows[1].text == "a dog"
+
+
+def test_two_columns_of_one_name_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "twice.parquet"
+    pq.write_table(pa.table([["a"], ["b"]], names=["caption", "caption"]), path)
+    with pytest.raises(CaptionsError, match="has 2 columns named 'caption'; rename all but one"):
+        open_captions(str(path), CaptionColumns())
