@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from freeda.errors import ClassNamesError, reason
 
-__all__ = ["BACKGROUND", "ClassName", "Classes", "parse_classes", "shortened", "without_background"]
+__all__ = [
+    "BACKGROUND",
+    "MAX_CLASSES",
+    "ClassName",
+    "Classes",
+    "parse_classes",
+    "shortened",
+    "without_background",
+]
 
+MAX_CLASSES = 65_534
+"""Besides a background and the number of undecided pixels."""
+_MAX_NAME = 500
 _SHOWN = 60
+_OTHER_FILES = (".csv", ".tsv", ".json", ".yaml", ".yml", ".xlsx", ".parquet", ".md")
 BACKGROUND = "background"
 """Name of label 0, where pixels of none of the classes have a label of their own."""
 
@@ -43,15 +56,19 @@ def parse_classes(classes: Classes) -> tuple[ClassName, ...]:
     parsed = tuple(item if isinstance(item, ClassName) else _parse_entry(item) for item in entries)
     if not parsed:
         raise ClassNamesError('no class names given; write them as "cat,kitten; dog; grass"')
+    if len(parsed) > MAX_CLASSES:
+        raise ClassNamesError(
+            f"{len(parsed):,} classes; label files of 16 bits hold {MAX_CLASSES:,} at most, split the list"
+        )
     seen: dict[str, str] = {}
     for item in parsed:
         for name in item.names:
             if not name.strip():
-                raise ClassNamesError(f"a name of class '{item.name}' is empty; leave it out")
+                raise ClassNamesError(f"a name of class '{shortened(item.name)}' is empty; leave it out")
             if name.casefold() in seen:
                 raise ClassNamesError(
-                    f"class name '{name}' is given twice (under '{seen[name.casefold()]}' and "
-                    f"'{item.name}'); name it once"
+                    f"class name '{shortened(name)}' is given twice (under "
+                    f"'{shortened(seen[name.casefold()])}' and '{shortened(item.name)}'); name it once"
                 )
             seen[name.casefold()] = item.name
     return parsed
@@ -78,6 +95,10 @@ def _entries(classes: Classes) -> list[str | ClassName]:
             for item in classes
             for entry in ([item] if isinstance(item, ClassName) else item.rstrip(";").split(";"))
         ]
+    if classes.lower().endswith(_OTHER_FILES):
+        raise ClassNamesError(
+            f"'{shortened(classes)}' is no .txt file; write one class per line into a .txt file"
+        )
     text = _read(Path(classes)) if classes.endswith(".txt") else classes
     return [entry for line in text.splitlines() for entry in line.rstrip(";").split(";") if line.strip()]
 
@@ -90,7 +111,14 @@ def _read(path: Path) -> str:
 
 
 def _parse_entry(entry: str) -> ClassName:
-    names = [" ".join(name.split()) for name in entry.split(",")]
+    names = [unicodedata.normalize("NFC", " ".join(name.split())) for name in entry.split(",")]
     if not all(names):
-        raise ClassNamesError(f"empty class name in '{entry.strip()}'; remove the stray ',' or ';'")
+        raise ClassNamesError(
+            f"empty class name in '{shortened(entry.strip())}'; remove the stray ',' or ';'"
+        )
+    for name in names:
+        if len(name) > _MAX_NAME:
+            raise ClassNamesError(
+                f"class name '{shortened(name)}' has {len(name):,} characters; {_MAX_NAME} at most"
+            )
     return ClassName(names[0], tuple(names[1:]))

@@ -14,7 +14,7 @@ from freeda.commands.evaluate import evaluate_command
 from freeda.commands.index import index_group
 from freeda.commands.presets import presets_command
 from freeda.commands.segment import segment_command
-from freeda.errors import FreedaError
+from freeda.errors import FreedaError, masked
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ class _Commands(click.Group):
             # An unforeseen error is one line too, and says how to see more.
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            first = (str(error).strip() or "no message").splitlines()[0]
+            first = masked((str(error).strip() or "no message").splitlines()[0])
             click.echo(
                 f"error: unexpected {type(error).__name__}: {first}; `freeda --debug ...` shows where",
                 err=True,

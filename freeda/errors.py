@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 __all__ = [
@@ -20,12 +21,19 @@ __all__ = [
     "OutputError",
     "UntrustedIndexError",
     "WorkerError",
+    "masked",
+    "printable",
     "reason",
 ]
 
+_CREDENTIALS = re.compile(r"://[^/@\s'\"]+@")
+
 
 class FreedaError(Exception):
-    """The root of all errors raised on purpose."""
+    """The root of all errors raised on purpose. Its text never shows the password in a URL."""
+
+    def __str__(self) -> str:
+        return masked(super().__str__())
 
 
 class ConfigError(FreedaError, ValueError):
@@ -89,6 +97,16 @@ class OutputError(FreedaError, OSError):
 
 class WorkerError(FreedaError, RuntimeError):
     """The batch job lost its workers or a task failed for good."""
+
+
+def masked(text: str) -> str:
+    """A text whose URLs have no user names, keys and passwords: `s3://***@bucket`."""
+    return _CREDENTIALS.sub("://***@", text)
+
+
+def printable(text: str) -> str:
+    """A text of others on one line without control characters, which could steer a terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def reason(error: BaseException) -> str:

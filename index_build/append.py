@@ -20,7 +20,7 @@ from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
 from freeda.presets import Preset
 from freeda.presets.settings import Precision
-from freeda.presets.trust import require_known_models
+from freeda.presets.trust import known_models
 from freeda.records import Caption
 from index_build.captions.cutting import UNTAGGED
 from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG
@@ -70,13 +70,17 @@ def append(
     _require_own(folder)
     with locked(folder):
         _restore(folder)
-        if not trust_models:
-            require_known_models(PrototypeIndex.open(folder).preset, ROLES, folder.name)
-        return _append(folder, captions, columns, resources or Resources(), on_progress)
+        preset = known_models(PrototypeIndex.open(folder).preset, ROLES, folder.name, trust=trust_models)
+        return _append(folder, preset, captions, columns, resources or Resources(), on_progress)
 
 
 def _append(
-    folder: Path, captions: str, columns: CaptionColumns, resources: Resources, on_progress: OnProgress
+    folder: Path,
+    preset: Preset,
+    captions: str,
+    columns: CaptionColumns,
+    resources: Resources,
+    on_progress: OnProgress,
 ) -> Appended:
     opened = PrototypeIndex.open(folder, verify=True)
     if opened.manifest.fingerprints["diffusion"].startswith("unknown"):
@@ -91,7 +95,7 @@ def _append(
     if not new:
         return Appended(opened.manifest, None, "all captions were in it already")
     tried = new & _quarantined(opened)
-    config = BuildConfig(preset=_same_precision(opened), seed=opened.manifest.seed, **vars(columns))
+    config = BuildConfig(preset=_same_precision(opened, preset), seed=opened.manifest.seed, **vars(columns))
     # Named by these captions and this state of the index: only the same addition is resumed.
     state = opened.manifest.build_fingerprint[:8]
     addition = _beside(folder, f"addition-{rows.digest()[0][:8]}-{state}")
@@ -144,9 +148,9 @@ def _new_rejects(index: PrototypeIndex, found: pa.Table) -> pa.Table:
     )
 
 
-def _same_precision(index: PrototypeIndex) -> Preset:
-    """The index's preset, with the precision that its images were generated in."""
-    preset, precision = index.preset, cast(Precision, index.manifest.fingerprints["precision"])
+def _same_precision(index: PrototypeIndex, preset: Preset) -> Preset:
+    """The preset, with the precision that the index's images were generated in."""
+    precision = cast(Precision, index.manifest.fingerprints["precision"])
     return replace(preset, synthesis=replace(preset.synthesis, precision=precision))
 
 

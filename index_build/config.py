@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from freeda import __version__
@@ -14,6 +15,12 @@ from freeda.presets.settings import Preset
 
 __all__ = ["ROLES", "BuildConfig", "CaptionColumns", "build_id", "caption_seed", "differences"]
 
+_DECIDING_PACKAGES = (
+    *("torch", "diffusers", "transformers", "open_clip_torch", "timm"),
+    *("textblob", "inflect"),
+)
+_SAME_AS: Mapping[tuple[str, str], str] = {}
+"""Minor releases that give the same prototypes as an earlier one: ("torch", "2.15"): "2.14"."""
 ROLES = ("diffusion", "clip", "backbone")
 """The models of a preset that a build uses."""
 
@@ -62,12 +69,12 @@ class BuildConfig(CaptionColumns):
         """Everything that decides the prototypes, as plain data: settings, the preset's offline numbers,
         captions, weights, precision and versions.
 
-        models: fingerprints and precision.
+        models: fingerprints and precision. The versions are those of the packages that decide the values.
         tagging: version of the noun tagger.
         Left out are the batch size, which may be lowered in the middle of a build, the precision that the
         preset asks for, beside the one that the models have, and numbers that only the online stage reads.
         """
-        preset = self.preset.as_dict()
+        preset = self.preset.shareable().as_dict()
         online = preset["segmentation"]
         return {
             "freeda": __version__,
@@ -79,6 +86,7 @@ class BuildConfig(CaptionColumns):
             "id_column": self.id_column,
             "nouns_column": self.nouns_column,
             "tagging": tagging,
+            "versions": package_versions(),
             "thumbnail": self.thumbnail,
             "preset": {
                 "models": {role: preset["models"][role] for role in ROLES},
@@ -90,6 +98,18 @@ class BuildConfig(CaptionColumns):
             },
             "weights": dict(models),
         }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide the prototypes, without patch releases, which change no result.
+
+    A minor release that has been found to change nothing counts as the one before it (`_SAME_AS`).
+    """
+    found = {}
+    for name in _DECIDING_PACKAGES:
+        minor = ".".join(version(name).split(".")[:2])
+        found[name] = _SAME_AS.get((name, minor), minor)
+    return found
 
 
 def build_id(content: Mapping[str, Any]) -> str:

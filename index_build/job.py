@@ -163,7 +163,7 @@ def _build(
             f"now); what was built of them is removed: run the same command again"
         )
     origin = Origin(
-        preset=config.preset.as_dict(),
+        preset=config.preset.shareable().as_dict(),
         models=models,
         build=content,
         build_id=folder.build_id,

@@ -86,7 +86,7 @@ def import_upstream(
         work = folder.open_work()
         records = list(_import_shards(upstream, work, chunk, on_progress))
         origin = Origin(
-            preset=preset.as_dict(), models=models, build=folder.content, build_id=folder.build_id
+            preset=preset.shareable().as_dict(), models=models, build=folder.content, build_id=folder.build_id
         )
         return finish(folder, work, records, origin)
 
@@ -211,7 +211,7 @@ def _content(
         "imported_from": {"embeddings": upstream.embeddings.name, "knn_index": knn_index.name},
         "files": digest.hexdigest(),
         "chunk": chunk,
-        "preset": {"models": {role: list(preset.model_ids(role)) for role in ROLES}},
+        "preset": {"models": {role: list(preset.shareable().model_ids(role)) for role in ROLES}},
         "weights": dict(models),
     }
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from freeda.commands.options import DEVICE, FACTORY, SCHEDULER, WORKERS, column_options
+from freeda.commands.paths import require_writable
 from freeda.commands.progress_bar import ProgressBar
+from freeda.errors import masked
 from freeda.presets.settings import PRECISIONS
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def build_index_command(captions: str, out: str, **options: Any) -> None:
 
     Run the same command again after an interruption: it resumes.
     """
+    require_writable(out)
     config = _config(options)
     if options["dry_run"]:
         from index_build.estimate import estimate_build
@@ -130,12 +133,13 @@ def _size(count: int) -> str:
 
 def _summary_text(summary: BuildSummary) -> str:
     if summary.already_built:
-        return f"{summary.out} holds this index already: {summary.prototypes:,} prototypes; nothing to do"
+        held = f"{masked(summary.out)} holds this index already"
+        return f"{held}: {summary.prototypes:,} prototypes; nothing to do"
     rejects = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejects.items()) or "none"
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items()) or "none"
     return "\n".join(
         [
-            f"index       {summary.out} (open report.html in it)",
+            f"index       {masked(summary.out)} (open report.html in it)",
             f"captions    {summary.captions:,}",
             f"images      {summary.images:,}",
             f"prototypes  {summary.prototypes:,} of {summary.nouns:,} nouns",

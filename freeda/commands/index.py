@@ -20,6 +20,7 @@ from freeda.commands.options import (
     read_lines,
 )
 from freeda.commands.progress_bar import ProgressBar
+from freeda.errors import printable
 
 if TYPE_CHECKING:
     from freeda.index.format import Manifest
@@ -52,10 +53,12 @@ def index_info(name: str, as_json: bool) -> None:
         f"{manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns from {manifest.captions:,} captions"
     )
     click.echo(
-        f"preset {manifest.preset['name']}, keys {manifest.key_dim}-d, vectors {manifest.vector_dim}-d"
+        f"preset {printable(str(manifest.preset['name']))}, keys {manifest.key_dim}-d, vectors "
+        f"{manifest.vector_dim}-d"
     )
     click.echo(f"searched as {manifest.factory}, recall {manifest.recall:.3f}")
-    click.echo("most frequent: " + ", ".join(f"{noun} ({count})" for noun, count in nouns[:20]))
+    shown = ", ".join(f"{printable(noun)} ({count})" for noun, count in nouns[:20])
+    click.echo(f"most frequent: {shown}")
 
 
 @index_group.command("verify")

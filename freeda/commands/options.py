@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from freeda.commands.paths import out_folder
 from freeda.methods import METHODS
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 FACTORY = "FAISS factory of the keys, such as IVF4096_HNSW32,SQ8.  [default: chosen by their number]"
-OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+OUT = click.option("--out", callback=out_folder, required=True, help="Folder of the index.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
 DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
 WORKERS = click.option(
@@ -42,7 +43,7 @@ _COLUMNS = {
 }
 _OPTION_NAMES = (
     *("method", "index", "preset", "recipe", "trust_models"),
-    *("background_concepts", "threshold", "device"),
+    *("background_concepts", "threshold", "device", "index_device"),
 )
 TRUST = click.option(
     "--trust-models",
@@ -79,6 +80,11 @@ METHOD_OPTIONS = (
         help="Change a setting of the method, such as pamr=0 or superpixels.scale=50; may be repeated.",
     ),
     DEVICE,
+    click.option(
+        "--index-device",
+        help="Where keys are searched: cpu, cuda, or auto for a GPU where the models are on one.  "
+        "[default: auto]",
+    ),
 )
 """How a method is chosen and set up."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,19 +26,36 @@ class ProgressBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+        with self._shown():
+            self._bar.close()
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Where nobody reads standard error any more, the work goes on without a bar."""
+        try:
+            yield
+        except OSError:
+            self._bar.disable = True
 
     def advance(self, done: int, total: int) -> None:
         self._bar.total = total
         if self._bar.n == 0:  # what an earlier run did does not count for the speed
             self._bar.initial = done
-        self._bar.update(done - self._bar.n)
+        with self._shown():
+            self._bar.update(done - self._bar.n)
 
     def count(self, done: int) -> None:
         """Shows a count whose total is not known."""
-        self._bar.update(done - self._bar.n)
+        with self._shown():
+            self._bar.update(done - self._bar.n)
 
     def update(self, progress: Progress) -> None:
+        with self._shown():
+            self._update(progress)
+
+    def _update(self, progress: Progress) -> None:
+        if self._bar.disable:
+            return
         if progress.note:
             self._bar.write(progress.note, file=sys.stderr)
             return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from freeda.commands.options import method_options, taken_method_options
+from freeda.commands.paths import out_folder
 from freeda.errors import FreedaError
 from freeda.segmentation import FORMATS
 
@@ -37,9 +38,7 @@ _Point = tuple[int, int] | None
     type=click.IntRange(1),
     help="Prototypes per class, for methods that retrieve.  [default: the preset's]",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("segmented"), help="Folder of the results."
-)
+@click.option("--out", callback=out_folder, default="segmented", help="Folder of the results.")
 @click.option(
     "--explain",
     multiple=True,
@@ -57,6 +56,7 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
     as_json = options.pop("as_json")
     parsed = parse_classes(classes)
     files = _image_files(images)
+    _require_apart(files, out)
     model = _load(options)
     model.set_classes(parsed)
     if points and not model.explains:
@@ -100,7 +100,11 @@ class _Job:
 
     def save(self, result: Segmentation) -> None:
         stem, path = next(item for item in self._names if item[1] not in self._failed)
-        written = result.save(self._out, stem, self._formats)
+        try:
+            written = result.save(self._out, stem, self._formats)
+        except FreedaError as error:
+            self.note_failure(path, error)
+            return
         for x, y in _chosen_points(self._points, result):
             try:
                 written += result.explain(x, y).save(self._out, stem)
@@ -164,6 +168,14 @@ def _image_files(images: Sequence[Path]) -> list[Path]:
             raise ImageError(f"folder '{path}' holds no images")
         files += found
     return files
+
+
+def _require_apart(files: Sequence[Path], out: Path) -> None:
+    """Refuses results beside the images: they would replace some, and be segmented themselves the next
+    time.
+    """
+    if any(path.parent.resolve() == out.resolve() for path in files):
+        raise click.BadParameter(f"'{out}' holds the images; name another folder", param_hint="--out")
 
 
 def _unique_stems(files: Sequence[Path]) -> list[tuple[str, Path]]:

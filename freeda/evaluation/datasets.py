@@ -7,7 +7,7 @@ a method cannot see which classes an image holds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -105,8 +105,8 @@ class FolderDataset:
         return self.files[self._names[number]][0]
 
     def truth(self, number: int) -> np.ndarray:
-        path = self.files[self._names[number]][1]
-        stored = _read_labels(path)
+        image, path = self.files[self._names[number]]
+        stored = _upright(_read_labels(path), image, path)
         labels = self._lookup[np.minimum(stored, len(self._lookup) - 1)]
         if (labels < 0).any():
             found = int(stored[labels < 0].min())
@@ -253,6 +253,40 @@ def _read_labels(path: Path) -> np.ndarray:
             f"label file '{path}' is {stored.shape} {stored.dtype}; expected one channel of label numbers"
         )
     return stored.astype(np.int64)
+
+
+def _upright(labels: np.ndarray, image: Path, path: Path) -> np.ndarray:
+    """Labels as the image is shown. A photograph may be stored turned (EXIF); its labels may be of either.
+
+    Raises `DatasetError` where their size does not tell which.
+    """
+    try:
+        with Image.open(image) as picture:
+            orientation, stored = picture.getexif().get(_ORIENTATION, 1), (picture.height, picture.width)
+    except (UnidentifiedImageError, OSError):  # the segmenter says so, in its own words
+        return labels
+    if orientation not in _TURNS:
+        return labels
+    turned = stored[::-1] if orientation >= 5 else stored
+    if stored == turned:
+        raise DatasetError(
+            f"'{image}' is stored turned (EXIF orientation {orientation}), and the size of '{path}' does "
+            f"not tell whether its labels are too; store the image upright"
+        )
+    return _TURNS[orientation](labels) if labels.shape == stored else labels
+
+
+_ORIENTATION = 0x0112
+_TURNS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda labels: np.rot90(labels, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda labels: np.rot90(labels, -1),
+    7: lambda labels: np.rot90(labels, 2).T,
+    8: np.rot90,
+}
+"""How a picture of each EXIF orientation is turned to be upright."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,12 @@ import numpy as np
 
 from freeda.errors import ConfigError
 
-__all__ = ["GpuKeys"]
+__all__ = ["GpuKeys", "gpus"]
+
+
+def gpus() -> int:
+    """How many GPUs FAISS sees."""
+    return int(faiss.get_num_gpus())
 
 
 class GpuKeys:
@@ -21,9 +26,9 @@ class GpuKeys:
 
     def __init__(self, keys: faiss.Index) -> None:
         """Raises `ConfigError` where FAISS sees no GPU."""
-        if not faiss.get_num_gpus():
+        if not gpus():
             raise ConfigError(
-                "FAISS sees no GPU to search keys on; open the index without gpu=True, or install faiss-gpu"
+                "FAISS sees no GPU to search keys on; take --index-device cpu, or install faiss-gpu"
             )
         self._keys = keys
         self._own = threading.local()
@@ -41,7 +46,7 @@ class GpuKeys:
         except RuntimeError as error:
             why = str(error).splitlines()[0].split("Error: ")[-1]
             raise ConfigError(
-                f"the keys cannot be searched on a GPU: {why}; open the index without gpu=True"
+                f"the keys cannot be searched on a GPU: {why}; take --index-device cpu"
             ) from error
         return similarities, rows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from more_itertools import chunked
 
+from freeda.errors import printable
 from freeda.files import replacing
 from freeda.index.format import (
     CARD,
@@ -150,19 +153,24 @@ def _stream(prototypes: Iterable[Prototype], keys: IO[bytes], path: Path, vector
     keys.flush()
 
 
+def _escaped(text: str) -> str:
+    """Words of captions as plain text in Markdown: no HTML, links, code or table cells."""
+    return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", html.escape(printable(text)))
+
+
 def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
     """The index card, for people."""
     preset = manifest.preset
     models = "\n".join(
-        f"| {kind} | {', '.join(ids)} | {manifest.fingerprints[kind]} "
+        f"| {kind} | {_escaped(', '.join(ids))} | {manifest.fingerprints[kind]} "
         f"| {manifest.licenses.get(kind, 'unknown')} |"
         for kind, ids in preset["models"].items()
         if kind in manifest.fingerprints
     )
-    common = ", ".join(f"{noun} ({count})" for noun, count in nouns.most_common(60))
+    common = ", ".join(f"{_escaped(noun)} ({count})" for noun, count in nouns.most_common(60))
     reasons = pc.value_counts(rejects.column("reason")).to_pylist()
     rejected = "\n".join(
-        f"| {item['values']} | {item['counts']} |"
+        f"| {_escaped(item['values'])} | {item['counts']} |"
         for item in sorted(reasons, key=lambda item: (-item["counts"], item["values"]))
     )
     return f"""# Prototype index

@@ -24,6 +24,7 @@ from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.images import (
     ImageLike,
     OnError,
+    as_image_error,
     map_ahead,
     read_image,
     reading_pool,
@@ -76,8 +77,8 @@ class Segmenter(Protocol):
     ) -> Iterator[Segmentation]:
         """Segments any number of images, in order, with a few of them in memory at a time.
 
-        An image that cannot be read is given to `on_error` and has no result; without `on_error` its error is
-        raised.
+        An image that fails, whatever the error, is given to `on_error` and has no result; without `on_error`
+        its error is raised.
         """
 
 
@@ -205,14 +206,32 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
         with reading_pool(self.threads) as pool:
             read = map_ahead(pool, self._read, images, on_error, ahead)
             for group in self._grouped(read):
-                scores = self.method.score([item.prepared for item in group], chosen.encoded)
-                for item, found in zip(group, scores, strict=True):
-                    yield self._decide(item.pixels, found, chosen)
+                yield from self._results(group, chosen, on_error)
+
+    def _results(
+        self, group: list[_Item[Prepared]], chosen: _Chosen[Encoded], on_error: OnError | None
+    ) -> Iterator[Segmentation]:
+        """The group's results; where it fails, each image is tried by itself, so that one costs no other."""
+        try:
+            scores = self.method.score([item.prepared for item in group], chosen.encoded)
+            results = [
+                self._decide(item.pixels, found, chosen) for item, found in zip(group, scores, strict=True)
+            ]
+        except Exception as error:
+            if on_error is None:
+                raise
+            if len(group) == 1:
+                on_error(group[0].source, as_image_error(group[0].source, error))
+                return
+            for item in group:
+                yield from self._results([item], chosen, on_error)
+            return
+        yield from results
 
     def _read(self, image: ImageLike) -> _Item[Prepared]:
         pixels = read_image(image)
         require_aspect(pixels)
-        return _Item(pixels, self.method.prepare(pixels))
+        return _Item(image, pixels, self.method.prepare(pixels))
 
     def _grouped(self, items: Iterable[_Item[Prepared]]) -> Iterator[list[_Item[Prepared]]]:
         """Images until they have as many parts as pass the models at once."""
@@ -245,8 +264,9 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
 
 @dataclass(frozen=True)
 class _Item(Generic[Prepared]):
-    """An image that was read. pixels: (H, W, 3) uint8."""
+    """An image that was read. source: what was given. pixels: (H, W, 3) uint8."""
 
+    source: ImageLike
     pixels: np.ndarray
     prepared: Prepared
 

@@ -156,12 +156,15 @@ def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipM
     )
 
 
-def _plain_encode(tokenizer: object) -> Encode:
-    """open_clip's own tokenizer has `encode`; its wrapper of a Hugging Face one holds that one."""
-    inner = getattr(tokenizer, "tokenizer", None)
+def _plain_encode(tokenizer: Any) -> Encode:
+    """open_clip's own tokenizer has `encode`; its wrapper of a Hugging Face one holds that one.
+
+    Both clean a text before they encode it: "&amp;" is one sign.
+    """
+    clean, inner = tokenizer.clean_fn, getattr(tokenizer, "tokenizer", None)
     if inner is not None and not isinstance(inner, torch.nn.Module) and callable(inner):
-        return lambda text: inner(text, add_special_tokens=False).input_ids
-    return tokenizer.encode  # type: ignore[attr-defined]
+        return lambda text: inner(clean(text), add_special_tokens=False).input_ids
+    return lambda text: tokenizer.encode(clean(text))
 
 
 def _project(tower: Any, tokens: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, Final, Literal, get_args
 
 from freeda.errors import ConfigError
@@ -22,6 +23,7 @@ __all__ = [
     "Retrieval",
     "BackgroundConcepts",
     "FROM_INDEX",
+    "LOCAL_PREFIX",
     "Superpixels",
     "Synthesis",
     "is_number",
@@ -47,6 +49,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Resizing = Literal["antialiased", "plain"]
 Retrieval = Literal["class", "region"]
 FROM_INDEX: Final = "index"
+LOCAL_PREFIX: Final = "local:"
+"""Begins the id of a model that lies in a folder of the machine that an index was built on."""
 BackgroundConcepts = tuple[str, ...] | Literal["index"]
 
 
@@ -265,12 +269,25 @@ class Preset:
             )
         return self.models[role]
 
+    def shareable(self) -> Preset:
+        """The preset without the paths of this machine: a model in a folder becomes `local:NAME`.
+
+        Elsewhere it is found by the name of the preset, in a preset of that machine.
+        """
+        named = {role: tuple(map(_shareable, ids)) for role, ids in self.models.items()}
+        return replace(self, models=named)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as a TOML file holds it; an empty table of other methods' settings is left out."""
         data = asdict(self)
         if not self.methods:
             del data["methods"]
         return data
+
+
+def _shareable(model_id: str) -> str:
+    is_path = model_id.startswith((".", "~", "/")) or PurePath(model_id).is_absolute()
+    return f"{LOCAL_PREFIX}{PurePath(model_id).name}" if is_path else model_id
 
 
 def _or(names: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from freeda.errors import OutputError, reason
+from freeda.errors import ConfigError, OutputError, reason
 from freeda.segmentation import FORMATS
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.result import Segmentation
@@ -19,7 +19,11 @@ __all__ = ["save_evidence", "save_result"]
 
 
 def save_result(result: Segmentation, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
-    """Writes STEM.json and a file per format into `folder`; returns the paths. Raises `OutputError`."""
+    """Writes STEM.json and a file per format into `folder`; returns the paths. Raises `ConfigError`,
+    `OutputError`.
+    """
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise ConfigError(f"unknown format '{unknown[0]}'; expected any of {', '.join(FORMATS)}")
     with _writing_to(folder):
         written = [_write(result, folder, stem, name) for name in FORMATS if name in formats]
         return [*written, _write_json(_summary(result), folder / f"{stem}.json")]

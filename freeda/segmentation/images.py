@@ -15,13 +15,14 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from freeda.errors import FreedaError, ImageError
+from freeda.errors import FreedaError, ImageError, reason
 
 __all__ = [
     "IMAGE_ENDINGS",
     "MAX_PIXELS",
     "ImageLike",
     "OnError",
+    "as_image_error",
     "map_ahead",
     "read_image",
     "reading_pool",
@@ -119,6 +120,14 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     return _to_rgb(Image.fromarray(array))
 
 
+def as_image_error(image: ImageLike, error: Exception) -> FreedaError:
+    """What is told of an image that fails with an error of any kind."""
+    if isinstance(error, FreedaError):
+        return error
+    name = f"'{image}'" if isinstance(image, str | Path) else "an image"
+    return ImageError(f"{name} failed with {type(error).__name__}: {reason(error)}")
+
+
 @contextmanager
 def reading_pool(threads: int) -> Iterator[Executor]:
     """Threads that drop what has not begun when the block ends early."""
@@ -148,8 +157,10 @@ def map_ahead(
             return
         image, future = waiting.popleft()
         try:
-            yield future.result()
-        except FreedaError as error:
+            done = future.result()
+        except Exception as error:
             if on_error is None:
                 raise
-            on_error(image, error)
+            on_error(image, as_image_error(image, error))
+            continue
+        yield done

@@ -107,8 +107,9 @@ class PatternNouns:
         noun.
         """
         for number, (word, tag) in enumerate(tagged):
-            if "/" in word and tag.startswith("NN"):
-                yield from ((part, tag) for part in word.split("/") if part)
+            parts = word.split("/")
+            if len(parts) > 1 and tag.startswith("NN") and all(map(str.isalpha, parts)):
+                yield from ((part, tag) for part in parts)
             elif "-" in word and tag == "JJ" and not _precedes_noun(tagged, number):
                 last = self._tagger.tag(word.rpartition("-")[2])
                 yield word, last[0][1] if last and last[0][1] in ("NN", "NNS") else tag

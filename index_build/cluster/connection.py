@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +14,10 @@ from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
-from distributed.core import Status
+from distributed.core import Status, rpc
+from distributed.security import Security
 
-from freeda.errors import WorkerError
+from freeda.errors import WorkerError, reason
 
 __all__ = ["LOST_SCHEDULER", "WORKERS_MISSING_SECONDS", "Resources", "connect", "replace_lost", "usable_gpus"]
 
@@ -24,6 +27,7 @@ LOST_SCHEDULER = (
 WORKERS_MISSING_SECONDS = 300
 """How long a build waits for a cluster without workers."""
 _ANSWER_SECONDS = 20
+_LOOPBACK = "127.0.0.1"
 _SETTINGS = {
     "distributed.scheduler.no-workers-timeout": f"{WORKERS_MISSING_SECONDS}s",
     "distributed.comm.timeouts.connect": "60s",
@@ -80,7 +84,7 @@ def connect(resources: Resources) -> Iterator[Client]:
             number: {"cls": Nanny, "options": _worker_options(number, gpus)}
             for number in range(resources.processes())
         }
-        address = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
+        address = {"host": _LOOPBACK, "port": 0, "dashboard_address": f"{_LOOPBACK}:0"}
         with (
             _started(specification, {"cls": Scheduler, "options": address}) as cluster,
             Client(cluster) as client,
@@ -135,17 +139,48 @@ def _worker_options(number: int, gpus: Sequence[str]) -> dict[str, Any]:
         "memory_limit": 0,
         "env": environment,
         "silence_logs": logging.WARNING,
+        # A worker runs whatever it is sent: nothing outside of this machine may reach one.
+        "host": _LOOPBACK,
+        "dashboard_address": f"{_LOOPBACK}:0",
+        "preload": ["index_build.cluster.interrupts", *dask.config.get("distributed.worker.preload", [])],
     }
 
 
 @contextmanager
 def _connected(scheduler: str) -> Iterator[Client]:
+    address = _address(scheduler)
     try:
-        if "://" not in scheduler and Path(scheduler).is_file():
-            client = Client(scheduler_file=scheduler, timeout=_ANSWER_SECONDS)
-        else:
-            client = Client(scheduler, timeout=_ANSWER_SECONDS)
-    except (OSError, ValueError) as error:
-        raise WorkerError(f"no Dask scheduler answers at '{scheduler}': {error}") from error
+        asyncio.run(_ask(address))
+        client = Client(address, timeout=_ANSWER_SECONDS)
+    except TypeError as error:
+        raise WorkerError(
+            f"'{scheduler}' asks for TLS, but no certificates are configured; set distributed.comm.tls in "
+            f"Dask's configuration, on all machines"
+        ) from error
+    except (OSError, ValueError, RuntimeError, asyncio.TimeoutError) as error:
+        raise WorkerError(f"no Dask scheduler answers at '{scheduler}': {reason(error)}") from error
     with client:
         yield client
+
+
+def _address(scheduler: str) -> str:
+    """The address itself, or the one in a scheduler file."""
+    if "://" in scheduler or not Path(scheduler).is_file():
+        return scheduler
+    try:
+        address = json.loads(Path(scheduler).read_bytes())["address"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkerError(
+            f"'{scheduler}' is no scheduler file; expected the JSON that `dask scheduler --scheduler-file` "
+            "writes"
+        ) from error
+    return str(address)
+
+
+async def _ask(address: str) -> None:
+    """Raises an error unless a scheduler answers; one that accepts a connection and is silent is no
+    scheduler.
+    """
+    arguments = Security().get_connection_args("client")
+    async with rpc(address, timeout=_ANSWER_SECONDS, connection_args=arguments) as scheduler:
+        await asyncio.wait_for(scheduler.identity(), _ANSWER_SECONDS)

@@ -158,7 +158,7 @@ def _add_picture(
         masks: dict[str, np.ndarray] = {}
         for span, key, noun_map in zip(source.spans, keys, item.picture.noun_maps, strict=True):
             if key is None:
-                outcome.rejects.append(_reject(item, span, "noun not within CLIP's token limit"))
+                outcome.rejects.append(_reject(item, span, "noun not among CLIP's tokens"))
                 continue
             try:
                 mask, peak = _localize(noun_map, item, config)

@@ -103,7 +103,7 @@ class BuildFolder:
         """Updates the numbers of a finished index that only the online stage reads, where they have
         changed.
         """
-        changed = {**vars(manifest), "preset": json.loads(json.dumps(preset.as_dict()))}
+        changed = {**vars(manifest), "preset": json.loads(json.dumps(preset.shareable().as_dict()))}
         if changed["preset"] != dict(manifest.preset):
             self.out.write(MANIFEST, manifest_text(Manifest(**changed)).encode())
         return Manifest(**changed)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
+import freeda
 from freeda.errors import CaptionsError, ConfigError, IndexCorruptError, OutputError, WorkerError
 from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
@@ -26,7 +28,7 @@ from freeda.presets.settings import Preset
 from index_build import BuildConfig, BuildSummary, Resources, build_index
 from index_build.append import append
 from index_build.cluster.progress import Progress
-from index_build.config import CaptionColumns
+from index_build.config import CaptionColumns, build_id, differences
 from tests.index_build.conftest import OWN, contents, write_captions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -202,7 +204,7 @@ def test_appended_captions_join_the_index_as_if_they_had_always_been_there(
     rows = [*pq.read_table(captions).to_pylist(), {"id": "late", "caption": "very " * 45 + "near a dog"}]
     more = tmp_path / "more.parquet"
     pq.write_table(pa.Table.from_pylist(rows), more)
-    config = BuildConfig(preset=PrototypeIndex.open(undisturbed).preset, shard_size=1, limit=4)
+    config = BuildConfig(preset=freeda.load_preset("tiny"), shard_size=1, limit=4)
     build_index(str(captions), tmp_path / "index", config, resources=shared)
     # As a process leaves it that dies while the grown index takes the old one's place.
     (tmp_path / "index").rename(tmp_path / ".index.replaced")
@@ -287,8 +289,10 @@ def test_odd_rows_end_as_prototypes_or_counted_rejects(
         ("surplus", "no nouns"),
         ("no nouns", "no nouns"),
         ("digits", "no nouns"),
+        ("html", "noun not among CLIP's tokens"),  # "amp", which CLIP reads as a sign
     }
     assert {("long", "cat"), ("control", "cat"), ("right to left", "cat"), ("wrapping", "grass")} <= made
+    assert {("html", "dog"), ("html", "cat")} <= made
     assert {("emoji", "cat"), ("emoji", "dog"), ("again", "dog")} <= made
     assert {row["caption_id"] for row in rejects if row["reason"] == TOO_LONG} == {"sixty nouns"}
     assert len([item for item in made | refused if item[0] == "sixty nouns"]) == len(_THINGS)
@@ -309,3 +313,26 @@ def test_captions_that_change_while_they_are_built_are_not_mixed(
     assert not (tmp_path / "i" / "manifest.json").exists()
     assert not list(tmp_path.glob("i/.work/*"))
     assert build_index(str(source), tmp_path / "i", config, resources=shared).captions == 2
+
+
+def test_other_versions_of_deciding_packages_make_another_build(
+    config: BuildConfig, captions: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = config.content("digest", {}, 4)
+    real = version
+    fake = {"torch": "99.1.7", "textblob": real("textblob") + ".9"}
+    monkeypatch.setattr("index_build.config.version", lambda name: fake.get(name, real(name)))
+    after = config.content("digest", {}, 4)
+    assert [line for line in differences(before, after)] == [
+        f'versions.torch "{before["versions"]["torch"]}" -> "99.1"'
+    ]
+    monkeypatch.setattr("index_build.config._SAME_AS", {("torch", "99.1"): before["versions"]["torch"]})
+    assert build_id(config.content("digest", {}, 4)) == build_id(before)
+
+
+def test_an_index_does_not_tell_where_its_models_lay(undisturbed: Path, tiny_preset: Preset) -> None:
+    text = (undisturbed / "manifest.json").read_text() + (undisturbed / "README.md").read_text()
+    for ids in tiny_preset.models.values():
+        assert ids[0] not in text
+        assert f"local:{Path(ids[0]).name}" in text
+    assert freeda.load(undisturbed).segment(np.zeros((60, 60, 3), np.uint8), "cat").labels.shape == (60, 60)

@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from freeda.errors import ConfigError
+from freeda.index.gpu_keys import gpus
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
 from freeda.methods.freeda.concepts import parse_concepts
@@ -19,9 +22,9 @@ from freeda.models.clip import load_clip
 from freeda.models.loading import choose_device, default_dtype
 from freeda.presets import Preset
 from freeda.presets.recipes import load_recipe
-from freeda.presets.settings import FreedaSettings
+from freeda.presets.settings import FreedaSettings, require
 from freeda.presets.toml import changed
-from freeda.presets.trust import require_known_models
+from freeda.presets.trust import known_models
 from freeda.segmentation.windows import WindowedImage
 
 __all__ = ["load"]
@@ -37,10 +40,13 @@ def load(
     device: str = "auto",
     background: bool = False,
     trust_models: bool = False,
+    index_device: str = "auto",
     **settings: Any,
 ) -> FreedaSegmenter:
     """Opens an index and the models it was built with.
 
+    index_device: where keys are searched: "cpu", "cuda", or "auto" for a GPU where the models are on one and
+        FAISS sees it.
     trust_models: whether to load models that the index names and no preset of this machine does.
     preset: where the models and settings are taken from instead of the index.
     recipe: "default", or "paper" for the released code's algorithm.
@@ -51,11 +57,12 @@ def load(
         photographs, or "none".
     """
     require_switch(background)
-    opened = PrototypeIndex.open(index)
-    chosen = opened.preset if preset is None else as_preset(preset)
-    if preset is None and not trust_models:
-        require_known_models(chosen, ("clip", "backbone"), opened.folder.name)
     torch_device = choose_device(device)
+    opened = PrototypeIndex.open(index, gpu=_on_gpu(index_device, torch_device))
+    if preset is None:
+        chosen = known_models(opened.preset, ("clip", "backbone"), opened.folder.name, trust=trust_models)
+    else:
+        chosen = as_preset(preset)
     dtype = default_dtype(torch_device)
     method = FreedaMethod(
         opened,
@@ -65,6 +72,14 @@ def load(
         background=background,
     )
     return MethodSegmenter(method, explain=partial(explain, method), size_of=lambda image: len(image.areas))
+
+
+def _on_gpu(index_device: str, device: torch.device) -> bool:
+    """Whether keys are searched on a GPU."""
+    require(index_device in ("auto", "cpu", "cuda"), "index_device", index_device, "auto, cpu or cuda")
+    if index_device == "auto":
+        return device.type == "cuda" and gpus() > 0
+    return index_device == "cuda"
 
 
 def _settings(base: FreedaSettings, changes: dict[str, Any], background: bool) -> FreedaSettings:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from freeda.errors import DatasetError
 from freeda.evaluation.datasets import DATASETS, label_names, open_dataset
+from freeda.segmentation.images import read_image
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.vocabulary import KINDS
 
@@ -241,3 +242,41 @@ def test_the_toy_world_is_a_data_set() -> None:
     np.testing.assert_array_equal(dataset.image(7), scene.image)
     np.testing.assert_array_equal(dataset.truth(7), scene.labels)
     assert label_names(dataset) == tuple(kind.name for kind in KINDS)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("labels_turned", [True, False])
+def test_labels_of_photographs_that_are_stored_turned(
+    orientation: int, labels_turned: bool, tmp_path: Path
+) -> None:
+    """The labels are of the photograph as it is shown, whichever way they are stored."""
+    upright = np.arange(5 * 7, dtype=np.uint8).reshape(5, 7) % 3
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = next(
+        turned
+        for turned in (_turned(upright, number) for number in range(1, 9))
+        if np.array_equal(ImageOps.exif_transpose(_with(turned, exif, tmp_path)), upright)
+    )
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(stored * 80).save(tmp_path / "images" / "a.png", exif=exif)
+    Image.fromarray(upright if labels_turned else stored).save(tmp_path / "labels" / "a.png")
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    dataset = open_dataset(str(tmp_path), None)
+    if orientation < 5:
+        with pytest.raises(DatasetError, match=f"EXIF orientation {orientation}.*store the image upright"):
+            dataset.truth(0)
+        return
+    np.testing.assert_array_equal(dataset.truth(0), upright)
+    np.testing.assert_array_equal(read_image(dataset.image(0))[..., 0], upright * 80)
+
+
+def _turned(array: np.ndarray, number: int) -> np.ndarray:
+    """The eight ways to turn and mirror a picture."""
+    return np.rot90(array if number < 5 else array.T, number)
+
+
+def _with(array: np.ndarray, exif: Image.Exif, folder: Path) -> Image.Image:
+    Image.fromarray(np.ascontiguousarray(array)).save(folder / "turned.png", exif=exif)
+    return Image.open(folder / "turned.png")

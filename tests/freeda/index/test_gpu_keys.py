@@ -7,10 +7,13 @@ from threading import Barrier
 import faiss
 import numpy as np
 import pytest
+import torch
 
+import freeda
 from freeda.errors import ConfigError
 from freeda.index.gpu_keys import GpuKeys
 from freeda.index.reader import PrototypeIndex
+from freeda.methods.freeda import _on_gpu
 
 
 def some_keys(factory: str = "Flat") -> tuple[faiss.Index, np.ndarray]:
@@ -67,3 +70,28 @@ def test_every_thread_searches_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch
 def test_no_gpu_is_one_line(index_folder: Path) -> None:
     with pytest.raises(ConfigError, match="FAISS sees no GPU"):
         PrototypeIndex.open(index_folder, gpu=True)
+
+
+@pytest.mark.skipif(
+    faiss.get_num_gpus() > 0 or not hasattr(faiss, "StandardGpuResources"),
+    reason="for faiss-gpu without a GPU",
+)
+def test_a_method_on_a_gpu_searches_there_unless_told_otherwise(
+    index_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: FAISS's copy within the CPU stands for the one to a GPU."""
+    expected = freeda.load(index_folder).encode_classes("cat; dog").prototypes
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(
+        faiss, "index_cpu_to_gpu", lambda resources, device, index, options: faiss.clone_index(index)
+    )
+    monkeypatch.setattr(faiss, "StandardGpuResources", object)
+    on_gpu = freeda.load(index_folder, index_device="cuda")
+    assert isinstance(on_gpu.method.index._searched, GpuKeys)
+    np.testing.assert_allclose(on_gpu.encode_classes("cat; dog").prototypes, expected, rtol=1e-6)
+    assert not isinstance(freeda.load(index_folder).method.index._searched, GpuKeys)
+    for device, wanted in (("cuda", True), ("cpu", False)):
+        assert _on_gpu("auto", torch.device(device)) == wanted
+        assert not _on_gpu("cpu", torch.device(device))
+    with pytest.raises(ConfigError, match="index_device is 'gpu'; expected auto, cpu or cuda"):
+        freeda.load(index_folder, index_device="gpu")

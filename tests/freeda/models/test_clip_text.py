@@ -93,6 +93,15 @@ def test_a_class_more_embeds_only_itself(clip_folder: Path, monkeypatch: pytest.
     assert embedded == [2, 3]
 
 
+def test_positions_are_those_of_the_cleaned_text(clip_folder: Path) -> None:
+    clip = load_clip([str(clip_folder)], torch.device("cpu"))
+    for text in ("a &amp; b &lt;b&gt; a red dog", "  a   cat \n and a dog", "a DOG"):
+        ids = clip.tokenize([text])[0]
+        encoded = list(clip.encode(text))
+        assert ids[1 : 1 + len(encoded)].tolist() == encoded
+        assert int(ids.argmax()) == 1 + len(encoded)
+
+
 def _noted(counts: list[int], network: Any, ids: torch.Tensor) -> torch.Tensor:
     counts.append(len(ids))
     return encode_texts(network, ids)
