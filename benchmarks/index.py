@@ -22,7 +22,7 @@ import torch
 from measuring import machine
 from results import publish
 
-from freeda.index.keys import RECALL_AT, TRAINED_PER_CELL, build_keys, choose_factory, open_keys
+from freeda.index.keys import RECALL_AT, TRAINED_PER_CELL, build_keys, choose_factory, open_keys, read_header
 
 CLASSES = 1000
 _CENTRES = 4000
@@ -62,7 +62,7 @@ def measure(folder: Path, dim: int, factory: str) -> dict[str, float]:
     built = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
-    index = open_keys(path)
+    index = open_keys(path, *read_header(path))
     opened = time.perf_counter() - started
     queries = np.load(folder / "keys.classes.npy")
     started = time.perf_counter()

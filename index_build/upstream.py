@@ -18,6 +18,7 @@ import numpy as np
 
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
 from freeda.index.format import Manifest
+from freeda.index.keys import read_header
 from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from freeda.models.backbone import load_backbone
@@ -117,11 +118,11 @@ def _vector_files(folder: Path) -> list[str]:
 
 def _open_keys(path: Path) -> faiss.Index:
     try:
+        read_header(path)
         keys = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
-        raise IndexCorruptError(f"'{path}' cannot be read by faiss: {error}") from error
-    if keys.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise IndexMismatchError(f"'{path}' does not compare by inner product; is it FreeDA's index of keys?")
+        why = str(error).splitlines()[0]
+        raise IndexCorruptError(f"'{path}' cannot be read as FreeDA's index of keys: {why}") from error
     return keys
 
 
@@ -171,6 +172,8 @@ def _read_chunk(upstream: _Upstream, start: int, stop: int) -> ShardOutcome:
 
 
 def _read_vector(path: Path, width: int) -> np.ndarray:
+    if not path.is_file():
+        raise IndexCorruptError(f"'{path}' is no file")
     try:
         vector = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

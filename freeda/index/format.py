@@ -127,6 +127,8 @@ def open_prototypes(folder: Path, manifest: Manifest) -> list[pa.RecordBatch]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate(full=True)  # an offset that lies outside of its buffer would end the process
     except (pa.ArrowInvalid, OSError) as error:
         raise IndexCorruptError(f"{path} cannot be read: {error}; restore or rebuild the index") from error
     rows = sum(map(len, batches))

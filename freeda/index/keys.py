@@ -8,6 +8,7 @@ class; an inverted file reads a few cells, and its recall is measured.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ __all__ = [
     "choose_factory",
     "open_keys",
     "prepare_reconstruction",
+    "read_header",
 ]
 
 EXACT_UP_TO = 2_000_000
@@ -41,6 +43,19 @@ _WANTED_RECALL = 0.95
 _MIN_GAIN = 0.005
 """Smallest gain in recall that is worth twice the time; where codes are coarse, more cells find no more."""
 _BLOCK = 65_536
+_HEADER = struct.Struct("<4siqqqBi")
+"""Kind, width, number of keys, two unused numbers, whether it is trained, metric."""
+_KINDS = {
+    b"IxFI": "Flat",
+    b"IxSQ": "SQ",
+    b"IxPq": "PQ",
+    b"IxPT": "a transform such as OPQ or PCA",
+    b"IwFl": "IVF,Flat",
+    b"IwSq": "IVF,SQ",
+    b"IwPQ": "IVF,PQ",
+    b"IHNf": "HNSW",
+    b"IHNs": "HNSW,SQ",
+}
 
 
 def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
@@ -96,13 +111,41 @@ def build_keys(keys: np.ndarray, factory: str, path: Path) -> float:
     return recall
 
 
-def open_keys(path: Path) -> faiss.Index:
-    """An index of keys, memory-mapped; raises `RuntimeError` where FAISS cannot read it."""
+def open_keys(path: Path, count: int, dim: int) -> faiss.Index:
+    """An index of `count` keys of `dim` numbers, memory-mapped.
+
+    Raises `RuntimeError` where FAISS cannot read it, or its header says other than that: FAISS would allocate
+    what a header asks for.
+    """
+    header = read_header(path)
+    if header != (count, dim):
+        raise RuntimeError(f"it holds {header[0]} keys of {header[1]}-d; {count} of {dim}-d are expected")
     # The first way maps codes that lie in one piece, the second the cells of an inverted file.
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     if _inverted_file(index) is None:
         return index
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+
+
+def read_header(path: Path) -> tuple[int, int]:
+    """How many keys a file says it holds, and their width.
+
+    Raises `RuntimeError` for a file of another kind or metric, or of another size than its keys take.
+    """
+    if not path.is_file():
+        raise RuntimeError("it is no file")
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise RuntimeError(f"it has {len(header)} bytes")
+    kind, dim, count, _, _, _, metric = _HEADER.unpack(header)
+    if kind not in _KINDS:
+        raise RuntimeError(f"its kind {kind!r} is not one of {', '.join(_KINDS.values())}")
+    if metric != faiss.METRIC_INNER_PRODUCT:
+        raise RuntimeError("it does not compare by inner product")
+    if kind == b"IxFI" and path.stat().st_size != _HEADER.size + 8 + 4 * dim * count:
+        raise RuntimeError(f"it has {path.stat().st_size} bytes, too few or too many for its keys")
+    return count, dim
 
 
 def prepare_reconstruction(index: faiss.Index) -> None:

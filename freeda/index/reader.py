@@ -99,7 +99,7 @@ class PrototypeIndex:
     @cached_property
     def keys(self) -> faiss.Index:
         try:
-            index = open_keys(self.folder / KEYS)
+            index = open_keys(self.folder / KEYS, len(self), self.manifest.key_dim)
         except RuntimeError as error:
             raise IndexCorruptError(f"{self.folder / KEYS} cannot be read by faiss: {error}") from error
         if (index.ntotal, index.d) != (len(self), self.manifest.key_dim):

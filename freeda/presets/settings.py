@@ -210,6 +210,9 @@ class FreedaSettings:
             *("short_side", "window", "stride", "dense_size", "neighbors", "region_neighbors"),
         )
         self._require("stride", self.stride <= self.window, f"at most the window, {self.window}")
+        self._require(
+            "stride", 16 * self.stride >= self.window, f"at least a 16th of {self.window}, the window"
+        )
         self._require("neighbor_margin", is_number(self.neighbor_margin, least=0), "0 or more")
         self._require("local_weight", is_number(self.local_weight, least=0, most=1), "between 0 and 1")
         self._require("background", self.background is None or is_number(self.background), "a number")
@@ -218,7 +221,7 @@ class FreedaSettings:
         self._require("background_concepts", known, f'a list of names, or "{FROM_INDEX}"')
         self._require("pooling", self.pooling in get_args(Pooling), _or(get_args(Pooling)))
         self._require("merge_above", is_number(self.merge_above, above=0, most=1), "above 0, at most 1")
-        self._require("pamr", isinstance(self.pamr, int) and self.pamr >= 0, "0 or more")
+        self._require("pamr", isinstance(self.pamr, int) and 0 <= self.pamr <= 100, "0 .. 100")
         self._require("retrieval", self.retrieval in get_args(Retrieval), _or(get_args(Retrieval)))
         self._require("synonyms", isinstance(self.synonyms, bool), "true or false")
         self._require("resizing", self.resizing in get_args(Resizing), _or(get_args(Resizing)))

@@ -13,6 +13,7 @@ from freeda.segmentation.evidence import Evidence, Vote
 __all__ = ["draw_sheet"]
 
 _PICTURE, _THUMBNAIL, _GAP = 420, 104, 16
+_THUMBNAILS = ("WEBP", "PNG", "JPEG")
 _INK, _FAINT, _BAR = "#1d2126", "#7b828c", "#2f6fde"
 
 
@@ -82,7 +83,7 @@ def _thumbnail(data: bytes) -> Image.Image:
     """The prototype's picture, or a grey square where none was kept or its bytes are damaged."""
     square = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL), "#e6e8eb")
     try:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        picture = Image.open(io.BytesIO(data), formats=_THUMBNAILS).convert("RGB")
     except OSError:
         return square
     picture = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)

@@ -19,6 +19,7 @@ from freeda.errors import FreedaError, ImageError, reason
 
 __all__ = [
     "IMAGE_ENDINGS",
+    "IMAGE_FORMATS",
     "MAX_PIXELS",
     "ImageLike",
     "OnError",
@@ -35,6 +36,10 @@ _T = TypeVar("_T")
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 """Endings, in lower case, by which images are found in a folder."""
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""What is read, whatever a file is called; others start programs of their own (EPS) or are hardly
+maintained.
+"""
 MAX_PIXELS = 400_000_000
 """Larger images are refused: a decompression bomb looks just like them."""
 _MAX_ASPECT = 32
@@ -88,7 +93,7 @@ def _open(path: Path) -> Image.Image:
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(path, formats=IMAGE_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -292,7 +292,7 @@ def test_odd_rows_end_as_prototypes_or_counted_rejects(
         ("html", "noun not among CLIP's tokens"),  # "amp", which CLIP reads as a sign
     }
     assert {("long", "cat"), ("control", "cat"), ("right to left", "cat"), ("wrapping", "grass")} <= made
-    assert {("html", "dog"), ("html", "cat")} <= made
+    assert ("html", "cat") in made
     assert {("emoji", "cat"), ("emoji", "dog"), ("again", "dog")} <= made
     assert {row["caption_id"] for row in rejects if row["reason"] == TOO_LONG} == {"sixty nouns"}
     assert len([item for item in made | refused if item[0] == "sixty nouns"]) == len(_THINGS)

@@ -116,7 +116,7 @@ def test_keys_of_other_models_are_refused(tmp_path: Path, tiny_preset: Preset) -
     distances = faiss.IndexFlatL2(WIDTH)
     distances.add(keys)
     faiss.write_index(distances, str(knn_index))
-    with pytest.raises(IndexMismatchError, match="inner product"):
+    with pytest.raises(IndexCorruptError, match="inner product"):
         import_upstream(embeddings, knn_index, tmp_path / "out", tiny_preset)
     long = faiss.IndexFlatIP(WIDTH)
     long.add(3 * keys)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 
 from freeda.errors import ConfigError
 from freeda.index.editing import merge
-from freeda.index.keys import build_keys, check_factory, choose_factory, open_keys, prepare_reconstruction
+from freeda.index.keys import (
+    build_keys,
+    check_factory,
+    choose_factory,
+    open_keys,
+    prepare_reconstruction,
+    read_header,
+)
 from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from tests.freeda.material import random_prototypes, write_index
@@ -45,7 +53,7 @@ def test_less_memory_means_smaller_codes() -> None:
 def test_the_recall_told_is_that_of_a_numpy_search(factory: str, tmp_path: Path) -> None:
     keys = clustered(20_000)
     told = build_keys(keys, factory, tmp_path / "keys.faiss")
-    index = open_keys(tmp_path / "keys.faiss")
+    index = open_keys(tmp_path / "keys.faiss", *read_header(tmp_path / "keys.faiss"))
     assert index.ntotal == len(keys)
     queries = keys[5:2000:20]
     exact = np.argsort(-(queries @ keys.T), axis=1, kind="stable")[:, :350]
@@ -80,3 +88,29 @@ def test_an_index_of_another_kind_answers_and_says_what_it_is(tmp_path: Path) ->
     assert sorted(path.name for path in index.folder.iterdir()) == sorted(
         path.name for path in exact.folder.iterdir()
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, b"IxF2", "its kind b'IxF2' is not one of Flat"),
+        (4, (4096).to_bytes(4, "little"), "too few or too many for its keys"),
+        (8, (10**9).to_bytes(8, "little"), "too few or too many for its keys"),
+        (33, b"", "it has 33 bytes"),
+    ],
+)
+def test_a_header_that_lies_is_told_before_faiss_allocates(
+    place: int, value: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.faiss"
+    build_keys(clustered(100), "Flat", path)
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + value + content[place + len(value) :] if value else content[:20])
+    with pytest.raises(RuntimeError, match=message.replace("33 bytes", "20 bytes")):
+        read_header(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys.faiss")
+    with pytest.raises(RuntimeError, match="it is no file"):
+        read_header(tmp_path / "keys.faiss")

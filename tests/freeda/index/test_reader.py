@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
-from freeda.index.format import FILES, KEYS, MANIFEST
+from freeda.index.format import FILES, KEYS, MANIFEST, PROTOTYPES, read_manifest, write_manifest
 from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from freeda.records import Prototype
@@ -249,3 +249,18 @@ def test_other_models_are_refused_with_both_fingerprints(folder: Path) -> None:
         index.require_models(clip="z")
     with pytest.raises(IndexMismatchError, match=r"8-d keys .* gives 512-d"):
         index.search(np.zeros((1, 512), np.float32), 1)
+
+
+def test_offsets_outside_of_their_buffer_are_told(tmp_path: Path) -> None:
+    """An index whose digests are right, but whose text columns point anywhere."""
+    folder = write_index(tmp_path / "index", make_prototypes(20))
+    manifest = read_manifest(folder)
+    content = bytearray((folder / PROTOTYPES).read_bytes())
+    lengths = [len(item.noun) for item in make_prototypes(20)]
+    found = bytes(content).find(np.cumsum([0, *lengths]).astype(np.int32).tobytes())
+    assert found > 0
+    content[found + 40 : found + 44] = (2**30).to_bytes(4, "little")
+    (folder / PROTOTYPES).write_bytes(bytes(content))
+    write_manifest(folder, manifest)
+    with pytest.raises(IndexCorruptError, match="prototypes.arrow cannot be read"):
+        PrototypeIndex.open(folder).noun_counts()
