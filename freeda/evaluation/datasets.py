@@ -20,7 +20,7 @@ from freeda.class_lists import class_list
 from freeda.class_names import BACKGROUND, ClassName, parse_classes
 from freeda.errors import DatasetError
 from freeda.evaluation.layouts import DATASETS, IGNORED, Layout
-from freeda.segmentation.images import IMAGE_ENDINGS, ImageLike
+from freeda.segmentation.images import IMAGE_ENDINGS, IMAGE_FORMATS, ImageLike
 
 __all__ = ["Dataset", "FolderDataset", "ToyDataset", "label_names", "open_dataset"]
 
@@ -244,7 +244,7 @@ def _is_image(path: Path) -> bool:
 def _read_labels(path: Path) -> np.ndarray:
     """(H, W) numbers of a single-channel picture, palette or not."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=IMAGE_FORMATS) as picture:
             stored = np.array(picture)
     except (UnidentifiedImageError, OSError) as error:
         raise DatasetError(f"label file '{path}' cannot be read: {error}") from error
@@ -261,7 +261,7 @@ def _upright(labels: np.ndarray, image: Path, path: Path) -> np.ndarray:
     Raises `DatasetError` where their size does not tell which.
     """
     try:
-        with Image.open(image) as picture:
+        with Image.open(image, formats=IMAGE_FORMATS) as picture:
             orientation, stored = picture.getexif().get(_ORIENTATION, 1), (picture.height, picture.width)
     except (UnidentifiedImageError, OSError):  # the segmenter says so, in its own words
         return labels

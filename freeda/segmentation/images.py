@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 """Endings, in lower case, by which images are found in a folder."""
-IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is read, whatever a file is called; others start programs of their own (EPS) or are hardly
 maintained.
 """

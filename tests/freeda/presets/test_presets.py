@@ -80,7 +80,7 @@ def test_single_settings_are_changed_by_name() -> None:
             match=f"has no option or setting .{name.rpartition('.')[2]}|{name}'; its settings are",
         ):
             changed(settings, {name: 1}, "method freeda")
-    with pytest.raises(ConfigError, match="segmentation.pamr is -1; expected 0 or more"):
+    with pytest.raises(ConfigError, match="segmentation.pamr is -1; expected 0 .. 100"):
         changed(settings, {"pamr": -1}, "method freeda")
 
 

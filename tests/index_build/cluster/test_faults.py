@@ -203,7 +203,7 @@ class Sick(AroundBuilding):
             self.calls += 1
             if self.healthy < self.calls <= self.until:
                 raise ArithmeticError("bits flip here")
-        time.sleep(0.05)  # a healthy worker takes longer than one that fails at once
+        time.sleep(0.5)  # a healthy worker takes longer than one that fails at once
         return original(captions, models, config)
 
 
