@@ -74,7 +74,7 @@ class Resources:
 @contextmanager
 def connect(resources: Resources) -> Iterator[Client]:
     """A client of a running cluster, or of one on this machine. Raises `WorkerError`."""
-    with dask.config.set(_SETTINGS):
+    with _same_logging(), dask.config.set(_SETTINGS):
         if resources.scheduler is not None:
             with _connected(resources.scheduler) as client:
                 yield client
@@ -88,6 +88,7 @@ def connect(resources: Resources) -> Iterator[Client]:
         with (
             _started(specification, {"cls": Scheduler, "options": address}) as cluster,
             Client(cluster) as client,
+            _quiet_when_interrupted(),
         ):
             yield client
 
@@ -159,8 +160,27 @@ def _connected(scheduler: str) -> Iterator[Client]:
         ) from error
     except (OSError, ValueError, RuntimeError, asyncio.TimeoutError) as error:
         raise WorkerError(f"no Dask scheduler answers at '{scheduler}': {reason(error)}") from error
-    with client:
+    with client, _quiet_when_interrupted():
         yield client
+
+
+@contextmanager
+def _quiet_when_interrupted() -> Iterator[None]:
+    """After Ctrl-C, Dask and tornado would log a traceback per connection that they close."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logging.disable(logging.CRITICAL)
+        raise
+
+
+@contextmanager
+def _same_logging() -> Iterator[None]:
+    level = logging.root.manager.disable
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _address(scheduler: str) -> str:

@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, tiny_preset: Preset) -> No
     out = tmp_path / "out"
     with pytest.raises(CaptionsError, match="no folder"):
         import_upstream(tmp_path / "nowhere", knn_index, out, tiny_preset)
-    with pytest.raises(IndexCorruptError, match="cannot be read by faiss"):
+    with pytest.raises(IndexCorruptError, match="cannot be read as FreeDA's index of keys"):
         import_upstream(embeddings, tmp_path / "no.index", out, tiny_preset)
     np.save(embeddings / "7_cat.npy", np.zeros(5, np.float32))
     with pytest.raises(IndexMismatchError, match=r"7_cat.npy' holds \(5,\) float32.*gives 32 numbers"):
@@ -116,7 +116,7 @@ def test_keys_of_other_models_are_refused(tmp_path: Path, tiny_preset: Preset) -
     distances = faiss.IndexFlatL2(WIDTH)
     distances.add(keys)
     faiss.write_index(distances, str(knn_index))
-    with pytest.raises(IndexCorruptError, match="inner product"):
+    with pytest.raises(IndexCorruptError, match="is not one of Flat"):
         import_upstream(embeddings, knn_index, tmp_path / "out", tiny_preset)
     long = faiss.IndexFlatIP(WIDTH)
     long.add(3 * keys)
