@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["replacing", "sync"]
+__all__ = ["replacing", "sync", "user_folder"]
+
+
+def user_folder() -> Path:
+    """Where a user's own indexes and presets lie: `$FREEDA_HOME`, or `~/.freeda`."""
+    return Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda"))
 
 
 @contextmanager

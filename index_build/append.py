@@ -24,7 +24,7 @@ from freeda.presets.trust import known_models
 from freeda.records import Caption
 from index_build.captions.cutting import UNTAGGED
 from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG
-from index_build.captions.reader import DUPLICATE_ID, TOO_LONG, open_captions
+from index_build.captions.reader import DUPLICATE_ID, TOO_LONG, CaptionSource, open_captions
 from index_build.cluster.connection import Resources
 from index_build.cluster.progress import OnProgress
 from index_build.cluster.quarantine import is_quarantine
@@ -66,7 +66,7 @@ def append(
     trust_models: whether to load models that the index names and no preset of this machine does.
     Raises as `build_index` and `merge` do, and `OutputError` for an index that is part of the package.
     """
-    folder = _locate(str(index))
+    folder = _locate(index)
     _require_own(folder)
     with locked(folder):
         _restore(folder)
@@ -91,10 +91,9 @@ def _append(
     _clear(folder, opened.manifest)
     rows = open_captions(captions, columns)
     source = replace(rows, known=_known(opened))
-    new = {(item.id, item.text) for item in source if isinstance(item, Caption)}
-    if not new:
+    if not any(isinstance(item, Caption) for item in source):
         return Appended(opened.manifest, None, "all captions were in it already")
-    tried = new & _quarantined(opened)
+    tried = _tried_again(opened, source)
     config = BuildConfig(preset=_same_precision(opened, preset), seed=opened.manifest.seed, **vars(columns))
     # Named by these captions and this state of the index: only the same addition is resumed.
     state = opened.manifest.build_fingerprint[:8]
@@ -111,10 +110,14 @@ def _append(
     return Appended(manifest, summary)
 
 
-def _quarantined(index: PrototypeIndex) -> set[tuple[str, str]]:
-    """Ids and texts of the captions that were set aside for what happened to their tasks."""
+def _tried_again(index: PrototypeIndex, source: CaptionSource) -> set[tuple[str, str]]:
+    """Ids and texts of the captions given that had been set aside for what happened to their tasks."""
     rejects = index.rejects().to_pylist()
-    return {(row["caption_id"], row["caption"]) for row in rejects if is_quarantine(row["reason"])}
+    aside = {(row["caption_id"], row["caption"]) for row in rejects if is_quarantine(row["reason"])}
+    if not aside:
+        return aside
+    given = ((item.id, item.text) for item in source if isinstance(item, Caption))
+    return aside.intersection(given)
 
 
 def _grow(
@@ -215,7 +218,7 @@ def _other_files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.name not in (MANIFEST, REPORT, *FILES))
 
 
-def _locate(name: str) -> Path:
+def _locate(name: str | Path) -> Path:
     """Where an index is, or was when the process that replaced it was killed."""
     for folder in (path.resolve() for path in search_paths(name)):
         if _beside(folder, "replaced").exists() and not folder.exists():

@@ -66,7 +66,7 @@ def build_index_command(captions: str, out: str, **options: Any) -> None:
         click.echo(json.dumps(asdict(estimate)) if options["as_json"] else _estimate_text(estimate))
         return
     summary = _build(captions, out, config, options)
-    shown = json.dumps(asdict(summary), default=str) if options["as_json"] else _summary_text(summary)
+    shown = masked(json.dumps(asdict(summary), default=str)) if options["as_json"] else _summary_text(summary)
     click.echo(shown)
 
 

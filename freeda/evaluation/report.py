@@ -67,7 +67,7 @@ def _background(run: Run) -> str:
     elif concepts:
         named = {name.casefold() for item in run.dataset.classes for name in item.names}
         rules.append(f"{sum(name.casefold() not in named for name in concepts)} concepts")
-    return " and ".join(rules)
+    return " and ".join(rules) or "the method's own rule"
 
 
 def _oracle_threshold(run: Run) -> dict[str, float] | None:

@@ -6,28 +6,27 @@ indexes of the package first, so that nothing that lies in the current folder ta
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from freeda.errors import IndexCorruptError, IndexNotFoundError
+from freeda.files import user_folder
 from freeda.index.format import KEYS, MANIFEST, PROTOTYPES
 
 __all__ = ["find_index", "search_paths"]
 
 
-def search_paths(name: str) -> list[Path]:
-    """Folders where an index of that name is looked for, in order."""
-    if name != Path(name).name or name.startswith((".", "~")):
+def search_paths(name: str | Path) -> list[Path]:
+    """Folders where an index is looked for, in order: those of a name, or the one of a path."""
+    if isinstance(name, Path) or name != Path(name).name or name.startswith((".", "~")):
         return [Path(name).expanduser()]
     package = Path(__file__).parents[1]
     folders = [package / "indexes" / name]
     if (package.parent / "pyproject.toml").exists():
         folders.append(package.parent / "indexes" / name)
-    home = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda"))
-    return [*folders, home / "indexes" / name, Path("indexes") / name]
+    return [*folders, user_folder() / "indexes" / name, Path("indexes") / name]
 
 
-def find_index(name: str) -> Path:
+def find_index(name: str | Path) -> Path:
     """The folder of an index given by name or path; raises `IndexNotFoundError`, `IndexCorruptError`."""
     folders = search_paths(name)
     for folder in folders:

@@ -64,11 +64,7 @@ class PrototypeIndex:
             classes, if they fit.
         Raises `IndexNotFoundError`, `IndexCorruptError`, and `ConfigError` without a GPU.
         """
-        folder = (
-            find_index(name)
-            if isinstance(name, str)
-            else find_index(f"./{name}" if name == Path(name.name) else str(name))
-        )
+        folder = find_index(name)
         manifest = read_manifest(folder)
         small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
         check_files(folder, manifest, digests=small if verify is None else verify)
@@ -102,11 +98,6 @@ class PrototypeIndex:
             index = open_keys(self.folder / KEYS, len(self), self.manifest.key_dim)
         except RuntimeError as error:
             raise IndexCorruptError(f"{self.folder / KEYS} cannot be read by faiss: {error}") from error
-        if (index.ntotal, index.d) != (len(self), self.manifest.key_dim):
-            raise IndexCorruptError(
-                f"{self.folder / KEYS} holds {index.ntotal} keys of {index.d}-d; the manifest says "
-                f"{len(self)} of {self.manifest.key_dim}-d"
-            )
         return index
 
     @cached_property
@@ -210,8 +201,8 @@ class PrototypeIndex:
 
     def rows_by_noun(self, nouns: Sequence[str]) -> list[np.ndarray]:
         """The rows, ascending, of each noun's prototypes."""
-        places = self._nouns.dictionary.to_pylist()
-        wanted = np.array([places.index(noun) for noun in nouns])
+        places = {noun: place for place, noun in enumerate(self._nouns.dictionary.to_pylist())}
+        wanted = np.array([places[noun] for noun in nouns])
         order = np.argsort(self._noun_codes, kind="stable")
         ordered = self._noun_codes[order]
         bounds = zip(np.searchsorted(ordered, wanted), np.searchsorted(ordered, wanted + 1), strict=True)

@@ -49,7 +49,8 @@ _Asked = tuple[bytes, int, float]
 class _Neighborhood:
     """One class's (D,) prototype, and the rows and similarities of all its neighbours.
 
-    near: which of these the prototype is the mean of.
+    near: which of these are shown as behind the class: those that the prototype is the mean of, and damaged
+        ones.
     """
 
     vector: np.ndarray

@@ -131,10 +131,10 @@ def localize(
 def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iterator[NounMaps]:
     """Inside the block, every cross-attention layer of `unet` adds its nouns' columns to the result.
 
-    positions: of every noun's tokens, per image. The UNet must be called with as many images, or twice as
-        many
-    under classifier-free guidance, the unconditional half first. At the end, also after an exception, the
-    UNet is as it was. While it runs, nothing passes between the host and the device.
+    positions: of every noun's tokens, per image.
+    The UNet must be called with as many images, or twice as many under classifier-free guidance, the
+    unconditional half first. At the end, also after an exception, it is as it was. While it runs, nothing
+    passes between the host and the device.
     """
     parameter = next(unet.parameters())
     averaging = _Averaging(positions, parameter.device, parameter.dtype)

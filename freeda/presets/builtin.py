@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from freeda.errors import ConfigError
+from freeda.files import user_folder
 from freeda.presets.settings import FreedaSettings, Localization, Preset, Superpixels, Synthesis
 from freeda.presets.toml import read_toml
 
@@ -108,7 +108,7 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
 
 def own_presets() -> dict[str, Path]:
     """The user's own presets by name: the `.toml` files in `$FREEDA_HOME/presets`."""
-    folder = Path(os.environ.get("FREEDA_HOME", Path.home() / ".freeda")) / "presets"
+    folder = user_folder() / "presets"
     return {path.stem: path for path in sorted(folder.glob("*.toml")) if path.stem not in PRESETS}
 
 

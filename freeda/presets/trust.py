@@ -1,8 +1,7 @@
 """Which models an index may name.
 
 An index is data, and may be anybody's. The models that it names are loaded only where a preset of this
-machine names
-them too: one that comes with the package, or one of the user's in `$FREEDA_HOME/presets`.
+machine names them too: one that comes with the package, or one of the user's in `$FREEDA_HOME/presets`.
 """
 
 from __future__ import annotations

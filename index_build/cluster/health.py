@@ -20,25 +20,25 @@ class WorkerHealth:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._failed_on: dict[str, set[str]] = {}
+        self._failed_on: dict[str, list[str]] = {}
         self._strikes: Counter[str] = Counter()
         self._retired: Counter[str] = Counter()
 
     def note_failure(self, shard: str, worker: str) -> None:
-        self._failed_on.setdefault(shard, set()).add(worker)
+        self._failed_on.setdefault(shard, []).append(worker)
 
-    def failed_on(self, shard: str) -> int:
-        """On how many different workers a shard has failed; a restarted worker is another one."""
+    def failures(self, shard: str) -> int:
+        """How often a shard has failed. A worker that was started afresh may have the same address."""
         return len(self._failed_on.get(shard, ()))
 
     def untried(self, shard: str, workers: Collection[str]) -> list[str]:
         """The workers on which a shard has not failed yet."""
-        return sorted(set(workers) - self._failed_on.get(shard, set()))
+        return sorted(set(workers).difference(self._failed_on.get(shard, ())))
 
     def note_success(self, shard: str) -> list[str]:
         """Remembers that a shard was built; returns a note per worker that is retired for having failed."""
         notes = []
-        for worker in self._failed_on.pop(shard, ()):
+        for worker in set(self._failed_on.pop(shard, ())):
             self._strikes[worker] += 1
             if self._strikes[worker] == _STRIKES:
                 notes.append(self._retire(worker))

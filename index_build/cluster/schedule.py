@@ -154,7 +154,7 @@ class ShardSchedule:
 
     def _submit(self, shard: Shard) -> None:
         self._attempts[shard.name] += 1
-        failed = self._health.failed_on(shard.name)
+        failed = self._health.failures(shard.name)
         elsewhere = self._health.untried(shard.name, self.workers) if failed else []
         future = self._task.submit(self._client, shard, self._attempts[shard.name], elsewhere)
         self._in_flight[future] = shard
@@ -208,11 +208,12 @@ class ShardSchedule:
             ) from error
         self._quarantine.check_memory(shard, error)
         self._health.note_failure(shard.name, error.worker)
-        if self._health.failed_on(shard.name) == 1:
+        if self._health.failures(shard.name) == 1:
             if self._health.untried(shard.name, self.workers):
                 return (shard,)
-            if len(shard.captions) == 1 and self._health.restart(error.worker):
-                self._on_note(f"worker {error.worker} failed ({error}) and was started anew")
+            if len(shard.captions) == 1:
+                anew = "was started anew" if self._health.restart(error.worker) else "cannot be started anew"
+                self._on_note(f"worker {error.worker} failed ({error}) and {anew}")
                 return (shard,)
         return self._quarantine.after_error(shard, error)
 

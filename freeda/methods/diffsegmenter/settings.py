@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 from freeda.presets.settings import is_number, require, require_positive
 
-__all__ = ["DiffSegmenterSettings", "Prompts"]
+__all__ = ["DiffSegmenterSettings", "PromptStyle"]
 
-Prompts = Literal["single", "joint"]
+PromptStyle = Literal["single", "joint"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class DiffSegmenterSettings:
     width: int
     timestep: int = 100
     prompt: str = "a photograph of a {}"
-    prompts: Prompts = "single"
+    prompts: PromptStyle = "single"
     boost: float = 1.1**2
     grid_weights: tuple[float, ...] = (0.3, 0.5, 0.1, 0.1)
     background: float = 0.45
@@ -52,7 +52,7 @@ class DiffSegmenterSettings:
         require(isinstance(prompt, str) and "{}" in prompt, f"{section}.prompt", prompt, "a text with a {}")
         shown = is_number(self.presence, least=0, most=1)
         require(shown, f"{section}.presence", self.presence, "between 0 and 1")
-        require(self.prompts in get_args(Prompts), f"{section}.prompts", self.prompts, "single or joint")
+        require(self.prompts in get_args(PromptStyle), f"{section}.prompts", self.prompts, "single or joint")
         weights = self.grid_weights
         numbers = isinstance(weights, tuple) and all(is_number(weight, least=0) for weight in weights)
         usable = numbers and len(weights) == 4 and sum(weights) > 0

@@ -207,20 +207,27 @@ class Sick(AroundBuilding):
         return original(captions, models, config)
 
 
-@pytest.mark.parametrize(("healthy", "until"), [(1, 10_000), (0, 10_000)])
-def test_a_sick_worker_costs_no_caption_and_is_named(
-    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path, healthy: int, until: int
-) -> None:
+def notes_of_a_build(
+    workers: int, plugin: WorkerPlugin, captions: Path, out: Path, config: BuildConfig
+) -> list[str]:
     notes: list[str] = []
-    with cluster(2, allowed_failures=0) as started, Client(started) as client:
-        client.register_plugin(Sick(tmp_path, healthy, until))
+    with cluster(workers, allowed_failures=0) as started, Client(started) as client:
+        client.register_plugin(plugin)
         build_index(
             str(captions),
-            tmp_path / "index",
+            out,
             config,
             resources=of(started),
             on_progress=lambda progress: notes.append(progress.note) if progress.note else None,
         )
+    return notes
+
+
+@pytest.mark.parametrize(("healthy", "until"), [(1, 10_000), (0, 10_000)])
+def test_a_sick_worker_costs_no_caption_and_is_named(
+    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path, healthy: int, until: int
+) -> None:
+    notes = notes_of_a_build(2, Sick(tmp_path, healthy, until), captions, tmp_path / "index", config)
     assert_same_rows(tmp_path / "index", undisturbed)
     rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").column("reason").to_pylist()
     assert not any(map(is_quarantine, rejects))
@@ -233,16 +240,7 @@ def test_the_only_worker_is_started_anew_before_a_caption_is_blamed(
     config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Its process fails from the second call on; a fresh one does not."""
-    notes: list[str] = []
-    with cluster(1, allowed_failures=0) as started, Client(started) as client:
-        client.register_plugin(Sick(tmp_path, 1, 10_000))
-        build_index(
-            str(captions),
-            tmp_path / "index",
-            config,
-            resources=of(started),
-            on_progress=lambda progress: notes.append(progress.note) if progress.note else None,
-        )
+    notes = notes_of_a_build(1, Sick(tmp_path, 1, 10_000), captions, tmp_path / "index", config)
     assert_same_rows(tmp_path / "index", undisturbed)
     assert len([note for note in notes if "bits flip here) and was started anew" in note]) == 1
 
