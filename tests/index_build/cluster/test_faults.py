@@ -245,6 +245,38 @@ def test_the_only_worker_is_started_anew_before_a_caption_is_blamed(
     assert len([note for note in notes if "bits flip here) and was started anew" in note]) == 1
 
 
+def test_a_caption_fails_twice_on_an_only_worker_that_nobody_can_restart(
+    config: BuildConfig, captions: Path, tmp_path: Path
+) -> None:
+    """It keeps its address, and the build comes to an end."""
+    notes: list[str] = []
+    word, code = CAPTIONS[4].split()[-1], "import sys; from distributed.cli.dask_worker import main; main()"
+    with LocalCluster(n_workers=0, dashboard_address=None) as started:
+        command = [sys.executable, "-c", code, started.scheduler_address, "--no-nanny", "--nthreads", "1"]
+        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with Client(started) as client:
+                client.wait_for_workers(1, 60)
+                client.register_plugin(Troublemaker("zeppelin", word))
+                build_index(
+                    str(captions),
+                    tmp_path / "index",
+                    config,
+                    resources=of(started),
+                    on_progress=lambda progress: notes.append(progress.note),
+                )
+        finally:
+            worker.kill()
+            worker.wait()
+    index = PrototypeIndex.open(tmp_path / "index")
+    failed = {row["caption_id"] for row in index.rejects().to_pylist() if is_quarantine(row["reason"])}
+    assert "c4" in failed
+    told = [
+        note for note in notes if "failed (ArithmeticError: no such mountain) and cannot be started" in note
+    ]
+    assert len(told) == len(failed)
+
+
 def test_captions_set_aside_are_tried_again_by_append_and_by_the_next_run(
     config: BuildConfig, captions: Path, undisturbed: Path, shared: Resources, tmp_path: Path
 ) -> None:
