@@ -35,7 +35,8 @@ from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from index_build import BuildConfig, Resources, build_index
 from index_build.captions.cutting import cut
-from index_build.captions.nouns import PatternNouns
+from index_build.captions.nouns import NounFinder
+from index_build.captions.taggers import open_tagger
 from index_build.cluster.connection import connect
 from index_build.cluster.progress import Progress
 from index_build.cluster.schedule import ShardSchedule
@@ -78,7 +79,7 @@ def captions(count: int) -> list[str]:
 
 
 def tagged(texts: list[str]) -> tuple[TaggedCaption, ...]:
-    find_nouns = PatternNouns()
+    find_nouns = NounFinder(open_tagger())
     return tuple(
         TaggedCaption(Caption(id=str(number), text=text), tuple(find_nouns(text)))
         for number, text in enumerate(texts)

@@ -28,13 +28,16 @@ from freeda.toyworld.captions import describe
 from freeda.toyworld.scenes import draw_scene, scene_rng
 from freeda.toyworld.vocabulary import THINGS
 from index_build import BuildConfig, build_index
+from index_build.captions.nouns import NounFinder
 from index_build.captions.reader import open_captions
 from index_build.captions.selection import (
     Embed,
+    SelectionSettings,
     chosen_captions,
     load_sentence_model,
     select_captions,
 )
+from index_build.captions.taggers import open_tagger
 from index_build.captions.writing import write_captions
 from index_build.config import CaptionColumns
 
@@ -125,7 +128,8 @@ def _select(captions: dict[str, str], budget: int, embed: Embed, folder: Path, s
     items = (Caption(id=key, text=text) for key, text in captions.items())
     write_captions(items, path, overwrite=True)
     source = open_captions(str(path), CaptionColumns())
-    selection = select_captions(source, budget, embed, seed=seed)
+    settings = SelectionSettings(budget=budget, seed=seed)
+    selection = select_captions(source, settings, embed, NounFinder(open_tagger()))
     return [item.id for item in chosen_captions(source, selection)]
 
 

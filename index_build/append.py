@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 
 import freeda
-from freeda.errors import IndexMismatchError, NothingBuiltError, OutputError, reason
+from freeda.errors import ConfigError, IndexMismatchError, NothingBuiltError, OutputError, reason
 from freeda.index.editing import merge
 from freeda.index.finding import find_index, search_paths
 from freeda.index.format import FILES, MANIFEST, REPORT, Manifest
@@ -25,6 +25,7 @@ from freeda.records import Caption
 from index_build.captions.cutting import UNTAGGED
 from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG
 from index_build.captions.reader import DUPLICATE_ID, TOO_LONG, CaptionSource, open_captions
+from index_build.captions.taggers import DEFAULT_TAGGER
 from index_build.cluster.connection import Resources
 from index_build.cluster.progress import OnProgress
 from index_build.cluster.quarantine import is_quarantine
@@ -55,6 +56,7 @@ def append(
     captions: str,
     columns: CaptionColumns,
     *,
+    tagger: str | None = None,
     resources: Resources | None = None,
     trust_models: bool = False,
     on_progress: OnProgress = lambda progress: None,
@@ -63,6 +65,7 @@ def append(
 
     Captions that were drawn for it before, by id and text, are skipped. Called again after an interruption,
     it resumes; the old index stays valid until the new one takes its place.
+    tagger: by whose tags nouns are found; None takes the one that the index was built with.
     trust_models: whether to load models that the index names and no preset of this machine does.
     Raises as `build_index` and `merge` do, and `OutputError` for an index that is part of the package.
     """
@@ -71,14 +74,16 @@ def append(
     with locked(folder):
         _restore(folder)
         preset = known_models(PrototypeIndex.open(folder).preset, ROLES, folder.name, trust=trust_models)
-        return _append(folder, preset, captions, columns, resources or Resources(), on_progress)
+        rows = open_captions(captions, columns)
+        return _append(folder, preset, rows, columns, tagger, resources or Resources(), on_progress)
 
 
 def _append(
     folder: Path,
     preset: Preset,
-    captions: str,
+    rows: CaptionSource,
     columns: CaptionColumns,
+    tagger: str | None,
     resources: Resources,
     on_progress: OnProgress,
 ) -> Appended:
@@ -89,12 +94,16 @@ def _append(
             f"build an index beside it"
         )
     _clear(folder, opened.manifest)
-    rows = open_captions(captions, columns)
     source = replace(rows, known=_known(opened))
     if not any(isinstance(item, Caption) for item in source):
         return Appended(opened.manifest, None, "all captions were in it already")
     tried = _tried_again(opened, source)
-    config = BuildConfig(preset=_same_precision(opened, preset), seed=opened.manifest.seed, **vars(columns))
+    config = BuildConfig(
+        preset=_same_precision(opened, preset),
+        seed=opened.manifest.seed,
+        tagger=tagger or _tagger(opened.manifest),
+        **vars(columns),
+    )
     # Named by these captions and this state of the index: only the same addition is resumed.
     state = opened.manifest.build_fingerprint[:8]
     addition = _beside(folder, f"addition-{rows.digest()[0][:8]}-{state}")
@@ -149,6 +158,27 @@ def _new_rejects(index: PrototypeIndex, found: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(
         [row for row in found.to_pylist() if tuple(row.values()) not in known], found.schema
     )
+
+
+def _tagger(manifest: Manifest) -> str:
+    """The tagger of an index's builds; indexes older than the choice were built with the default one."""
+    names = set(_taggers(manifest.build))
+    if len(names) > 1:
+        raise ConfigError(f"the index was built with {' and '.join(sorted(names))}; choose with --tagger")
+    return names.pop() if names else DEFAULT_TAGGER
+
+
+def _taggers(build: Any) -> Iterator[str]:
+    """Those that a build names, or the builds that a merge or a subset was made of."""
+    if isinstance(build, Mapping):
+        tagging = build.get("tagging")
+        if isinstance(tagging, Mapping):
+            yield str(tagging.get("tagger", DEFAULT_TAGGER))
+        elif tagging is not None:
+            yield DEFAULT_TAGGER
+    if isinstance(build, Mapping | list):
+        for part in build.values() if isinstance(build, Mapping) else build:
+            yield from _taggers(part)
 
 
 def _same_precision(index: PrototypeIndex, preset: Preset) -> Preset:

@@ -17,7 +17,7 @@ __all__ = ["ROLES", "BuildConfig", "CaptionColumns", "build_id", "caption_seed",
 
 _DECIDING_PACKAGES = (
     *("torch", "diffusers", "transformers", "open_clip_torch", "timm"),
-    *("textblob", "inflect"),
+    "inflect",
 )
 _SAME_AS: Mapping[tuple[str, str], str] = {}
 """Minor releases that give the same prototypes as an earlier one: ("torch", "2.15"): "2.14"."""
@@ -48,12 +48,14 @@ class BuildConfig(CaptionColumns):
     """Everything that decides a build's prototypes; where and how fast it runs is no part of it.
 
     seed: of all images, together with each caption's id.
+    tagger: by whose tags nouns are found: pattern, gruut, or spacy:MODEL.
     shard_size: captions with nouns per task; a multiple of the preset's batch fills all batches.
     thumbnail: longer side in pixels.
     """
 
     preset: Preset
     seed: int = 0
+    tagger: str = "pattern"
     shard_size: int = 32
     thumbnail: int = 64
 
@@ -65,12 +67,14 @@ class BuildConfig(CaptionColumns):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
-    def content(self, captions_digest: str, models: Mapping[str, str], tagging: int) -> dict[str, Any]:
+    def content(
+        self, captions_digest: str, models: Mapping[str, str], tagging: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Everything that decides the prototypes, as plain data: settings, the preset's offline numbers,
         captions, weights, precision and versions.
 
         models: fingerprints and precision. The versions are those of the packages that decide the values.
-        tagging: version of the noun tagger.
+        tagging: how nouns are found: the version of the rules, and the identity of the tagger.
         Left out are the batch size, which may be lowered in the middle of a build, the precision that the
         preset asks for, beside the one that the models have, and numbers that only the online stage reads.
         """
@@ -85,7 +89,7 @@ class BuildConfig(CaptionColumns):
             "caption_column": self.caption_column,
             "id_column": self.id_column,
             "nouns_column": self.nouns_column,
-            "tagging": tagging,
+            "tagging": dict(tagging),
             "versions": package_versions(),
             "thumbnail": self.thumbnail,
             "preset": {

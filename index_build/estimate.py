@@ -13,8 +13,9 @@ import numpy as np
 
 from freeda.errors import NothingBuiltError
 from freeda.records import Caption, Prototype, Reject, TaggedCaption
-from index_build.captions.nouns import PatternNouns, noun_spans
+from index_build.captions.nouns import NounFinder, noun_spans
 from index_build.captions.reader import CaptionSource, open_captions
+from index_build.captions.taggers import open_tagger
 from index_build.config import BuildConfig
 from index_build.generation.prototypes import BuildModels, build_prototypes, load_models
 
@@ -57,11 +58,10 @@ class Estimate:
 def estimate_build(captions: str, config: BuildConfig, *, device: str = "auto") -> Estimate:
     """Counts all captions, tags some, builds a few in this process. Nothing is written.
 
-    Raises `CaptionsError`, `ModelNotFoundError`, `NothingBuiltError`.
+    Raises `CaptionsError`, `ConfigError`, `ModelNotFoundError`, `NothingBuiltError`.
     """
-    source = open_captions(captions, config)
-    total, rejects, sample = _count(source)
-    find_nouns = PatternNouns()
+    find_nouns = NounFinder(open_tagger(config.tagger))
+    total, rejects, sample = _count(open_captions(captions, config))
     tagged = [TaggedCaption(item, tuple(noun_spans(item, find_nouns)[0])) for item in sample]
     with_nouns = [item for item in tagged if item.spans]
     if not with_nouns:

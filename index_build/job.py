@@ -16,8 +16,9 @@ from freeda.index.keys import check_factory
 from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from index_build.captions.cutting import cut
-from index_build.captions.nouns import TAGGING
+from index_build.captions.nouns import TAGGING, NounFinder
 from index_build.captions.reader import CaptionSource, DigestedRows, open_captions
+from index_build.captions.taggers import Tagger, open_tagger
 from index_build.cluster.connection import Resources, connect
 from index_build.cluster.progress import BuildCounts, OnProgress, Progress
 from index_build.cluster.quarantine import without_quarantined
@@ -65,6 +66,7 @@ class _Opened:
     source: CaptionSource
     digest: str
     total: int
+    tagger: Tagger
     target: Folder
 
 
@@ -127,11 +129,12 @@ def _open(
     if factory is not None:
         check_factory(factory)
     source = open_captions(captions, config) if isinstance(captions, str) else captions
+    tagger = open_tagger(config.tagger)
     digest, total = source.digest()
     target = Folder(out)
     target.prepare()
     require_free(target.names(), str(target))
-    return _Opened(source, digest, total, target)
+    return _Opened(source, digest, total, tagger, target)
 
 
 def _build(
@@ -147,7 +150,7 @@ def _build(
     ):
         models = installed.description.models
         _require_models(models, resources.models)
-        content = config.content(opened.digest, models, TAGGING)
+        content = config.content(opened.digest, models, {"rules": TAGGING, **opened.tagger.identity()})
         folder = BuildFolder(opened.target, content)
         if (there := folder.finished(overwrite=overwrite)) is not None:
             return _Finished(folder, there)
@@ -189,7 +192,8 @@ def _build_shards(
 
     state = without_quarantined(work, read_state(work))
     schedule = ShardSchedule(client, work, config, models, tell, note)
-    schedule.run(cut(rows, config.shard_size, state.finished), state)
+    find_nouns = NounFinder(opened.tagger)
+    schedule.run(cut(rows, config.shard_size, find_nouns, state.finished), state)
     return schedule
 
 

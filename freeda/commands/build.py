@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from freeda.commands.options import DEVICE, FACTORY, SCHEDULER, WORKERS, column_options
+from freeda.commands.options import DEVICE, FACTORY, SCHEDULER, TAGGER, WORKERS, column_options
 from freeda.commands.paths import require_writable
 from freeda.commands.progress_bar import ProgressBar
 from freeda.errors import masked
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_index_command"]
 
-_CONFIG_OPTIONS = ("caption_column", "id_column", "nouns_column", "limit", "seed", "shard_size")
+_CONFIG_OPTIONS = ("caption_column", "id_column", "nouns_column", "limit", "seed", "tagger", "shard_size")
 _RESOURCE_OPTIONS = ("workers", "threads", "scheduler", "device")
 
 
@@ -30,6 +30,7 @@ _RESOURCE_OPTIONS = ("workers", "threads", "scheduler", "device")
 @click.option("--out", required=True, help="Folder of the index: a path or a URL.")
 @click.option("--preset", default="toy", help="Preset name or .toml file; see `freeda presets`.")
 @column_options
+@TAGGER
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Read only the first N captions.")
 @click.option("--seed", type=int, default=0, help="Seed of all images.")
 @click.option("--shard-size", type=click.IntRange(1), default=32, help="Captions with nouns per task.")

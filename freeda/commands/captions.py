@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from freeda.commands.options import DEVICE, column_options
+from freeda.commands.options import DEVICE, TAGGER, column_options
 from freeda.commands.progress_bar import ProgressBar
 
 __all__ = ["captions_group"]
@@ -68,6 +68,7 @@ def captions_from_classes_command(
     help="Cosine similarity above which captions are duplicates.",
 )
 @column_options
+@TAGGER
 @click.option("--seed", type=int, default=0, help="Seed of random choices.")
 @DEVICE
 def captions_select_command(captions: str, out: Path, **options: Any) -> None:
@@ -75,25 +76,32 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
     out, nouns are covered evenly.
     """
     from freeda.class_names import parse_classes
+    from index_build.captions.nouns import NounFinder
     from index_build.captions.reader import open_captions
-    from index_build.captions.selection import chosen_captions, load_sentence_model, select_captions
+    from index_build.captions.selection import (
+        SelectionSettings,
+        chosen_captions,
+        load_sentence_model,
+        select_captions,
+    )
+    from index_build.captions.taggers import open_tagger
     from index_build.captions.writing import write_captions
     from index_build.config import CaptionColumns
 
+    find_nouns = NounFinder(open_tagger(options["tagger"]))
     columns = {name: options[name] for name in ("caption_column", "id_column", "nouns_column")}
     source = open_captions(captions, CaptionColumns(**columns))
     if str(out.resolve()) in source.files:
         raise click.BadParameter("is one of the files that are read", param_hint="--out")
+    settings = SelectionSettings(
+        budget=options["budget"],
+        vocabulary=parse_classes(options["vocabulary"]) if options["vocabulary"] else (),
+        similarity=options["similarity"],
+        seed=options["seed"],
+    )
+    embed = load_sentence_model(options["model"], options["device"])
     with ProgressBar(" captions") as bar:
-        selection = select_captions(
-            source,
-            options["budget"],
-            load_sentence_model(options["model"], options["device"]),
-            vocabulary=parse_classes(options["vocabulary"]) if options["vocabulary"] else (),
-            similarity=options["similarity"],
-            seed=options["seed"],
-            on_progress=bar.count,
-        )
+        selection = select_captions(source, settings, embed, find_nouns, bar.count)
     count = write_captions(chosen_captions(source, selection), out, overwrite=options["overwrite"])
     click.echo(
         f"{out}: {count:,} of {selection.captions:,} captions, {len(selection.nouns):,} nouns "

@@ -75,11 +75,14 @@ def index_verify(name: str) -> None:
 @click.argument("name")
 @click.argument("captions")
 @column_options
+@click.option("--tagger", help="What finds nouns.  [default: what the index was built with]")
 @WORKERS
 @SCHEDULER
 @DEVICE
 @TRUST
-def index_append(name: str, captions: str, trust_models: bool | None, **options: Any) -> None:
+def index_append(
+    name: str, captions: str, tagger: str | None, trust_models: bool | None, **options: Any
+) -> None:
     """Add the prototypes of CAPTIONS to the index NAME, with the preset and seed it was built with.
 
     Run the same command again after an interruption: it resumes.
@@ -95,6 +98,7 @@ def index_append(name: str, captions: str, trust_models: bool | None, **options:
             name,
             captions,
             columns,
+            tagger=tagger,
             resources=Resources(**options),
             trust_models=bool(trust_models),
             on_progress=bar.update,

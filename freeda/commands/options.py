@@ -18,6 +18,7 @@ __all__ = [
     "OUT",
     "OVERWRITE",
     "SCHEDULER",
+    "TAGGER",
     "TRUST",
     "WORKERS",
     "column_options",
@@ -35,6 +36,11 @@ WORKERS = click.option(
 )
 SCHEDULER = click.option(
     "--scheduler", help="Use a running Dask cluster: tcp://HOST:PORT or a scheduler file."
+)
+TAGGER = click.option(
+    "--tagger",
+    default="pattern",
+    help="What finds nouns: pattern, gruut, or spacy:MODEL with an installed spaCy model.",
 )
 _COLUMNS = {
     "caption_column": "Column with the captions.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 from freeda.records import Caption, Reject, TaggedCaption
-from index_build.captions.nouns import FindNouns, PatternNouns, noun_spans
+from index_build.captions.nouns import FindNouns, noun_spans
 
 __all__ = ["UNTAGGED", "Shard", "cut", "half_names", "shard_name"]
 
@@ -43,13 +43,15 @@ class Shard:
         )
 
 
-def cut(rows: Iterable[Caption | Reject], size: int, finished: Mapping[str, int]) -> Iterator[Shard]:
+def cut(
+    rows: Iterable[Caption | Reject], size: int, find_nouns: FindNouns, finished: Mapping[str, int]
+) -> Iterator[Shard]:
     """Shards of `size` captions with nouns, in order; captions without would leave gaps in a shard's batches.
 
     Nouns are tagged while workers generate: a shard is cut when it is asked for.
     finished: rows of shards that are built already, by name; these come without their captions.
     """
-    remaining, find_nouns = iter(rows), PatternNouns()
+    remaining = iter(rows)
     for name in map(shard_name, count()):
         if name in finished:
             yield Shard(name, rows=sum(1 for _ in islice(remaining, finished[name])))

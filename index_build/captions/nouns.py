@@ -8,10 +8,10 @@ from functools import lru_cache
 from itertools import pairwise
 
 import inflect
-from textblob.taggers import PatternTagger
 
 from freeda.class_lists import VOCABULARIES, class_list
 from freeda.records import Caption, NounSpan, Reject
+from index_build.captions.taggers import TaggedWord, Tagger
 
 __all__ = [
     "NOT_IN_CAPTION",
@@ -19,7 +19,7 @@ __all__ = [
     "NO_NOUNS",
     "TAGGING",
     "FindNouns",
-    "PatternNouns",
+    "NounFinder",
     "noun_spans",
     "singular",
 ]
@@ -29,12 +29,12 @@ _MAX_NOUN = 100
 NOUN_TOO_LONG = f"noun longer than {_MAX_NOUN} characters"
 
 TAGGING = 4
-"""Version of the tagging. It grows with every change that finds other nouns, or that cuts captions into
-shards by them differently, so that builds with different ones do not mix.
+"""Version of the rules by which nouns are found. It grows with every change that finds other nouns, or that
+cuts captions into shards by them differently, so that builds with different ones do not mix.
 """
 
 FindNouns = Callable[[str], list[NounSpan]]
-"""A noun tagger: from a text to its nouns, in order, each once."""
+"""From a text to its nouns, in order, each once."""
 
 _MORE_COMPOUNDS = (
     "remote control",
@@ -77,24 +77,24 @@ _ALSO_NOUNS = frozenset(
     watch
     """.split()  # noqa: SIM905
 )
-"""Names of things that the tagger's lexicon has as adjectives or verbs only; most are classes of the
+"""Names of things that textblob's lexicon has as adjectives or verbs only; most are classes of the
 data sets that `freeda evaluate` reads.
 """
 
 
-class PatternNouns:
-    """textblob's `PatternTagger` with its lexicon from the wheel: nothing is downloaded.
+class NounFinder:
+    """The nouns among a tagger's words.
 
-    Its lexicon has some things as adjectives or verbs only ("key", "sink"); such a word is a noun where a
-    noun is expected. Neighbouring nouns are one noun ("fire truck"), as known compounds are ("hot dog").
-    Plurals are given in the singular.
+    Taggers take some things for adjectives or verbs ("key", "sink"); such a word is a noun where a noun is
+    expected. Neighbouring nouns are one noun ("fire truck"), as known compounds are ("hot dog"). Plurals are
+    given in the singular.
     """
 
-    def __init__(self) -> None:
-        self._tagger = PatternTagger()
+    def __init__(self, tagger: Tagger) -> None:
+        self._tag = tagger.tag
 
     def __call__(self, text: str) -> list[NounSpan]:
-        words = _retagged(list(_located(text, self._parts(self._tagger.tag(text)))))
+        words = _retagged(list(_located(text, self._parts(self._tag(text)))))
         spans: dict[str, NounSpan] = {}
         for group in _noun_groups(text, words):
             span = _to_span(group)
@@ -102,7 +102,7 @@ class PatternNouns:
                 spans.setdefault(span.noun, span)
         return list(spans.values())
 
-    def _parts(self, tagged: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    def _parts(self, tagged: Sequence[TaggedWord]) -> Iterator[TaggedWord]:
         """The words, "dog/cat" as two; one with a hyphen has the tag of its last part where that is a
         noun.
         """
@@ -111,13 +111,13 @@ class PatternNouns:
             if len(parts) > 1 and tag.startswith("NN") and all(map(str.isalpha, parts)):
                 yield from ((part, tag) for part in parts)
             elif "-" in word and tag == "JJ" and not _precedes_noun(tagged, number):
-                last = self._tagger.tag(word.rpartition("-")[2])
+                last = self._tag(word.rpartition("-")[2])
                 yield word, last[0][1] if last and last[0][1] in ("NN", "NNS") else tag
             else:
                 yield word, tag
 
 
-def _precedes_noun(tagged: Sequence[tuple[str, str]], number: int) -> bool:
+def _precedes_noun(tagged: Sequence[TaggedWord], number: int) -> bool:
     """Whether a word describes the next: "a full-length mirror"."""
     return number + 1 < len(tagged) and tagged[number + 1][1].startswith(("NN", "JJ"))
 
@@ -150,7 +150,7 @@ def _missing(caption: Caption, noun: str, reason: str) -> Reject:
     return Reject(caption_id=caption.id, caption=caption.text, noun=noun, reason=reason)
 
 
-def _located(text: str, tagged: Iterable[tuple[str, str]]) -> Iterator[_Word]:
+def _located(text: str, tagged: Iterable[TaggedWord]) -> Iterator[_Word]:
     """Words with their positions; what the tagger spelt differently than the text is passed over."""
     position = 0
     for word, tag in tagged:

@@ -19,10 +19,10 @@ from freeda.errors import CaptionsError
 from freeda.index.near_duplicates import near_duplicates
 from freeda.models.loading import choose_device, load_first
 from freeda.records import Caption, Reject
-from index_build.captions.nouns import FindNouns, PatternNouns, noun_spans, singular
+from index_build.captions.nouns import FindNouns, noun_spans, singular
 from index_build.captions.reader import CaptionSource
 
-__all__ = ["Selection", "chosen_captions", "load_sentence_model", "select_captions"]
+__all__ = ["Selection", "SelectionSettings", "chosen_captions", "load_sentence_model", "select_captions"]
 
 Embed = Callable[[list[str]], np.ndarray]
 """(B, D) float32 unit vectors of B texts."""
@@ -31,6 +31,21 @@ _BATCH = 1024
 _CLUSTER_SIZE = 1000
 _SAMPLE_PER_CLUSTER = 256
 """The most points per centre that FAISS's k-means uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionSettings:
+    """What is to be chosen.
+
+    budget: how many captions.
+    vocabulary: if given, only these names count as nouns.
+    similarity: cosine of embeddings above which captions are duplicates.
+    """
+
+    budget: int
+    vocabulary: Sequence[ClassName] = ()
+    similarity: float = 0.9
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,37 +82,32 @@ def load_sentence_model(name: str, device: str = "auto") -> Embed:
 
 def select_captions(
     source: CaptionSource,
-    budget: int,
+    settings: SelectionSettings,
     embed: Embed,
-    *,
-    vocabulary: Sequence[ClassName] = (),
-    similarity: float = 0.9,
-    seed: int = 0,
+    find_nouns: FindNouns,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Selection:
-    """Chooses `budget` captions that cover their nouns as evenly as possible.
+    """Chooses captions that cover their nouns as evenly as possible.
 
     First near-duplicates are left out: embeddings are clustered, and a caption is dropped whose cosine to an
-    earlier kept one of its cluster is at least `similarity` (Abbas et al. 2023, SemDeDup). Then captions are
-    taken one by one, always the one that adds most, where each of its nouns counts 1 / (1 + how often it was
-    taken already): the greedy maximum of a submodular coverage.
+    earlier kept one of its cluster is at least `settings.similarity` (Abbas et al. 2023, SemDeDup). Then
+    captions are taken one by one, always the one that adds most, where each of its nouns counts 1 / (1 + how
+    often it was taken already): the greedy maximum of a submodular coverage.
 
     embed: sentence embeddings.
-    vocabulary: if given, only these names count as nouns.
     on_progress: called with the captions read.
     Captions are streamed; their embeddings lie in a temporary file. Raises `CaptionsError`.
     """
-    find_nouns = PatternNouns()
-    wanted = _forms(vocabulary)
+    wanted = _forms(settings.vocabulary)
     with TemporaryDirectory(prefix="freeda-select-") as folder:
         path = Path(folder) / "embeddings.f32"
         numbers, nouns = _survey(source, embed, find_nouns, wanted, path, on_progress)
         if not numbers:
             raise CaptionsError("no caption names anything; give captions that name visible things")
         vectors = np.memmap(path, np.float32, "r").reshape(len(numbers), -1)
-        repeats = _repeated(vectors, similarity, seed)
+        repeats = _repeated(vectors, settings.similarity, settings.seed)
     useful = [row for row in range(len(numbers)) if nouns[row] and not repeats[row]]
-    chosen = _cover(useful, nouns, numbers, budget, seed)
+    chosen = _cover(useful, nouns, numbers, settings.budget, settings.seed)
     counts: dict[str, int] = {}
     for row in chosen:
         for noun in nouns[row]:
@@ -108,7 +118,7 @@ def select_captions(
         repeats=int(repeats.sum()),
         without_nouns=sum(not found for found in nouns),
         nouns=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-        uncovered=tuple(item.name for item in vocabulary if item.name not in counts),
+        uncovered=tuple(item.name for item in settings.vocabulary if item.name not in counts),
     )
 
 

@@ -15,8 +15,9 @@ from freeda.errors import NothingBuiltError
 from freeda.presets.settings import Preset
 from freeda.presets.toml import to_toml
 from freeda.records import Caption, Reject, TaggedCaption
-from index_build.captions.nouns import PatternNouns
+from index_build.captions.nouns import NounFinder
 from index_build.captions.reader import open_captions
+from index_build.captions.taggers import open_tagger
 from index_build.config import BuildConfig
 from index_build.estimate import estimate_build
 from index_build.generation.prototypes import build_prototypes, load_models
@@ -27,7 +28,7 @@ def test_the_estimate_is_what_a_build_gives(tiny_preset: Preset, captions_file: 
     estimate = estimate_build(str(captions_file), config, device="cpu")
     rows = list(open_captions(str(captions_file), config))
     captions = [row for row in rows if isinstance(row, Caption)]
-    tagged = [TaggedCaption(row, tuple(PatternNouns()(row.text))) for row in captions]
+    tagged = [TaggedCaption(row, tuple(NounFinder(open_tagger())(row.text))) for row in captions]
     models = load_models(tiny_preset, "cpu")
     outcome = build_prototypes([item for item in tagged if item.spans], models, config)
     assert (estimate.captions, estimate.rejects) == (7, sum(isinstance(row, Reject) for row in rows))

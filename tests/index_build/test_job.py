@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from freeda.presets.settings import Preset
 from index_build import BuildConfig, BuildSummary, Resources, build_index
 from index_build.append import append
 from index_build.cluster.progress import Progress
-from index_build.config import CaptionColumns, build_id, differences
+from index_build.config import CaptionColumns
 from tests.index_build.conftest import OWN, contents, write_captions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -313,21 +312,6 @@ def test_captions_that_change_while_they_are_built_are_not_mixed(
     assert not (tmp_path / "i" / "manifest.json").exists()
     assert not list(tmp_path.glob("i/.work/*"))
     assert build_index(str(source), tmp_path / "i", config, resources=shared).captions == 2
-
-
-def test_other_versions_of_deciding_packages_make_another_build(
-    config: BuildConfig, captions: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    before = config.content("digest", {}, 4)
-    real = version
-    fake = {"torch": "99.1.7", "textblob": real("textblob") + ".9"}
-    monkeypatch.setattr("index_build.config.version", lambda name: fake.get(name, real(name)))
-    after = config.content("digest", {}, 4)
-    assert [line for line in differences(before, after)] == [
-        f'versions.torch "{before["versions"]["torch"]}" -> "99.1"'
-    ]
-    monkeypatch.setattr("index_build.config._SAME_AS", {("torch", "99.1"): before["versions"]["torch"]})
-    assert build_id(config.content("digest", {}, 4)) == build_id(before)
 
 
 def test_an_index_does_not_tell_where_its_models_lay(undisturbed: Path, tiny_preset: Preset) -> None:

@@ -7,7 +7,8 @@ import pytest
 from freeda.class_names import ClassName, parse_classes
 from freeda.errors import CaptionsError
 from index_build.captions.compose import compose_captions
-from index_build.captions.nouns import PatternNouns, noun_spans
+from index_build.captions.nouns import NounFinder, noun_spans
+from index_build.captions.taggers import open_tagger
 
 CLASSES = parse_classes("cat, kitten; fire truck; grass; scissors; owl")
 
@@ -29,7 +30,7 @@ def test_every_class_and_synonym_gets_its_captions_and_all_differ() -> None:
 
 def test_the_nouns_given_are_found_where_they_stand() -> None:
     for item in compose_captions(CLASSES, 40):
-        spans, rejects = noun_spans(item, PatternNouns())
+        spans, rejects = noun_spans(item, NounFinder(open_tagger()))
         assert not rejects
         assert [span.noun for span in spans] == list(item.nouns or ())
 

@@ -5,9 +5,10 @@ import time
 import pytest
 
 from freeda.records import Caption
-from index_build.captions.nouns import PatternNouns, noun_spans
+from index_build.captions.nouns import NounFinder, noun_spans
+from index_build.captions.taggers import open_tagger
 
-FIND = PatternNouns()
+FIND = NounFinder(open_tagger())
 
 
 @pytest.mark.parametrize(

