@@ -225,6 +225,29 @@ def test_every_class_sees_the_same_noise(diffsegmenter: DiffSegmenter) -> None:
     assert not torch.equal(first, other)
 
 
+def test_images_are_noised_to_the_paper_s_timestep_and_denoised_from_there(
+    diffsegmenter: DiffSegmenter,
+) -> None:
+    seen = []
+    pipeline = diffsegmenter.method.pipeline
+    hook = pipeline.unet.register_forward_pre_hook(lambda module, args: seen.append(args[:2]))
+    image = picture(64, 64)
+    diffsegmenter.segment(image, "cat")
+    diffsegmenter.method.settings = replace(diffsegmenter.method.settings, timestep=900)
+    diffsegmenter.segment(image, "cat")
+    hook.remove()
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        clean = pipeline.vae.encode(pixels * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    kept = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+    noises = []
+    for (latents, steps), timestep in zip(seen, (100, 900), strict=True):
+        assert steps.tolist() == [timestep]
+        noises.append((latents - kept[timestep].sqrt() * clean) / (1 - kept[timestep]).sqrt())
+    torch.testing.assert_close(noises[0], noises[1], atol=1e-2, rtol=1e-2)
+    assert 0.8 < float(noises[0].std()) < 1.2
+
+
 def test_classes_that_clip_rules_out_are_never_predicted(diffsegmenter: DiffSegmenter) -> None:
     vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky")
     image = torch.rand(1, 3, 64, 64)

@@ -150,6 +150,16 @@ def test_aggregate_averages_over_all_layer_calls_and_skips_coarse_grids() -> Non
     np.testing.assert_allclose(maps, np.full((1, 8, 8), (6.0 + 2.0) / 4), rtol=1e-5)
 
 
+def test_aggregate_leaves_out_what_bicubic_resizing_overshoots() -> None:
+    """DAAM clamps each layer's map before the mean."""
+    peak = torch.zeros(1, 4, 4)
+    peak[0, 1, 2] = 1
+    overshooting = resize_map(peak, (8, 8))
+    assert overshooting.min() < -0.01
+    maps = aggregate({(4, 4): peak, (8, 8): torch.ones(1, 8, 8)}, {(4, 4): 1, (8, 8): 1}, (8, 8))
+    np.testing.assert_allclose(maps, (np.maximum(overshooting.numpy(), 0) + 1) / 2, atol=1e-6)
+
+
 def test_aggregate_uses_coarse_grids_when_there_are_no_others() -> None:
     maps = aggregate({(1, 1): torch.full((2, 1, 1), 4.0)}, {(1, 1): 2}, (8, 8))
     np.testing.assert_allclose(maps, 2.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from freeda.models.attention import capture_cross_attention
-from freeda.models.diffusion import generate, load_pipeline, noised_noun_maps
+from freeda.models.diffusion import generate, load_pipeline, noised_noun_maps, pipeline_fingerprint
 from freeda.presets.settings import Synthesis
 
 CPU = torch.device("cpu")
@@ -49,3 +49,16 @@ def test_a_caption_s_seed_decides_its_picture(pipeline_folder: Path) -> None:
     np.testing.assert_allclose(first[0].noun_maps, swapped[1].noun_maps, rtol=1e-3)
     assert np.abs(first[0].pixels.astype(int) - other[0].pixels).max() > 5
     assert np.abs(first[1].pixels.astype(int) - other[1].pixels).max() <= 1
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_every_part_of_a_pipeline_is_in_its_fingerprint(pipeline_folder: Path, part: str) -> None:
+    pipeline = load_pipeline([str(pipeline_folder)], CPU)
+    before = pipeline_fingerprint(pipeline)
+    weight = next(getattr(pipeline, part).parameters())
+    with torch.no_grad():
+        weight.view(-1)[0] += 1
+    assert pipeline_fingerprint(pipeline) != before
+    with torch.no_grad():
+        weight.view(-1)[0] -= 1
+    assert pipeline_fingerprint(load_pipeline([str(pipeline_folder)], CPU)) == before
