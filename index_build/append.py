@@ -16,6 +16,7 @@ from freeda.errors import ConfigError, IndexMismatchError, NothingBuiltError, Ou
 from freeda.index.editing import merge
 from freeda.index.finding import find_index, search_paths
 from freeda.index.format import FILES, MANIFEST, REPORT, Manifest
+from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
 from freeda.presets import Preset
@@ -144,7 +145,7 @@ def _grow(
     merged = merge(
         [opened, *additions],
         grown,
-        factory=kind,
+        keys=KeyOptions(factory=kind),
         overwrite=True,
         rejects=rejects,
         tried_again=tried_again,

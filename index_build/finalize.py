@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from freeda.errors import FreedaError, NothingBuiltError, OutputError, reason
 from freeda.index.format import Manifest
+from freeda.index.keys import KeyOptions
 from freeda.index.writer import Origin, write_index
 from index_build.report import SAMPLES, spread, write_report
 from index_build.store.folders import BuildFolder, staged
@@ -23,19 +24,19 @@ def finish(
     work: Folder,
     records: Sequence[ShardRecord],
     origin: Origin,
-    factory: str | None = None,
+    keys: KeyOptions,
 ) -> Manifest:
     """Writes the index and its closing report, then removes the shards.
 
     records: of all shards, in the captions' order.
-    factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
+    keys: how they are indexed.
     Raises `NothingBuiltError`, `OutputError`, `WorkerError`.
     """
     rejects = pa.concat_tables(read_rejects(work, records))
     if not sum(record.prototypes for record in records):
         raise NothingBuiltError(_nothing_built(rejects), rejects)
     try:
-        manifest = _write(folder.out, work, records, rejects, origin, factory)
+        manifest = _write(folder.out, work, records, rejects, origin, keys)
     except OSError as error:
         if isinstance(error, FreedaError):
             raise
@@ -50,7 +51,7 @@ def _write(
     records: Sequence[ShardRecord],
     rejects: pa.Table,
     origin: Origin,
-    factory: str | None,
+    keys: KeyOptions,
 ) -> Manifest:
     reasons = Counter(rejects.column("reason").to_pylist())
     with staged(out) as local:
@@ -61,7 +62,7 @@ def _write(
             rejects,
             sum(record.captions for record in records),
             origin,
-            factory,
+            keys,
             lambda manifest: write_report(local, manifest, reasons, samples),
         )
 

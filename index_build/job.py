@@ -12,7 +12,7 @@ from distributed import Client
 
 from freeda.errors import CaptionsError, IndexMismatchError, OutputError
 from freeda.index.format import REJECTS, Manifest, read_rejects
-from freeda.index.keys import check_factory
+from freeda.index.keys import KeyOptions, check_factory
 from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from index_build.captions.cutting import cut
@@ -108,26 +108,27 @@ def build_index(
     `WorkerError`.
     """
     started = time.perf_counter()
-    opened = _open(captions, out, config, factory)
+    resources = resources or Resources()
+    keys = KeyOptions(factory=factory, device=resources.index_device)
+    opened = _open(captions, out, config, keys)
     with exclusive(opened.target):
         on_progress(Progress(total=opened.total, message="loading models"))
-        built = _build(opened, config, resources or Resources(), overwrite, on_progress)
+        built = _build(opened, config, resources, overwrite, on_progress)
         if isinstance(built, _Finished):
             _require_factory(opened.target, built.manifest, factory)
             manifest = built.folder.refresh_preset(built.manifest, config.preset)
             built.folder.remove_work()
             return _already_built(opened.target, manifest, time.perf_counter() - started)
         on_progress(built.counts.progress(opened.total, {}, "writing the index"))
-        manifest = finish(built.folder, built.work, built.counts.in_order(), built.origin, factory)
+        manifest = finish(built.folder, built.work, built.counts.in_order(), built.origin, keys)
     return _summarise(opened.target, manifest, built.counts, time.perf_counter() - started)
 
 
-def _open(
-    captions: str | CaptionSource, out: str | Path, config: BuildConfig, factory: str | None
-) -> _Opened:
+def _open(captions: str | CaptionSource, out: str | Path, config: BuildConfig, keys: KeyOptions) -> _Opened:
     """Checks and reads everything that needs no model."""
-    if factory is not None:
-        check_factory(factory)
+    if keys.factory is not None:
+        check_factory(keys.factory)
+    keys.on_gpu()
     source = open_captions(captions, config) if isinstance(captions, str) else captions
     tagger = open_tagger(config.tagger)
     digest, total = source.digest()

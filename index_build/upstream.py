@@ -18,7 +18,7 @@ import numpy as np
 
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
 from freeda.index.format import Manifest
-from freeda.index.keys import read_header
+from freeda.index.keys import KeyOptions, read_header
 from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from freeda.models.backbone import load_backbone
@@ -89,7 +89,7 @@ def import_upstream(
         origin = Origin(
             preset=preset.shareable().as_dict(), models=models, build=folder.content, build_id=folder.build_id
         )
-        return finish(folder, work, records, origin)
+        return finish(folder, work, records, origin, KeyOptions())
 
 
 def _import_shards(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from freeda.commands.options import DEVICE, FACTORY, SCHEDULER, TAGGER, WORKERS, column_options
+from freeda.commands.options import DEVICE, FACTORY, INDEX_DEVICE, SCHEDULER, TAGGER, WORKERS, column_options
 from freeda.commands.paths import require_writable
 from freeda.commands.progress_bar import ProgressBar
 from freeda.errors import masked
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["build_index_command"]
 
 _CONFIG_OPTIONS = ("caption_column", "id_column", "nouns_column", "limit", "seed", "tagger", "shard_size")
-_RESOURCE_OPTIONS = ("workers", "threads", "scheduler", "device")
+_RESOURCE_OPTIONS = ("workers", "threads", "scheduler", "device", "index_device")
 
 
 @click.command("build-index", context_settings={"show_default": True})
@@ -44,6 +44,7 @@ _RESOURCE_OPTIONS = ("workers", "threads", "scheduler", "device")
     "--precision", type=click.Choice(PRECISIONS), help="Of the diffusion model.  [default: the preset's]"
 )
 @click.option("--factory", help=FACTORY)
+@INDEX_DEVICE
 @click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
 @click.option("--dry-run", is_flag=True, help="Build a few captions here and estimate the cost of all.")
 @click.option(

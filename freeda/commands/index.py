@@ -11,6 +11,7 @@ import click
 from freeda.commands.options import (
     DEVICE,
     FACTORY,
+    INDEX_DEVICE,
     OUT,
     OVERWRITE,
     SCHEDULER,
@@ -112,13 +113,17 @@ def index_append(
 @OUT
 @OVERWRITE
 @click.option("--factory", help=FACTORY)
-def index_merge(names: tuple[str, ...], out: Path, overwrite: bool, factory: str | None) -> None:
+@INDEX_DEVICE
+def index_merge(
+    names: tuple[str, ...], out: Path, overwrite: bool, factory: str | None, index_device: str
+) -> None:
     """Join the indexes NAMES, built with the same models, into one."""
     from freeda.index.editing import merge
+    from freeda.index.keys import KeyOptions
     from freeda.index.reader import PrototypeIndex
 
     indexes = [PrototypeIndex.open(name, verify=True) for name in names]
-    done = merge(indexes, out, factory=factory, overwrite=overwrite)
+    done = merge(indexes, out, keys=KeyOptions(factory=factory, device=index_device), overwrite=overwrite)
     click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} were in more than one index"))
 
 

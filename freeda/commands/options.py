@@ -14,6 +14,7 @@ from freeda.methods import METHODS
 __all__ = [
     "DEVICE",
     "FACTORY",
+    "INDEX_DEVICE",
     "METHOD_OPTIONS",
     "OUT",
     "OVERWRITE",
@@ -41,6 +42,11 @@ TAGGER = click.option(
     "--tagger",
     default="pattern",
     help="What finds nouns: pattern, gruut, or spacy:MODEL with an installed spaCy model.",
+)
+INDEX_DEVICE = click.option(
+    "--index-device",
+    default="auto",
+    help="Where keys are indexed: cpu, cuda, or auto for a GPU where there is one.",
 )
 _COLUMNS = {
     "caption_column": "Column with the captions.",

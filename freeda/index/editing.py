@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from freeda.errors import IndexMismatchError, OutputError, reason
 from freeda.index.format import MANIFEST, REJECT_SCHEMA, Manifest
+from freeda.index.keys import KeyOptions
 from freeda.index.near_duplicates import near_duplicates
 from freeda.index.placing import placed, require_free
 from freeda.index.reader import PrototypeIndex
@@ -43,7 +44,7 @@ def merge(
     indexes: Sequence[PrototypeIndex],
     out: Path,
     *,
-    factory: str | None = None,
+    keys: KeyOptions | None = None,
     overwrite: bool = False,
     rejects: pa.Table | None = None,
     tried_again: Collection[tuple[str, str]] = (),
@@ -51,7 +52,7 @@ def merge(
     """Joins several indexes, in order. A prototype or a reject that is in two of them is taken once.
 
     Prototypes are the same if noun, caption, seed and visual vector are.
-    factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
+    keys: how they are indexed.
     rejects: further rejects, a table of `REJECT_SCHEMA`.
     tried_again: ids and texts of captions whose rejection in the first index is out of date.
     Raises `IndexMismatchError` unless all were built with the same models and kind of key, and `OutputError`.
@@ -62,9 +63,7 @@ def merge(
     more = [] if rejects is None else [rejects]
     held = [_without(first.rejects(), frozenset(tried_again)), *(item.rejects() for item in indexes[1:])]
     all_rejects = _unique(pa.concat_tables([*held, *more]))
-    return _write(
-        out, _merged(indexes), all_rejects, indexes, {"merged": _builds(indexes)}, overwrite, factory
-    )
+    return _write(out, _merged(indexes), all_rejects, indexes, {"merged": _builds(indexes)}, overwrite, keys)
 
 
 def subset(
@@ -196,7 +195,7 @@ def _write(
     sources: Sequence[PrototypeIndex],
     change: dict[str, Any],
     overwrite: bool,
-    factory: str | None = None,
+    keys: KeyOptions | None = None,
 ) -> Edited:
     folder = Path(out)
     if any(folder.resolve() == source.folder.resolve() for source in sources):
@@ -219,7 +218,7 @@ def _write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder), placed(folder) as new:
-            manifest = write_index(new, prototypes, rejects, captions, origin, factory)
+            manifest = write_index(new, prototypes, rejects, captions, origin, keys)
     except NoPrototypesError as error:
         raise IndexMismatchError(
             f"'{sources[0].folder}' has no such prototype; see `freeda index info`"

@@ -10,12 +10,31 @@ import numpy as np
 
 from freeda.errors import ConfigError
 
-__all__ = ["GpuKeys", "gpus"]
+__all__ = ["GpuKeys", "gpus", "on_all_gpus", "takes_gpu"]
 
 
 def gpus() -> int:
     """How many GPUs FAISS sees."""
     return int(faiss.get_num_gpus())
+
+
+def takes_gpu(index_device: str, *, auto: bool = True) -> bool:
+    """Whether keys go to a GPU: as asked for, or for "auto" where `auto` holds and FAISS sees a GPU.
+
+    Raises `ConfigError` for another device, and for "cuda" where FAISS sees no GPU.
+    """
+    if index_device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"index_device is {index_device!r}; expected auto, cpu or cuda")
+    if index_device == "auto":
+        return auto and gpus() > 0
+    if index_device == "cuda" and not gpus():
+        raise ConfigError("FAISS sees no GPU for the keys; take --index-device cpu, or install faiss-gpu")
+    return index_device == "cuda"
+
+
+def on_all_gpus(index: faiss.Index) -> Any:
+    """An index spread over all GPUs."""
+    return faiss.index_cpu_to_all_gpus(index)
 
 
 class GpuKeys:
@@ -26,10 +45,7 @@ class GpuKeys:
 
     def __init__(self, keys: faiss.Index) -> None:
         """Raises `ConfigError` where FAISS sees no GPU."""
-        if not gpus():
-            raise ConfigError(
-                "FAISS sees no GPU to search keys on; take --index-device cpu, or install faiss-gpu"
-            )
+        takes_gpu("cuda")
         self._keys = keys
         self._own = threading.local()
 

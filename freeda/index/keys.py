@@ -9,18 +9,22 @@ class; an inverted file reads a few cells, and its recall is measured.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
 from freeda.errors import ConfigError
+from freeda.index.gpu_keys import on_all_gpus, takes_gpu
 
 __all__ = [
     "EXACT_UP_TO",
     "RECALL_AT",
     "TRAINED_PER_CELL",
+    "KeyOptions",
     "build_keys",
     "check_factory",
     "choose_factory",
@@ -58,6 +62,23 @@ _KINDS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions:
+    """How keys are indexed.
+
+    factory: FAISS's name for the kind of index; None chooses it by their number.
+    device: where an inverted file is trained, and keys are assigned to its cells: "cpu", "cuda", or "auto"
+        for a GPU where FAISS sees one.
+    """
+
+    factory: str | None = None
+    device: str = "auto"
+
+    def on_gpu(self) -> bool:
+        """Raises `ConfigError` for an unknown device, and for "cuda" where FAISS sees no GPU."""
+        return takes_gpu(self.device)
+
+
 def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
     """FAISS's factory string for `count` keys of `dim` numbers. memory: bytes that keys may take."""
     if count <= EXACT_UP_TO and 4 * dim * count <= memory:
@@ -82,27 +103,27 @@ def check_factory(factory: str, dims: Sequence[int] = _COMMON_DIMS) -> None:
     raise ConfigError(f"'{factory}' is no FAISS factory for {widths}-d keys: {reasons[0]}")
 
 
-def build_keys(keys: np.ndarray, factory: str, path: Path) -> float:
+def build_keys(keys: np.ndarray, factory: str, path: Path, *, gpu: bool = False) -> float:
     """Builds an index over (N, K) float32 unit vectors, which may be a memory map, writes it, returns its
     recall.
 
     It is trained on a bounded sample and filled block by block. Of an inverted file, as many cells are
     searched as a recall of 95 % needs, at most a quarter, and no more once they gain nothing. Recall is
-    measured at `RECALL_AT` on keys drawn as queries. Memory: that of the finished index. Raises
-    `ConfigError`, `OSError`.
+    measured at `RECALL_AT` on keys drawn as queries. Memory: that of the finished index.
+    gpu: whether an inverted file's cells are found, and keys assigned to them, on all GPUs.
+    Raises `ConfigError`, `OSError`.
     """
     index = faiss.index_factory(keys.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     cells = _inverted_file(index)
     if not index.is_trained:
         try:
-            _train(index, keys, cells.nlist if cells is not None else 256)
+            _train(index, keys, cells, gpu)
         except RuntimeError as error:
             why = str(error).splitlines()[0].split("Error: ")[-1]
             raise ConfigError(
                 f"'{factory}' cannot be trained on {len(keys):,} keys: {why}; take a smaller kind, or Flat"
             ) from error
-    for start in range(0, len(keys), _BLOCK):
-        index.add(np.ascontiguousarray(keys[start : start + _BLOCK]))
+    _add(index, keys, cells, gpu)
     recall = 1.0 if factory == "Flat" else _tune(index, keys, cells)
     try:
         faiss.write_index(index, str(path))
@@ -164,14 +185,36 @@ def _inverted_file(index: faiss.Index) -> faiss.IndexIVF | None:
     return faiss.try_extract_index_ivf(index)
 
 
-def _train(index: faiss.Index, keys: np.ndarray, cells: int) -> None:
-    count = min(len(keys), max(cells * TRAINED_PER_CELL, _BLOCK))
+def _train(index: faiss.Index, keys: np.ndarray, cells: faiss.IndexIVF | None, gpu: bool) -> None:
+    per_cell = (cells.nlist if cells is not None else 256) * TRAINED_PER_CELL
+    count = min(len(keys), max(per_cell, _BLOCK))
     rows = np.sort(np.random.default_rng(0).choice(len(keys), count, replace=False))
-    inverted = _inverted_file(index)
-    if inverted is not None and faiss.get_num_gpus():
-        flat = faiss.IndexFlatIP(inverted.d)
-        inverted.clustering_index = faiss.index_cpu_to_all_gpus(flat)
+    if gpu and cells is not None:
+        cells.clustering_index = on_all_gpus(faiss.IndexFlatIP(cells.d))
     index.train(np.ascontiguousarray(keys[rows]))
+
+
+def _add(index: faiss.Index, keys: np.ndarray, cells: faiss.IndexIVF | None, gpu: bool) -> None:
+    add = _cell_filler(index, cells) if gpu and cells is not None else index.add
+    for start in range(0, len(keys), _BLOCK):
+        add(np.ascontiguousarray(keys[start : start + _BLOCK]))
+
+
+def _cell_filler(index: Any, cells: faiss.IndexIVF) -> Callable[[np.ndarray], None]:
+    """Adds keys to the cells of their nearest centroids: GPUs find these, the CPU encodes the keys."""
+    flat = faiss.IndexFlatIP(cells.d)
+    flat.add(cells.quantizer.reconstruct_n(0, cells.nlist))
+    centroids = on_all_gpus(flat)
+    transforms = [index.chain.at(n) for n in range(index.chain.size())] if hasattr(index, "chain") else []
+
+    def add(block: np.ndarray) -> None:
+        for transform in transforms:  # OPQ and its like
+            block = faiss.downcast_VectorTransform(transform).apply(block)
+        nearest = np.ascontiguousarray(centroids.search(block, 1)[1].ravel())
+        cells.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(nearest))
+        index.ntotal = cells.ntotal
+
+    return add
 
 
 def _tune(index: faiss.Index, keys: np.ndarray, cells: faiss.IndexIVF | None) -> float:

@@ -33,7 +33,7 @@ from freeda.index.format import (
     write_manifest,
     write_rejects,
 )
-from freeda.index.keys import RECALL_AT, build_keys, check_factory, choose_factory
+from freeda.index.keys import RECALL_AT, KeyOptions, build_keys, check_factory, choose_factory
 from freeda.records import Prototype
 
 __all__ = ["NoPrototypesError", "Origin", "write_index"]
@@ -77,7 +77,7 @@ def write_index(
     rejects: pa.Table,
     captions: int,
     origin: Origin,
-    factory: str | None = None,
+    keys: KeyOptions | None = None,
     before_manifest: Callable[[Manifest], object] = lambda manifest: None,
 ) -> Manifest:
     """Writes a whole index into `folder`; an index that is there is removed once the new prototypes are
@@ -86,12 +86,12 @@ def write_index(
     prototypes: at least one; they are streamed.
     rejects: a table of `REJECT_SCHEMA`.
     captions: how many gave prototypes and rejects.
-    factory: FAISS's name for the kind of index over the keys; None chooses it by their number.
+    keys: how they are indexed.
     before_manifest: called once everything but the manifest is written.
     Raises `ConfigError`, `NoPrototypesError`, `OSError`.
     """
     nouns: Counter[str] = Counter()
-    stored = _write_prototypes(folder, _counted(prototypes, nouns), factory)
+    stored = _write_prototypes(folder, _counted(prototypes, nouns), keys or KeyOptions())
     write_rejects(rejects, folder)
     manifest = Manifest(
         preset=origin.preset,
@@ -121,7 +121,7 @@ def _counted(prototypes: Iterable[Prototype], nouns: Counter[str]) -> Iterator[P
         yield prototype
 
 
-def _write_prototypes(folder: Path, prototypes: Iterator[Prototype], factory: str | None) -> _Stored:
+def _write_prototypes(folder: Path, prototypes: Iterator[Prototype], options: KeyOptions) -> _Stored:
     """Streams prototypes into `keys.faiss` and `prototypes.arrow`.
 
     Files of those names are replaced, never written into, for another process may have them mapped. Keys are
@@ -131,15 +131,16 @@ def _write_prototypes(folder: Path, prototypes: Iterator[Prototype], factory: st
     if first is None:
         raise NoPrototypesError("an index needs at least one prototype")
     key_dim, vector_dim = len(first.key), len(first.vector)
-    if factory is not None:
-        check_factory(factory, (key_dim,))
+    if options.factory is not None:
+        check_factory(options.factory, (key_dim,))
+    gpu = options.on_gpu()
     with ExitStack() as held:
         raw = held.enter_context(TemporaryFile(dir=folder))
         new = {name: held.enter_context(replacing(folder / name)) for name in (KEYS, PROTOTYPES)}
         _stream(chain([first], prototypes), raw, new[PROTOTYPES], vector_dim)
         keys = np.memmap(raw, np.float32, "r").reshape(-1, key_dim)
-        kind = factory or choose_factory(len(keys), key_dim)
-        recall = build_keys(keys, kind, new[KEYS])
+        kind = options.factory or choose_factory(len(keys), key_dim)
+        recall = build_keys(keys, kind, new[KEYS], gpu=gpu)
         for name in (MANIFEST, REPORT):
             (folder / name).unlink(missing_ok=True)
     return _Stored(len(keys), key_dim, vector_dim, kind, recall)

@@ -47,6 +47,7 @@ class Resources:
     scheduler: instead of own workers, the address (`tcp://HOST:PORT`) or the scheduler file of a Dask
         cluster.
     device: "auto", "cpu", "cuda", ...
+    index_device: where the client indexes the keys: "cpu", "cuda", or "auto" for a GPU where FAISS sees one.
     models: fingerprints and precision that the models must have; None accepts any.
     """
 
@@ -54,6 +55,7 @@ class Resources:
     threads: int | None = None
     scheduler: str | None = None
     device: str = "auto"
+    index_device: str = "auto"
     models: Mapping[str, str] | None = None
 
     def gpus(self) -> tuple[str, ...]:

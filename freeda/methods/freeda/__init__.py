@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from freeda.errors import ConfigError
-from freeda.index.gpu_keys import gpus
+from freeda.index.gpu_keys import takes_gpu
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
 from freeda.methods.freeda.concepts import parse_concepts
@@ -22,7 +20,7 @@ from freeda.models.clip import load_clip
 from freeda.models.loading import choose_device, default_dtype
 from freeda.presets import Preset
 from freeda.presets.recipes import load_recipe
-from freeda.presets.settings import FreedaSettings, require
+from freeda.presets.settings import FreedaSettings
 from freeda.presets.toml import changed
 from freeda.presets.trust import known_models
 from freeda.segmentation.windows import WindowedImage
@@ -58,7 +56,7 @@ def load(
     """
     require_switch(background)
     torch_device = choose_device(device)
-    opened = PrototypeIndex.open(index, gpu=_on_gpu(index_device, torch_device))
+    opened = PrototypeIndex.open(index, gpu=takes_gpu(index_device, auto=torch_device.type == "cuda"))
     if preset is None:
         chosen = known_models(opened.preset, ("clip", "backbone"), opened.folder.name, trust=trust_models)
     else:
@@ -72,14 +70,6 @@ def load(
         background=background,
     )
     return MethodSegmenter(method, explain=partial(explain, method), size_of=lambda image: len(image.areas))
-
-
-def _on_gpu(index_device: str, device: torch.device) -> bool:
-    """Whether keys are searched on a GPU."""
-    require(index_device in ("auto", "cpu", "cuda"), "index_device", index_device, "auto, cpu or cuda")
-    if index_device == "auto":
-        return device.type == "cuda" and gpus() > 0
-    return index_device == "cuda"
 
 
 def _settings(base: FreedaSettings, changes: dict[str, Any], background: bool) -> FreedaSettings:

@@ -13,6 +13,7 @@ import pytest
 from freeda.errors import ConfigError, IndexMismatchError, IndexNotFoundError, OutputError
 from freeda.index.editing import dedupe, merge, subset
 from freeda.index.format import FILES, MANIFEST
+from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from freeda.records import Prototype
@@ -57,8 +58,8 @@ def test_merged_indexes_hold_every_prototype_once(tmp_path: Path) -> None:
 
 def test_keys_decoded_from_a_compressed_index_have_unit_length_again(tmp_path: Path) -> None:
     index = make(tmp_path / "a", random_prototypes(400, KEY_DIM, VECTOR_DIM))
-    merge([index], tmp_path / "coarse", factory="SQ4")
-    merge([PrototypeIndex.open(tmp_path / "coarse")], tmp_path / "flat", factory="Flat")
+    merge([index], tmp_path / "coarse", keys=KeyOptions(factory="SQ4"))
+    merge([PrototypeIndex.open(tmp_path / "coarse")], tmp_path / "flat", keys=KeyOptions(factory="Flat"))
     coarse, flat = (PrototypeIndex.open(tmp_path / name).keys_of(range(400)) for name in ("coarse", "flat"))
     assert np.abs(np.linalg.norm(coarse, axis=1) - 1).max() > 1e-3
     np.testing.assert_allclose(np.linalg.norm(flat, axis=1), 1, atol=1e-6)
@@ -174,9 +175,9 @@ def test_a_misspelt_factory_is_named_and_an_older_report_goes(tmp_path: Path) ->
     items = random_prototypes(20, KEY_DIM, VECTOR_DIM)
     index = make(tmp_path / "a", items)
     with pytest.raises(ConfigError, match="'Flatt' is no FAISS factory for 8-d keys"):
-        merge([index], tmp_path / "out", factory="Flatt")
+        merge([index], tmp_path / "out", keys=KeyOptions(factory="Flatt"))
     with pytest.raises(ConfigError, match="'IVF64,Flat' cannot be trained on 20 keys"):
-        merge([index], tmp_path / "out", factory="IVF64,Flat")
+        merge([index], tmp_path / "out", keys=KeyOptions(factory="IVF64,Flat"))
     assert not list((tmp_path / "out").iterdir())
     make(tmp_path / "out", items)
     (tmp_path / "out" / "report.html").write_text("of another index")

@@ -7,13 +7,12 @@ from threading import Barrier
 import faiss
 import numpy as np
 import pytest
-import torch
 
 import freeda
 from freeda.errors import ConfigError
-from freeda.index.gpu_keys import GpuKeys
+from freeda.index.gpu_keys import GpuKeys, takes_gpu
+from freeda.index.keys import KeyOptions, build_keys
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.freeda import _on_gpu
 
 
 def some_keys(factory: str = "Flat") -> tuple[faiss.Index, np.ndarray]:
@@ -90,8 +89,53 @@ def test_a_method_on_a_gpu_searches_there_unless_told_otherwise(
     assert isinstance(on_gpu.method.index._searched, GpuKeys)
     np.testing.assert_allclose(on_gpu.encode_classes("cat; dog").prototypes, expected, rtol=1e-6)
     assert not isinstance(freeda.load(index_folder).method.index._searched, GpuKeys)
-    for device, wanted in (("cuda", True), ("cpu", False)):
-        assert _on_gpu("auto", torch.device(device)) == wanted
-        assert not _on_gpu("cpu", torch.device(device))
+    assert takes_gpu("auto", auto=True)
+    assert not takes_gpu("auto", auto=False)
+    assert not takes_gpu("cpu", auto=True)
     with pytest.raises(ConfigError, match="index_device is 'gpu'; expected auto, cpu or cuda"):
         freeda.load(index_folder, index_device="gpu")
+
+
+@pytest.mark.parametrize("factory", ["IVF64_HNSW32,SQ8", "PCAR16,IVF64_HNSW32,SQ8", "IVF64,Flat"])
+def test_an_inverted_file_is_trained_and_filled_on_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str
+) -> None:
+    """Without a GPU: FAISS's copies within the CPU stand for those on GPUs."""
+    keys = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    used = []
+
+    def spread(index: faiss.Index) -> faiss.Index:
+        used.append(faiss.clone_index(index))
+        return used[-1]
+
+    if not faiss.get_num_gpus():
+        monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", spread, raising=False)
+    on_cpu = build_keys(keys, factory, tmp_path / "cpu.faiss")
+    assert not used
+    on_gpu = build_keys(keys, factory, tmp_path / "gpu.faiss", gpu=True)
+    assert abs(on_gpu - on_cpu) < 0.05
+    index = faiss.read_index(str(tmp_path / "gpu.faiss"))
+    cells = faiss.try_extract_index_ivf(index)
+    assert index.ntotal == cells.ntotal == len(keys)
+    if not faiss.get_num_gpus():
+        trained, filled = used
+        assert (trained.d, filled.ntotal) == (cells.d, 64)
+    moved = index.chain.at(0) if factory.startswith("PCA") else None
+    points = faiss.downcast_VectorTransform(moved).apply(keys) if moved is not None else keys
+    nearest = (points @ cells.quantizer.reconstruct_n(0, 64).T).argmax(1)
+    for cell in range(64):
+        size = cells.invlists.list_size(cell)
+        rows = faiss.rev_swig_ptr(cells.invlists.get_ids(cell), size)
+        np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(nearest == cell))
+
+
+def test_a_device_for_the_keys_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    assert not KeyOptions().on_gpu()
+    with pytest.raises(ConfigError, match="FAISS sees no GPU for the keys; take --index-device cpu"):
+        KeyOptions(device="cuda").on_gpu()
+    with pytest.raises(ConfigError, match="index_device is 'tpu'; expected auto, cpu or cuda"):
+        KeyOptions(device="tpu").on_gpu()
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    assert KeyOptions().on_gpu() and not KeyOptions(device="cpu").on_gpu()

@@ -9,6 +9,7 @@ import pytest
 from freeda.errors import ConfigError
 from freeda.index.editing import merge
 from freeda.index.keys import (
+    KeyOptions,
     build_keys,
     check_factory,
     choose_factory,
@@ -77,7 +78,7 @@ def test_an_index_of_another_kind_answers_and_says_what_it_is(tmp_path: Path) ->
     items = random_prototypes(9000, DIM, 6)
     weights = {"diffusion": "d", "clip": "c", "backbone": "b"}
     exact = PrototypeIndex.open(write_index(tmp_path / "exact", items, load_preset("toy"), weights))
-    done = merge([exact], tmp_path / "ivf", factory="IVF64_HNSW32,SQ8")
+    done = merge([exact], tmp_path / "ivf", keys=KeyOptions(factory="IVF64_HNSW32,SQ8"))
     assert (exact.manifest.factory, exact.manifest.recall) == ("Flat", 1.0)
     assert done.manifest.factory == "IVF64_HNSW32,SQ8"
     assert 0.5 < done.manifest.recall <= 1
