@@ -1,6 +1,6 @@
-"""What a model's folder may ask for: weights as safetensors and classes of the model libraries, never code.
+"""What a model may ask for: weights as safetensors and classes of the model libraries, never code.
 
-A folder is looked at before any library sees it.
+A folder, or the configurations of a hub's repository, are looked at before any library sees them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UntrustedModelError", "inspect_folder", "require_safetensors"]
+__all__ = ["UntrustedModelError", "inspect_configs", "inspect_folder", "require_safetensors"]
 
 _FORBIDDEN = ("trust_remote_code", "auto_map", "custom_pipeline", "custom_load", "timm_model_pretrained")
 _REDIRECTIONS = ("url", "file", "hf_hub_id", "hf_hub_filename", "state_dict")
@@ -32,9 +32,7 @@ def inspect_folder(folder: Path) -> None:
         raise UntrustedModelError(
             f"holds code, {scripts[0]}; a model of the libraries' own classes needs none"
         )
-    for path in sorted(folder.rglob("*.json")):
-        if path.name not in _TOKENIZERS and not path.name.endswith(".index.json"):
-            _inspect_config(path, _read(path))
+    inspect_configs(folder)
     weights = {
         path.suffix for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
     }
@@ -42,6 +40,13 @@ def inspect_folder(folder: Path) -> None:
         raise UntrustedModelError(
             f"has weights as {', '.join(sorted(weights))} only; convert them to safetensors"
         )
+
+
+def inspect_configs(folder: Path) -> None:
+    """Raises `UntrustedModelError` for a configuration that asks for code or for other weights."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.name not in _TOKENIZERS and not path.name.endswith(".index.json"):
+            _inspect_config(path, _read(path))
 
 
 def require_safetensors(folder: Path, *names: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from freeda.errors import ConfigError, ModelNotFoundError
-from freeda.models.inspection import inspect_folder
+from freeda.models.inspection import inspect_configs, inspect_folder
 from freeda.presets.settings import Precision
 
 if TYPE_CHECKING:
@@ -76,11 +76,25 @@ def is_folder(model_id: str) -> bool:
     return _looks_like_path(model_id) and Path(model_id).is_dir()
 
 
+def _repository(model_id: str) -> str | None:
+    """The hub's repository that an id names; None for a folder, or a name that a model library resolves."""
+    name = model_id.removeprefix("hf-hub:").removeprefix("hf_hub:").partition("@")[0]
+    return None if is_folder(model_id) or name.count("/") != 1 else name
+
+
+def _configs(repository: str) -> Path:
+    """The folder of the local cache with a repository's configurations."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repository, allow_patterns=["*.json"]))
+
+
 def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> Model:
     """Loads the first of `ids` that is available.
 
     A folder is named by a path (`./NAME`); any other id is a hub's, whatever lies in the current folder.
-    Folders that ask for code of their own are not loaded.
+    Models that ask for code of their own are not loaded; of a hub's repository, the configurations are
+    fetched and looked at first.
     Where the hub cannot be reached, only its local cache is asked, which takes no time.
     Raises `ModelNotFoundError`, which names all ids and the reason of each.
     """
@@ -93,6 +107,8 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
             if is_folder(model_id):
                 inspect_folder(Path(model_id))
             with _quiet_hub(online=is_folder(model_id) or _hub_reachable()):
+                if (repository := _repository(model_id)) is not None:
+                    inspect_configs(_configs(repository))
                 return load(model_id)
         except torch.OutOfMemoryError:
             raise

@@ -118,3 +118,35 @@ def test_a_folder_of_a_model_s_name_is_not_that_model(
 def test_package_ids_stay_inside_the_package() -> None:
     with pytest.raises(ConfigError, match="lies outside of the package"):
         load_first("test", ["package:../tests"], lambda model_id: model_id)
+
+
+@pytest.mark.parametrize("prefix", ["hf-hub:", ""])
+def test_a_hub_s_repository_that_asks_for_code_is_refused(
+    clip_folder: Path, tmp_path: Path, marked: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """The hub's local cache stands for the hub: what was downloaded lies there in the same layout."""
+    asked = {"model_cfg__text_cfg__tokenizer_kwargs": {"trust_remote_code": True}}
+    repository = tmp_path / "hub" / "models--evil--clip"
+    snapshot = crafted(repository / "snapshots" / ("0" * 40), clip_folder, "open_clip_config.json", **asked)
+    (snapshot / "evil.py").write_text(f"open({str(marked)!r}, 'w')")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for load in (load_clip, load_pipeline) if not prefix else (load_clip, load_backbone):
+        with pytest.raises(ModelNotFoundError, match="evil/clip .*asks for `trust_remote_code`"):
+            load([f"{prefix}evil/clip"], CPU)
+    assert not marked.exists()
+
+
+def test_a_hub_s_repository_in_order_is_loaded(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub" / "models--good--clip"
+    named = {"model_cfg__text_cfg__hf_tokenizer_name": "good/clip"}
+    snapshot = crafted(repository / "snapshots" / ("1" * 40), clip_folder, "open_clip_config.json", **named)
+    (snapshot / "config.json").write_text('{"model_type": "clip"}')  # as the hub's repositories have it
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("1" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = load_clip(["hf-hub:good/clip"], CPU)
+    assert found.fingerprint() == load_clip([str(clip_folder)], CPU).fingerprint()
