@@ -9,7 +9,7 @@ class; an inverted file reads a few cells, and its recall is measured.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ _KINDS = {
     b"IHNf": "HNSW",
     b"IHNs": "HNSW,SQ",
 }
+_PARTS = (
+    *("IndexFlatIP", "IndexFlat", "IndexFlatL2", "IndexScalarQuantizer", "IndexPQ", "IndexPreTransform"),
+    *("IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexHNSWFlat", "IndexHNSWSQ"),
+)
+"""FAISS's classes of those kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +96,14 @@ def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
 
 
 def check_factory(factory: str, dims: Sequence[int] = _COMMON_DIMS) -> None:
-    """Raises `ConfigError` unless the string is a factory of FAISS's for keys of one of these widths."""
+    """Raises `ConfigError` unless FAISS knows the factory for keys of one of these widths, and an index of its
+    kind can be opened.
+    """
     reasons = []
     for dim in dims:
         try:
-            faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+            for part in _parts(faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)):
+                _require_plain(part)
             return
         except RuntimeError as error:
             reasons.append(str(error).splitlines()[0].split("Error: ")[-1])
@@ -141,11 +149,34 @@ def open_keys(path: Path, count: int, dim: int) -> faiss.Index:
     header = read_header(path)
     if header != (count, dim):
         raise RuntimeError(f"it holds {header[0]} keys of {header[1]}-d; {count} of {dim}-d are expected")
-    # The first way maps codes that lie in one piece, the second the cells of an inverted file.
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    # The first flag maps the cells of an inverted file, and opens no other file, whatever this one names; the
+    # second maps codes that lie in one piece.
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    for part in _parts(index):
+        _require_plain(part)
     if _inverted_file(index) is None:
-        return index
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    return index
+
+
+def _parts(index: faiss.Index) -> Iterator[faiss.Index]:
+    """An index and those that it is made of."""
+    found: Any = faiss.downcast_index(index)
+    yield found
+    for name in ("index", "quantizer", "storage"):
+        inner = getattr(found, name, None)
+        if isinstance(inner, faiss.Index):
+            yield from _parts(inner)
+
+
+def _require_plain(index: Any) -> None:
+    """Raises `RuntimeError` for a part of an index of a kind not listed, or whose data lies elsewhere."""
+    if type(index).__name__ not in _PARTS:
+        raise RuntimeError(f"a part of it is of the kind {type(index).__name__}")
+    if isinstance(index, faiss.IndexIVF):
+        cells: Any = faiss.downcast_InvertedLists(index.invlists)  # type: ignore[arg-type]
+        if isinstance(cells, faiss.OnDiskInvertedLists) and cells.ptr is None:
+            raise RuntimeError("its cells lie in another file")
 
 
 def read_header(path: Path) -> tuple[int, int]:
