@@ -46,6 +46,9 @@ _Point = tuple[int, int] | None
     help="Explain pixel X,Y (column, row), or one pixel of every class found; may be repeated.",
 )
 @click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(FORMATS)}.")
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=100_000_000, help="Refuse image files with more pixels."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, one line per image.")
 def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options: Any) -> None:
     """Segment IMAGES (files or folders) into the classes named."""
@@ -62,7 +65,7 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
     if points and not model.explains:
         raise click.BadParameter("this method cannot explain its results", param_hint="--explain")
     job = _Job(files, out, wanted, points, as_json)
-    for result in model.stream(files, on_error=job.note_failure):
+    for result in model.stream(files, on_error=job.note_failure, max_pixels=options["max_pixels"]):
         job.save(result)
     if not job.succeeded():
         sys.exit(1)

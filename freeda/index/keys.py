@@ -96,7 +96,7 @@ def choose_factory(count: int, dim: int, memory: int = _MEMORY) -> str:
 
 
 def check_factory(factory: str, dims: Sequence[int] = _COMMON_DIMS) -> None:
-    """Raises `ConfigError` unless FAISS knows the factory for keys of one of these widths, and an index of its
+    """Raises `ConfigError` unless FAISS knows the factory for keys of one of these widths, and indexes of its
     kind can be opened.
     """
     reasons = []

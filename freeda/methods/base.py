@@ -22,6 +22,7 @@ from freeda.presets.settings import require
 from freeda.segmentation.decision import decide
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.images import (
+    MAX_PIXELS,
     ImageLike,
     OnError,
     as_image_error,
@@ -73,12 +74,17 @@ class Segmenter(Protocol):
         """
 
     def stream(
-        self, images: Iterable[ImageLike], *, on_error: OnError | None = None
+        self,
+        images: Iterable[ImageLike],
+        *,
+        on_error: OnError | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Iterator[Segmentation]:
         """Segments any number of images, in order, with a few of them in memory at a time.
 
         An image that fails, whatever the error, is given to `on_error` and has no result; without `on_error`
         its error is raised.
+        max_pixels: the most that an image file may have.
         """
 
 
@@ -186,13 +192,17 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
     ) -> Segmentation | list[Segmentation]:
         chosen = self._require_classes() if classes is None else self._choose(classes)
         if isinstance(image, list):
-            return list(self._stream(image, chosen, None))
-        return next(self._stream([image], chosen, None))
+            return list(self._stream(image, chosen))
+        return next(self._stream([image], chosen))
 
     def stream(
-        self, images: Iterable[ImageLike], *, on_error: OnError | None = None
+        self,
+        images: Iterable[ImageLike],
+        *,
+        on_error: OnError | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Iterator[Segmentation]:
-        return self._stream(images, self._require_classes(), on_error)
+        return self._stream(images, self._require_classes(), on_error, max_pixels)
 
     def _require_classes(self) -> _Chosen[Encoded]:
         if self._chosen is None:
@@ -200,11 +210,15 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
         return self._chosen
 
     def _stream(
-        self, images: Iterable[ImageLike], chosen: _Chosen[Encoded], on_error: OnError | None
+        self,
+        images: Iterable[ImageLike],
+        chosen: _Chosen[Encoded],
+        on_error: OnError | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Iterator[Segmentation]:
         ahead = min(2 * self.threads, _MAX_AHEAD)
         with reading_pool(self.threads) as pool:
-            read = map_ahead(pool, self._read, images, on_error, ahead)
+            read = map_ahead(pool, partial(self._read, max_pixels), images, on_error, ahead)
             for group in self._grouped(read):
                 yield from self._results(group, chosen, on_error)
 
@@ -228,8 +242,8 @@ class MethodSegmenter(Generic[Prepared, Encoded]):
             return
         yield from results
 
-    def _read(self, image: ImageLike) -> _Item[Prepared]:
-        pixels = read_image(image)
+    def _read(self, max_pixels: int, image: ImageLike) -> _Item[Prepared]:
+        pixels = read_image(image, max_pixels=max_pixels)
         require_aspect(pixels)
         return _Item(image, pixels, self.method.prepare(pixels))
 

@@ -40,23 +40,27 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is read, whatever a file is called; others start programs of their own (EPS) or are hardly
 maintained.
 """
-MAX_PIXELS = 400_000_000
-"""Larger images are refused: a decompression bomb looks just like them."""
+MAX_PIXELS = 100_000_000
+"""Image files with more are refused unless more are allowed: a decompression bomb looks just like them, and
+segmenting takes more than 30 bytes per pixel.
+"""
 _MAX_ASPECT = 32
 _OPENING = Lock()
 
 
-def read_image(source: ImageLike) -> np.ndarray:
+def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(H, W, 3) uint8 RGB from a path, a PIL image or an array.
 
     EXIF rotation is applied; grayscale, palette and 16-bit images are converted; transparency is shown on
-    white. Arrays are (H, W) or (H, W, 3 or 4), uint8. Raises `ImageError`.
+    white. Arrays are (H, W) or (H, W, 3 or 4), uint8.
+    max_pixels: the most that a file may have.
+    Raises `ImageError`.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _to_rgb(source)
-    return _read_file(Path(source))
+    return _read_file(Path(source), max_pixels)
 
 
 def require_aspect(pixels: np.ndarray) -> None:
@@ -69,13 +73,13 @@ def require_aspect(pixels: np.ndarray) -> None:
         )
 
 
-def _read_file(path: Path) -> np.ndarray:
+def _read_file(path: Path, max_pixels: int) -> np.ndarray:
     try:
         with _open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > max_pixels:
                 raise ImageError(
-                    f"'{path}' has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; "
-                    f"scale it down first"
+                    f"'{path}' has {image.width} x {image.height} pixels, more than {max_pixels:,}; "
+                    f"scale it down, or allow more (--max-pixels, max_pixels=)"
                 )
             return _to_rgb(image)
     except ImageError:

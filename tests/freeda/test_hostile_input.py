@@ -16,8 +16,10 @@ from PIL import Image
 import freeda
 from freeda.class_names import parse_classes
 from freeda.cli import main
+from freeda.commands.segment import segment_command
 from freeda.errors import ClassNamesError, ImageError, OutputError, printable
 from freeda.presets.settings import Preset
+from freeda.segmentation.images import MAX_PIXELS
 from tests.conftest import WIDTH
 from tests.freeda.material import random_prototypes, write_index
 from tests.freeda.methods.contract import picture
@@ -176,3 +178,20 @@ def test_wrong_folders_are_told_before_anything_is_imported(
     assert message.format(here=tmp_path.resolve()) in shown.stderr
     assert shown.stdout.strip() == "False"
     assert time.monotonic() - started < 5  # a second, on a machine that does nothing else
+
+
+def test_pictures_of_many_pixels_are_refused_unless_they_are_allowed(
+    index_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(picture(70, 80)).save(images / "b.png")
+    command = ["segment", str(images), "--classes", "cat; dog", "--index", str(index_folder)]
+    told = run(*command, "--out", str(tmp_path / "few"), "--max-pixels", "5000")
+    assert told.exit_code == 1
+    assert "b.png' has 80 x 70 pixels, more than 5,000; scale it down, or allow more (--max" in told.stderr
+    assert sorted(path.name for path in (tmp_path / "few").glob("*.labels.png")) == [
+        "a.labels.png",
+        "c.labels.png",
+    ]
+    assert run(*command, "--out", str(tmp_path / "all"), "--max-pixels", "5600").exit_code == 0
+    (option,) = (item for item in segment_command.params if item.name == "max_pixels")
+    assert option.default == MAX_PIXELS
