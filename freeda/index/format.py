@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -201,11 +201,43 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         if hashlib.sha256(content.replace(digest.encode(), b"", 1)).hexdigest() != digest:
             raise TypeError("its sha256 differs from the one it holds")
         manifest = Manifest(**data)
+        if wrong := next(_wrong_fields(manifest), None):
+            raise TypeError(f"its {wrong} is {getattr(manifest, wrong)!r:.60}")
         if not set(FILES) == set(manifest.files) == set(manifest.sizes):
             raise TypeError("it does not name every file")
         return manifest
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise IndexCorruptError(f"{where} is damaged ({error}); restore or rebuild the index") from error
+
+
+def _wrong_fields(manifest: Manifest) -> Iterator[str]:
+    """The fields that hold no such value as they are for."""
+    for name in ("key_dim", "vector_dim", "prototypes"):
+        if not _is_whole(getattr(manifest, name), 1):
+            yield name
+    for name in ("nouns", "captions", "rejects"):
+        if not _is_whole(getattr(manifest, name), 0):
+            yield name
+    if not _is_whole(manifest.seed, -(2**63)):
+        yield "seed"
+    if not isinstance(manifest.recall, float) or not 0 <= manifest.recall <= 1:
+        yield "recall"
+    for name in ("factory", "build_fingerprint"):
+        if not isinstance(getattr(manifest, name), str):
+            yield name
+    for name in ("preset", "build"):
+        if not isinstance(getattr(manifest, name), dict):
+            yield name
+    for name, kind in (("fingerprints", str), ("licenses", str), ("files", str), ("sizes", int)):
+        held = getattr(manifest, name)
+        if not isinstance(held, dict) or not all(isinstance(value, kind) for value in held.values()):
+            yield name
+    if not {"diffusion", "clip", "backbone"} <= set(manifest.fingerprints):
+        yield "fingerprints"
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
 
 
 def check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:

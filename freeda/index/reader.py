@@ -95,10 +95,14 @@ class PrototypeIndex:
     @cached_property
     def keys(self) -> faiss.Index:
         try:
-            index = open_keys(self.folder / KEYS, len(self), self.manifest.key_dim)
-        except RuntimeError as error:
-            raise IndexCorruptError(f"{self.folder / KEYS} cannot be read by faiss: {error}") from error
-        return index
+            return open_keys(self.folder / KEYS, len(self), self.manifest.key_dim)
+        except (RuntimeError, MemoryError) as error:  # FAISS allocates what a damaged header asks for
+            raise self._damaged_keys(str(error)) from error
+
+    def _damaged_keys(self, why: str) -> IndexCorruptError:
+        return IndexCorruptError(
+            f"{self.folder / KEYS} cannot be read by faiss: {why}; restore or rebuild the index"
+        )
 
     @cached_property
     def _searched(self) -> faiss.Index | GpuKeys:
@@ -122,7 +126,12 @@ class PrototypeIndex:
                 f"index '{self.folder.name}' holds {self.manifest.key_dim}-d keys but the text model "
                 f"gives {queries.shape[1]}-d; use the preset it was built with"
             )
-        similarities, rows = self._searched.search(np.ascontiguousarray(queries, np.float32), k)
+        try:
+            similarities, rows = self._searched.search(np.ascontiguousarray(queries, np.float32), k)
+        except RuntimeError as error:
+            raise self._damaged_keys(str(error)) from error
+        if (rows >= len(self)).any() or (rows < -1).any():
+            raise self._damaged_keys(f"it finds rows beyond its {len(self):,} prototypes")
         return similarities, rows
 
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -138,9 +147,13 @@ class PrototypeIndex:
 
     def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """(len(rows), K) float32 keys, as FAISS holds them: a compressed index gives them back nearly."""
-        with self._reconstruction:
-            prepare_reconstruction(self.keys)
-        return np.asarray(self.keys.reconstruct_batch(_require_rows(rows)), np.float32)
+        numbers = _require_rows(rows)
+        try:
+            with self._reconstruction:
+                prepare_reconstruction(self.keys)
+            return np.asarray(self.keys.reconstruct_batch(numbers), np.float32)
+        except RuntimeError as error:
+            raise self._damaged_keys(str(error)) from error
 
     @cached_property
     def _visual_search(self) -> tuple[faiss.Index, np.ndarray]:
