@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from freeda.methods import load as load
     from freeda.methods.base import Segmenter
     from freeda.presets import Preset, load_preset
+    from freeda.segmentation.drawing import draw_labels, draw_overlay
     from freeda.segmentation.evidence import Evidence
+    from freeda.segmentation.evidence_sheet import draw_evidence
     from freeda.segmentation.result import Segmentation
 
 __version__ = "0.1.0"
@@ -28,6 +30,9 @@ __all__ = [
     "PrototypeIndex",
     "Segmentation",
     "Segmenter",
+    "draw_evidence",
+    "draw_labels",
+    "draw_overlay",
     "load",
     "load_preset",
 ]
@@ -39,6 +44,9 @@ _MODULES = {
     "PrototypeIndex": "freeda.index.reader",
     "Segmentation": "freeda.segmentation.result",
     "Segmenter": "freeda.methods.base",
+    "draw_evidence": "freeda.segmentation.evidence_sheet",
+    "draw_labels": "freeda.segmentation.drawing",
+    "draw_overlay": "freeda.segmentation.drawing",
     "load": "freeda.methods",
     "load_preset": "freeda.presets",
 }

@@ -16,6 +16,8 @@ from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.evaluation.runner import Run
 from freeda.methods.base import Segmenter
 from freeda.presets.settings import FROM_INDEX
+from freeda.segmentation.colors import class_colors
+from freeda.segmentation.drawing import draw_overlay
 from freeda.segmentation.images import read_image
 from freeda.segmentation.result import Segmentation
 
@@ -186,7 +188,10 @@ def _worst_sheet(run: Run, segmenter: Segmenter) -> Image.Image:
         true = Segmentation(
             image, truth.astype(np.int32), np.ones(truth.shape, np.float32), run.names, IGNORED
         )
-        for column, picture in enumerate((Image.fromarray(image), true.overlay(), result.overlay())):
+        present = dict.fromkeys(item["id"] for shown in (true, result) for item in shown.segments_info)
+        colors = class_colors(run.names, list(present))
+        overlays = [draw_overlay(item, colors=colors) for item in (true, result)]
+        for column, picture in enumerate((Image.fromarray(image), *overlays)):
             box = (_CELL - 6 + 260 * (column == 2), _CELL)
             sheet.paste(ImageOps.contain(picture, box), (column * _CELL, top + 22))
     return sheet

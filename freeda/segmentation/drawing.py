@@ -1,79 +1,72 @@
-"""Label maps as pictures: colours, palette, overlay with legend."""
+"""Results as pictures: label maps with a palette, overlays with names and a legend."""
 
 from __future__ import annotations
-
-import colorsys
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from freeda.class_names import BACKGROUND
+from freeda.segmentation.result import Segmentation
 
-__all__ = ["class_colors", "draw_overlay", "palette_image"]
+__all__ = ["draw_labels", "draw_overlay", "font", "outline"]
 
-_OVERLAY_SIDE = 1600
-_SMALLEST_SIDE = 256
+_LONGEST, _SHORTEST = 1600, 256
+"""Limits of an overlay's longer side in pixels."""
 _LEGEND_SHARE = 0.002
 """Classes that cover less of the image are left out of the legend."""
-Legend = list[tuple[str, tuple[int, int, int]]]
+_SMALLEST_TEXT = 10
+_Color = tuple[int, int, int]
 
 
-def class_colors(classes: Sequence[str]) -> np.ndarray:
-    """(C, 3) uint8 RGB: distinct hues by the golden ratio; the background is gray."""
-    colors = []
-    for number, name in enumerate(classes):
-        hue = (number * 0.618034 + 0.02) % 1
-        rgb = colorsys.hls_to_rgb(hue, (0.52, 0.4, 0.65)[number % 3], 0.85)
-        colors.append((0.45, 0.45, 0.45) if name == BACKGROUND else rgb)
-    return (np.array(colors).reshape(-1, 3) * 255).round().astype(np.uint8)
-
-
-def palette_image(labels: np.ndarray, classes: Sequence[str], ignore_index: int) -> Image.Image:
-    """(H, W) labels as a picture ready for PNG: 8 bits with a palette, 16 bits for more than 255 classes."""
-    if ignore_index > 255:
-        return Image.fromarray(labels.astype(np.uint16))
-    picture = Image.fromarray(labels.astype(np.uint8), "P")
+def draw_labels(result: Segmentation) -> Image.Image:
+    """The label map as a picture ready for PNG: 8 bits with a palette, 16 bits for more than 255 classes."""
+    if result.ignore_index > 255:
+        return Image.fromarray(result.labels.astype(np.uint16))
+    picture = Image.fromarray(result.labels.astype(np.uint8), "P")
     palette = np.zeros((256, 3), np.uint8)
-    palette[: len(classes)] = class_colors(classes)
+    palette[: len(result.classes)] = result.colors
     picture.putpalette(palette.tobytes())
     return picture
 
 
 def draw_overlay(
-    image: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    segments: Sequence[Mapping[str, Any]],
-    opacity: float,
+    result: Segmentation, opacity: float = 0.5, *, colors: np.ndarray | None = None
 ) -> Image.Image:
-    """An (H, W, 3) image under its coloured (H, W) labels, with white borders and a legend of the
-    segments.
+    """The image under its coloured label map, with white borders, names where they fit, and a legend.
+
+    opacity: of the colours, 0 .. 1.
+    colors: (C, 3) uint8 RGB; None for the result's own.
     """
-    small, small_labels = _resized(image, labels)
-    colors = np.vstack([class_colors(classes), [[0, 0, 0]]]).astype(np.float32)
-    flat = np.minimum(small_labels, len(classes))  # undecided pixels are black
-    mixed = small * (1 - opacity) + colors[flat] * opacity
-    mixed[_borders(small_labels)] = 255
-    return _with_legend(Image.fromarray(mixed.round().astype(np.uint8)), _legend(classes, segments))
+    chosen = result.colors if colors is None else colors
+    image, labels = _resized(result.image, result.labels)
+    shown = np.vstack([chosen, [[0, 0, 0]]]).astype(np.float32)
+    flat = np.minimum(labels, len(result.classes))  # undecided pixels are black
+    mixed = image * (1 - opacity) + shown[flat] * opacity
+    mixed[_borders(labels)] = 255
+    picture = Image.fromarray(mixed.round().astype(np.uint8))
+    _write_names(picture, labels, result)
+    return _with_legend(picture, result, chosen)
 
 
-def _legend(classes: Sequence[str], segments: Sequence[Mapping[str, Any]]) -> Legend:
-    colors = class_colors(classes).tolist()
-    return [
-        (f"{item['label']}  {item['share']:.0%}", tuple(colors[item["id"]]))
-        for item in segments
-        if item["share"] >= _LEGEND_SHARE
-    ]
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Pillow's own, so that pictures look the same everywhere."""
+    return ImageFont.load_default(size)
+
+
+def outline(region: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the pixels on both sides of an (H, W) region's border."""
+    edge = np.zeros(region.shape, bool)
+    edge[1:] |= region[1:] != region[:-1]
+    edge[:-1] |= region[1:] != region[:-1]
+    edge[:, 1:] |= region[:, 1:] != region[:, :-1]
+    edge[:, :-1] |= region[:, 1:] != region[:, :-1]
+    return edge
 
 
 def _resized(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Image and labels with the longer side between 256 and 1,600 pixels, the overlay's limits."""
+    """Image and labels with the longer side between `_SHORTEST` and `_LONGEST`."""
     height, width = labels.shape
-    scale = min(1.0, _OVERLAY_SIDE / max(height, width))
-    if max(height, width) < _SMALLEST_SIDE:
-        scale = _SMALLEST_SIDE / max(height, width)
+    longer = max(height, width)
+    scale = min(max(longer, _SHORTEST), _LONGEST) / longer
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
     return np.asarray(Image.fromarray(image).resize(size), np.float32), np.asarray(resized)
@@ -86,11 +79,44 @@ def _borders(labels: np.ndarray) -> np.ndarray:
     return edge
 
 
-def _with_legend(picture: Image.Image, entries: Legend) -> Image.Image:
+def _text_size(picture: Image.Image) -> int:
+    return max(12, min(22, picture.height // 16))
+
+
+def _write_names(picture: Image.Image, labels: np.ndarray, result: Segmentation) -> None:
+    """Each class's name deepest inside its largest piece, in the largest size that stays inside."""
+    scale = picture.width / result.labels.shape[1]
+    draw = ImageDraw.Draw(picture)
+    numbers = {name: number for number, name in enumerate(result.classes)}
+    for name, (x, y) in result.inner_points().items():
+        middle = (round((x + 0.5) * scale), round((y + 0.5) * scale))
+        inside = labels == numbers[name]
+        for size in range(_text_size(picture), _SMALLEST_TEXT - 1, -1):
+            box = [round(edge) for edge in draw.textbbox(middle, name, font=font(size), anchor="mm")]
+            if _contains(inside, box):
+                halo = max(1, size // 8)
+                draw.text(
+                    middle, name, "white", font(size), anchor="mm", stroke_width=halo, stroke_fill="black"
+                )
+                break
+
+
+def _contains(inside: np.ndarray, box: list[int]) -> bool:
+    left, top, right, bottom = box
+    if min(left, top) < 0 or right > inside.shape[1] or bottom > inside.shape[0]:
+        return False
+    return bool(inside[top:bottom, left:right].all())
+
+
+def _with_legend(picture: Image.Image, result: Segmentation, colors: np.ndarray) -> Image.Image:
     """The picture with a column of coloured names on its right."""
-    size = max(12, min(22, picture.height // 16))
-    font = ImageFont.load_default(size)
-    wide = max([font.getlength(text) for text, _ in entries] or [0])
+    entries: list[tuple[str, _Color]] = [
+        (f"{item['label']}  {item['share']:.0%}", tuple(colors[item["id"]].tolist()))
+        for item in result.segments_info
+        if item["share"] >= _LEGEND_SHARE
+    ]
+    size = _text_size(picture)
+    wide = max([font(size).getlength(text) for text, _ in entries] or [0])
     line = round(size * 1.6)
     height = max(picture.height, line * len(entries) + size)
     sheet = Image.new("RGB", (picture.width + round(wide) + 3 * size, height), "white")
@@ -99,5 +125,6 @@ def _with_legend(picture: Image.Image, entries: Legend) -> Image.Image:
     for row, (text, color) in enumerate(entries):
         left, top = picture.width + size // 2, size // 2 + row * line
         draw.rectangle((left, top, left + size, top + size), fill=color)
-        draw.text((left + round(size * 1.5), top + size // 2), text, fill="black", font=font, anchor="lm")
+        place = (left + round(size * 1.5), top + size // 2)
+        draw.text(place, text, fill="black", font=font(size), anchor="lm")
     return sheet

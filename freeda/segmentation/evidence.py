@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from freeda.segmentation.colors import GRAY
 
 __all__ = ["Candidate", "Evidence", "Vote"]
 
@@ -54,6 +55,7 @@ class Evidence:
     weights: of the parts of a candidate's score, by name.
     votes: prototypes of the best class, most similar first; empty for a method without prototypes.
     refined: whether the scores were changed by the pixels around (PAMR) after the parts were added up.
+    color: RGB, in which the result shows the class.
     """
 
     image: np.ndarray
@@ -64,6 +66,7 @@ class Evidence:
     weights: Mapping[str, float]
     votes: tuple[Vote, ...] = field(default=())
     refined: bool = False
+    color: tuple[int, int, int] = GRAY
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without pictures."""
@@ -87,9 +90,3 @@ class Evidence:
         from freeda.segmentation.exports import save_evidence
 
         return save_evidence(self, Path(folder), stem)
-
-    def sheet(self) -> Image.Image:
-        """One picture: the image with its region, bars of the best classes' scores, and the prototypes."""
-        from freeda.segmentation.evidence_sheet import draw_sheet
-
-        return draw_sheet(self)

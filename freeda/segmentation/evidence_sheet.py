@@ -6,18 +6,19 @@ import io
 from textwrap import shorten, wrap
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from freeda.segmentation.drawing import font, outline
 from freeda.segmentation.evidence import Evidence, Vote
 
-__all__ = ["draw_sheet"]
+__all__ = ["draw_evidence"]
 
 _PICTURE, _THUMBNAIL, _GAP = 420, 104, 16
 _THUMBNAILS = ("WEBP", "PNG", "JPEG")
-_INK, _FAINT, _BAR = "#1d2126", "#7b828c", "#2f6fde"
+_INK, _FAINT, _OTHER = "#1d2126", "#7b828c", "#c6cad0"
 
 
-def draw_sheet(evidence: Evidence) -> Image.Image:
+def draw_evidence(evidence: Evidence) -> Image.Image:
     """The image with its region, bars of the best classes' scores, and the prototypes."""
     picture = _picture(evidence)
     rows = (len(evidence.votes) + 1) // 2
@@ -28,7 +29,7 @@ def draw_sheet(evidence: Evidence) -> Image.Image:
     _draw_candidates(evidence, draw, _PICTURE + 2 * _GAP, _GAP)
     best = evidence.candidates[0].name
     title = f"Prototypes that voted for “{best}”" if evidence.votes else f"No prototypes behind “{best}”"
-    draw.text((_GAP, height), title, fill=_INK, font=_font(18))
+    draw.text((_GAP, height), title, fill=_INK, font=font(18))
     for number, vote in enumerate(evidence.votes):
         left = _GAP + (number % 2) * (_PICTURE + _GAP)
         _draw_vote(sheet, draw, vote, left, height + 34 + (number // 2) * (_THUMBNAIL + _GAP))
@@ -43,40 +44,42 @@ def _picture(evidence: Evidence) -> Image.Image:
     region = np.asarray(Image.fromarray(evidence.region).resize(size, Image.Resampling.NEAREST))
     faded = image * 0.35 + 255 * 0.65
     pixels = np.where(region[..., None], image, faded).round().astype(np.uint8)
-    pixels[_outline(region)] = (47, 111, 222)
+    pixels[outline(region)] = evidence.color
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     x, y = (evidence.x + 0.5) * scale, (evidence.y + 0.5) * scale
-    draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=_BAR, outline="white", width=2)
+    draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=evidence.color, outline="white", width=2)
     return picture
 
 
 def _draw_candidates(evidence: Evidence, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    draw.text((left, top), f"Pixel ({evidence.x}, {evidence.y})", fill=_INK, font=_font(18))
+    draw.text((left, top), f"Pixel ({evidence.x}, {evidence.y})", fill=_INK, font=font(18))
     meaning = f"score = weighted {' and '.join(evidence.weights)} score"
     if evidence.refined:
         meaning = f"refined score; below it the {' and '.join(evidence.weights)} parts before refinement"
-    draw.text((left, top + 26), meaning, fill=_FAINT, font=_font(13))
+    draw.text((left, top + 26), meaning, fill=_FAINT, font=font(13))
     low = min(candidate.score for candidate in evidence.candidates)
     high = max(candidate.score for candidate in evidence.candidates)
     for row, item in enumerate(evidence.candidates):
         y = top + 54 + 34 * row
-        draw.text((left, y), shorten(item.name, 20), fill=_INK, font=_font(15))
+        draw.text((left, y), shorten(item.name, 20), fill=_INK, font=font(15))
         length = 40 + 130 * (item.score - low) / max(high - low, 1e-9)
-        draw.rectangle((left + 130, y + 2, left + 130 + length, y + 16), fill=_BAR if row == 0 else "#a9c4f5")
+        draw.rectangle(
+            (left + 130, y + 2, left + 130 + length, y + 16), fill=evidence.color if row == 0 else _OTHER
+        )
         terms = [f"{evidence.weights[name]:g} x {part:.3f}" for name, part in item.parts.items()]
         figures = f"{item.score:.3f}{'; before:' if evidence.refined else ' ='} {' + '.join(terms)}"
-        draw.text((left + 130, y + 18), figures, fill=_FAINT, font=_font(11))
+        draw.text((left + 130, y + 18), figures, fill=_FAINT, font=font(11))
 
 
 def _draw_vote(sheet: Image.Image, draw: ImageDraw.ImageDraw, vote: Vote, left: int, top: int) -> None:
     sheet.paste(_thumbnail(vote.thumbnail), (left, top))
     text = left + _THUMBNAIL + 10
-    draw.text((text, top + 4), vote.noun, fill=_INK, font=_font(16))
+    draw.text((text, top + 4), vote.noun, fill=_INK, font=font(16))
     for row, line in enumerate(_wrapped(vote.caption, 42)):
-        draw.text((text, top + 28 + 16 * row), line, fill=_FAINT, font=_font(12))
+        draw.text((text, top + 28 + 16 * row), line, fill=_FAINT, font=font(12))
     figures = f"image {vote.visual_similarity:.2f}   text {vote.text_similarity:.2f}"
-    draw.text((text, top + _THUMBNAIL - 20), figures, fill=_BAR, font=_font(13))
+    draw.text((text, top + _THUMBNAIL - 20), figures, fill=_INK, font=font(13))
 
 
 def _thumbnail(data: bytes) -> Image.Image:
@@ -95,16 +98,3 @@ def _wrapped(text: str, width: int) -> list[str]:
     """At most two lines."""
     lines = wrap(text, width)
     return lines if len(lines) <= 2 else [lines[0], shorten(" ".join(lines[1:]), width, placeholder=" …")]
-
-
-def _outline(region: np.ndarray) -> np.ndarray:
-    edge = np.zeros(region.shape, bool)
-    edge[1:] |= region[1:] != region[:-1]
-    edge[:-1] |= region[1:] != region[:-1]
-    edge[:, 1:] |= region[:, 1:] != region[:, :-1]
-    edge[:, :-1] |= region[:, 1:] != region[:, :-1]
-    return edge
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)

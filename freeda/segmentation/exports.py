@@ -12,7 +12,9 @@ import numpy as np
 
 from freeda.errors import ConfigError, OutputError, reason
 from freeda.segmentation import FORMATS
+from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.evidence import Evidence
+from freeda.segmentation.evidence_sheet import draw_evidence
 from freeda.segmentation.result import Segmentation
 
 __all__ = ["save_evidence", "save_result"]
@@ -33,7 +35,7 @@ def save_evidence(evidence: Evidence, folder: Path, stem: str) -> list[Path]:
     """Writes STEM.X-Y.evidence.png and .json into `folder`; returns the paths. Raises `OutputError`."""
     name = f"{stem}.{evidence.x}-{evidence.y}.evidence"
     with _writing_to(folder):
-        evidence.sheet().save(folder / f"{name}.png")
+        draw_evidence(evidence).save(folder / f"{name}.png")
         return [folder / f"{name}.png", _write_json(evidence.as_dict(), folder / f"{name}.json")]
 
 
@@ -54,7 +56,7 @@ def _write(result: Segmentation, folder: Path, stem: str, name: str) -> Path:
         )
         return path
     path = folder / f"{stem}.{name}.png"
-    picture = result.palette_image() if name == "labels" else result.overlay()
+    picture = draw_labels(result) if name == "labels" else draw_overlay(result)
     picture.save(path)
     return path
 

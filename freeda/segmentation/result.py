@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from freeda.errors import ExplanationError
+from freeda.segmentation.colors import class_colors
 from freeda.segmentation.decision import Foreground
-from freeda.segmentation.drawing import draw_overlay, palette_image
 from freeda.segmentation.evidence import Evidence
 
 __all__ = ["Segmentation"]
@@ -67,6 +66,11 @@ class Segmentation:
             for c in present
         ]
 
+    @property
+    def colors(self) -> np.ndarray:
+        """(C, 3) uint8 RGB: the colours in which the classes are drawn."""
+        return class_colors(self.classes, [item["id"] for item in self.segments_info])
+
     def explain(self, x: int, y: int) -> Evidence:
         """Why pixel (x, y), column and row, has its class.
 
@@ -78,7 +82,10 @@ class Segmentation:
             raise ExplanationError("this result cannot be explained: its method keeps no evidence")
         if not (0 <= x < width and 0 <= y < height):
             raise ExplanationError(f"pixel ({x}, {y}) lies outside the image of {width} x {height} pixels")
-        return self.explainer(x, y)
+        evidence, label = self.explainer(x, y), int(self.labels[y, x])
+        if label == self.ignore_index:
+            return evidence
+        return replace(evidence, color=tuple(self.colors[label].tolist()))
 
     def inner_points(self) -> dict[str, tuple[int, int]]:
         """For every class found, the (x, y) deepest inside its largest piece, largest class first."""
@@ -93,16 +100,6 @@ class Segmentation:
     def mask(self, name: str) -> np.ndarray:
         """(H, W) bool: where class `name` was found."""
         return np.asarray(self.labels == self.classes.index(name))
-
-    def palette_image(self) -> Image.Image:
-        """The label map as a picture: 8 bits with a palette, 16 bits for more than 255 classes."""
-        return palette_image(self.labels, self.classes, self.ignore_index)
-
-    def overlay(self, opacity: float = 0.55) -> Image.Image:
-        """The image under its coloured label map, with borders and a legend. opacity: of the colours, 0 ..
-        1.
-        """
-        return draw_overlay(self.image, self.labels, self.classes, self.segments_info, opacity)
 
     def save(
         self, folder: str | Path, stem: str = "segmentation", formats: Sequence[str] = ("labels", "overlay")

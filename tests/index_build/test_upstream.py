@@ -13,6 +13,7 @@ from freeda.index.format import REJECTS
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.freeda import load
 from freeda.presets.settings import Preset
+from freeda.segmentation.evidence_sheet import draw_evidence
 from index_build.upstream import import_upstream
 from tests.conftest import WIDTH
 from tests.freeda.methods.contract import picture
@@ -48,7 +49,7 @@ def test_keys_and_vectors_stay_joined(tmp_path: Path, tiny_preset: Preset, kind:
     assert index.rows([1], ["noun"]) == [{"noun": sorted(f"{n}_cat" for n in range(COUNT))[1]}]
     result = load(tmp_path / "out").segment(picture(56, 60), "cat;dog")
     assert result.labels.shape == (56, 60)
-    result.explain(3, 3).sheet()
+    draw_evidence(result.explain(3, 3))
 
 
 def test_vectors_that_are_not_finite_are_rejects(tmp_path: Path, tiny_preset: Preset) -> None:

@@ -17,6 +17,7 @@ from freeda.errors import ExplanationError
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.presets.settings import Preset
 from freeda.segmentation.evidence import Candidate, Evidence, Vote
+from freeda.segmentation.evidence_sheet import draw_evidence
 from freeda.segmentation.regions import superpixels
 from tests.freeda.methods.contract import picture
 
@@ -113,7 +114,7 @@ def test_background_wins_without_votes(index_folder: Path) -> None:
     evidence = segmenter.segment(picture(56, 60), CLASSES).explain(3, 4)
     assert (evidence.candidates[0].name, evidence.candidates[0].score) == ("background", 0.9)
     assert evidence.votes == ()
-    evidence.sheet()
+    draw_evidence(evidence)
 
 
 def test_results_travel_without_their_models(segmenter: FreedaSegmenter) -> None:
@@ -171,7 +172,7 @@ def test_the_sheet_shows_every_vote(tmp_path: Path) -> None:
         weights={"local": 0.8, "global": 0.2},
         votes=(vote,) * 5,
     )
-    sheet = np.array(evidence.sheet())
+    sheet = np.array(draw_evidence(evidence))
     assert (sheet == (10, 200, 30)).all(-1).sum() == pytest.approx(5 * 104 * 104, rel=0.01)
     paths = evidence.save(tmp_path, "photo")
     assert [path.name for path in paths] == ["photo.12-8.evidence.png", "photo.12-8.evidence.json"]

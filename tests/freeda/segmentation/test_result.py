@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from freeda.errors import OutputError
 from freeda.segmentation.decision import ignore_index_for
-from freeda.segmentation.drawing import class_colors
+from freeda.segmentation.drawing import draw_overlay
 from freeda.segmentation.result import Segmentation
 
 
@@ -36,7 +37,7 @@ def test_saved_files_hold_the_labels(result: Segmentation, tmp_path: Path) -> No
     picture = Image.open(paths[0])
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.asarray(picture), result.labels)
-    np.testing.assert_array_equal(np.asarray(picture.convert("RGB"))[10, 40], class_colors(result.classes)[2])
+    np.testing.assert_array_equal(np.asarray(picture.convert("RGB"))[10, 40], result.colors[2])
     stored = np.load(paths[2])
     np.testing.assert_array_equal(stored["labels"], result.labels)
     report = json.loads(paths[3].read_text())
@@ -45,9 +46,9 @@ def test_saved_files_hold_the_labels(result: Segmentation, tmp_path: Path) -> No
 
 
 def test_the_overlay_shows_image_colours_and_legend(result: Segmentation) -> None:
-    overlay = np.asarray(result.overlay(opacity=0.5))
+    overlay = np.asarray(draw_overlay(result, opacity=0.5))
     assert overlay.shape[1] > 256
-    expected = 50 + class_colors(result.classes)[2] / 2
+    expected = 50 + result.colors[2] / 2
     np.testing.assert_allclose(overlay[85, 200], expected, atol=1)
 
 
@@ -62,9 +63,16 @@ def test_more_than_255_classes_are_saved_with_16_bits(tmp_path: Path) -> None:
     assert [item["id"] for item in result.segments_info] == [0, 255, 299]
 
 
-def test_colours_differ() -> None:
-    colors = class_colors([f"c{n}" for n in range(60)])
-    assert len(np.unique(colors, axis=0)) == 60
+def test_names_stand_where_they_fit(result: Segmentation) -> None:
+    """Of a region of a few pixels only the legend tells the name."""
+    labels = result.labels.copy()
+    labels[10:13, 5:8] = 1
+    overlay = np.asarray(draw_overlay(replace(result, labels=labels), opacity=1.0)).astype(int)
+    halo = overlay.sum(-1) < 30  # letters have a black one; the image is 256 pixels wide
+    assert halo[:, 132:254].sum() > 20  # "grass"
+    assert halo[10:40, 2:124].sum() == 0
+    assert halo[44:54, 23:33].sum() == 0  # "dog", 13 pixels wide
+    assert halo[60:, 2:124].sum() > 20  # "cat", deepest inside what is left
 
 
 def test_unwritable_places_are_named(result: Segmentation, tmp_path: Path) -> None:
