@@ -11,7 +11,7 @@ from freeda.errors import FreedaError, NothingBuiltError, OutputError, reason
 from freeda.index.format import Manifest
 from freeda.index.keys import KeyOptions
 from freeda.index.writer import Origin, write_index
-from index_build.report import SAMPLES, spread, write_report
+from index_build.report import INSPECTED_SHARDS, Inspected, spread, write_report
 from index_build.store.folders import BuildFolder, staged
 from index_build.store.shards import ShardRecord, read_prototypes, read_rejects, read_samples
 from index_build.store.storage import Folder
@@ -55,7 +55,12 @@ def _write(
 ) -> Manifest:
     reasons = Counter(rejects.column("reason").to_pylist())
     with staged(out) as local:
-        samples = read_samples(work, spread(records, SAMPLES))
+        inspected = Inspected(
+            rejects=reasons,
+            samples=read_samples(work, spread(records, INSPECTED_SHARDS)),
+            mask_pairs=sum(record.mask_pairs for record in records),
+            same_masks=sum(record.same_masks for record in records),
+        )
         return write_index(
             local,
             read_prototypes(work, records),
@@ -63,7 +68,7 @@ def _write(
             sum(record.captions for record in records),
             origin,
             keys,
-            lambda manifest: write_report(local, manifest, reasons, samples),
+            lambda manifest: write_report(local, manifest, inspected),
         )
 
 

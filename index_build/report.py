@@ -7,6 +7,7 @@ import html
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +18,16 @@ from matplotlib.figure import Figure
 from freeda.index.format import REPORT, Manifest, open_prototypes
 from index_build.generation.samples import Sample
 
-__all__ = ["SAMPLES", "spread", "write_report"]
+__all__ = ["INSPECTED_SHARDS", "Inspected", "spread", "write_report"]
 
 Item = TypeVar("Item")
 
-SAMPLES = 24
-"""Most that are shown."""
+INSPECTED_SHARDS = 24
+"""Most shards whose sample images are looked at."""
+_SHOWN = {"first": 12, "weakest": 8, "sharpest": 8}
+"""Most sample images of a kind."""
+_MOST_SAME = 0.5
+"""Share of pairs of masks that cover the same pixels, above which the report warns."""
 _NAMED = 40
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
@@ -31,62 +36,126 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
 .samples, .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); gap: 1.2rem }
+.warning { border-left: .3rem solid #c3690f; background: #fdf3e7; padding: .6rem 1rem }
 figure { margin: 0 } figcaption { color: #555 } img { max-width: 100% }
 """
 
 
-def write_report(
-    folder: Path, manifest: Manifest, rejects: Mapping[str, int], samples: Sequence[Sample]
-) -> Path:
-    """Writes `report.html` beside an index's files in `folder`; the page loads nothing else.
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """What the report shows beside the index itself.
 
     rejects: count by reason.
-    samples: in the order shown.
+    samples: in the captions' order.
+    mask_pairs, same_masks: pairs of masks of one image, and those that cover the same pixels.
     """
-    nouns, areas, peaks = _columns(folder, manifest)
-    page = "\n".join(_page(manifest, nouns, areas, peaks, rejects, samples))
+
+    rejects: Mapping[str, int]
+    samples: Sequence[Sample]
+    mask_pairs: int = 0
+    same_masks: int = 0
+
+
+def write_report(folder: Path, manifest: Manifest, inspected: Inspected) -> Path:
+    """Writes `report.html` beside an index's files in `folder`; the page loads nothing else."""
+    page = "\n".join(_page(manifest, _columns(folder, manifest), inspected))
     path = folder / REPORT
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _columns(folder: Path, manifest: Manifest) -> tuple[Counter[str], np.ndarray, np.ndarray]:
-    """Nouns counted, (N,) areas and (N,) peaks, read one batch at a time."""
+@dataclass(frozen=True)
+class _Columns:
+    """Nouns counted, (N,) areas and (N,) peaks of all prototypes."""
+
+    nouns: Counter[str]
+    areas: np.ndarray
+    peaks: np.ndarray
+
+
+def _columns(folder: Path, manifest: Manifest) -> _Columns:
+    """Read one batch at a time."""
     nouns: Counter[str] = Counter()
     areas, peaks = [], []
     for batch in open_prototypes(folder, manifest):
         nouns.update(batch.column("noun").to_pylist())
         areas.append(batch.column("area").to_numpy())
         peaks.append(batch.column("peak").to_numpy())
-    return nouns, np.concatenate(areas), np.concatenate(peaks)
+    return _Columns(nouns, np.concatenate(areas), np.concatenate(peaks))
 
 
-def _page(
-    manifest: Manifest,
-    nouns: Counter[str],
-    areas: np.ndarray,
-    peaks: np.ndarray,
-    rejects: Mapping[str, int],
-    samples: Sequence[Sample],
-) -> Iterator[str]:
+def _page(manifest: Manifest, columns: _Columns, inspected: Inspected) -> Iterator[str]:
     yield "<!doctype html>"
     yield f'<html lang="en"><head><meta charset="utf-8"><title>Index report</title><style>{_STYLE}</style>'
     yield "</head><body><h1>Prototype index</h1>"
     yield _facts(manifest)
+    yield from _warnings(inspected)
     yield "<h2>Images and masks</h2>"
     yield "<p>A generated image, then the mask of each noun: its prototype is made of the bright part.</p>"
-    yield '<div class="samples">'
-    yield from map(_sample, samples)
-    yield '</div><h2>Figures</h2><div class="plots">'
-    yield _plot("Prototypes per noun, most frequent first", _frequencies(nouns))
-    yield _plot("Share of the image inside a mask", _histogram(areas, "share of the image"))
-    yield _plot("Attention peak over its mean", _histogram(peaks, "peak / mean"))
-    if rejects:
-        yield _plot("Rejects", _bars(rejects))
+    for kind, title in _TITLES.items():
+        yield from _samples(title, _chosen(inspected.samples, kind))
+    yield '<h2>Figures</h2><div class="plots">'
+    yield from _plots(manifest, columns, inspected)
     yield "</div><h2>Nouns, the most and the least frequent</h2>"
-    yield f"<p>{_listed(nouns.most_common(_NAMED))}</p>"
-    yield f"<p>{_listed(nouns.most_common()[: -_NAMED - 1 : -1])}</p>"
+    yield f"<p>{_listed(columns.nouns.most_common(_NAMED))}</p>"
+    yield f"<p>{_listed(columns.nouns.most_common()[: -_NAMED - 1 : -1])}</p>"
     yield "</body></html>"
+
+
+_TITLES = {
+    "first": "Typical ones, spread over the captions",
+    "weakest": "The weakest: attention is spread out, and masks are likely to be wrong",
+    "sharpest": "The sharpest: attention is concentrated",
+}
+
+
+def _warnings(inspected: Inspected) -> Iterator[str]:
+    share = inspected.same_masks / max(1, inspected.mask_pairs)
+    if share > _MOST_SAME:
+        yield (
+            f'<p class="warning">{share:.0%} of the pairs of masks of one image cover the same pixels: the '
+            f"diffusion model does not tell their nouns apart, and neither will the prototypes. Try captions "
+            f"with fewer nouns, a higher <code>localization.threshold</code>, or another model.</p>"
+        )
+
+
+def _chosen(samples: Sequence[Sample], kind: str) -> list[Sample]:
+    of_kind = [sample for sample in samples if sample.kind == kind]
+    if kind == "first":
+        return spread(of_kind, _SHOWN[kind])
+    return sorted(of_kind, key=lambda item: item.peak, reverse=kind == "sharpest")[: _SHOWN[kind]]
+
+
+def _samples(title: str, samples: Sequence[Sample]) -> Iterator[str]:
+    if samples:
+        yield f'<h3>{title}</h3><div class="samples">'
+        yield from map(_sample, samples)
+        yield "</div>"
+
+
+def _plots(manifest: Manifest, columns: _Columns, inspected: Inspected) -> Iterator[str]:
+    limit = manifest.preset["localization"]["min_peak"]
+    yield _plot(
+        "Prototypes per noun, most frequent first. Good: a line that falls slowly, so that most nouns have "
+        "dozens. Bad: a few nouns have nearly all prototypes.",
+        _frequencies(columns.nouns),
+    )
+    yield _plot(
+        "Share of the image inside a mask. Good: a broad hill, for things are small and grounds are large. "
+        "Bad: a peak near 1, where masks take in everything.",
+        _histogram(columns.areas, "share of the image"),
+    )
+    yield _plot(
+        f"Peak of a noun's attention map over its mean; below {limit:g} a noun is rejected. Good: most lie "
+        f"well above that. Bad: they crowd at the limit, where attention points at nothing.",
+        _histogram(columns.peaks, "peak / mean"),
+    )
+    if inspected.rejects:
+        yield _plot(
+            "Rejected captions and nouns by reason. Good: a few per cent of all. Bad: one reason rejects a "
+            "tenth of them or more.",
+            _bars(inspected.rejects),
+        )
 
 
 def _facts(manifest: Manifest) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from freeda.records import Prototype, Reject
-from index_build.generation.samples import Sample
+from index_build.generation.samples import Overlaps, SamplePicker
 
 __all__ = ["ShardOutcome"]
 
@@ -19,14 +19,16 @@ class ShardOutcome:
 
     images: how many were generated.
     seconds: by stage.
-    sample: the first image with a mask.
+    samples: images for the report.
+    overlaps: of the masks of one image.
     """
 
     prototypes: list[Prototype] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     images: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    sample: Sample | None = None
+    samples: SamplePicker = field(default_factory=SamplePicker)
+    overlaps: Overlaps = field(default_factory=Overlaps)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -22,7 +22,6 @@ from freeda.records import NounSpan, Prototype, Reject, TaggedCaption
 from freeda.segmentation.regions import pool_mask
 from index_build.config import BuildConfig, caption_seed
 from index_build.generation.outcome import ShardOutcome
-from index_build.generation.samples import draw_sample
 from index_build.generation.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
 from index_build.generation.textual_keys import textual_keys
 
@@ -156,6 +155,7 @@ def _add_picture(
     with outcome.timed("localisation"):
         thumbnail = _thumbnail(item.picture.pixels, config.thumbnail)
         masks: dict[str, np.ndarray] = {}
+        peaks: dict[str, float] = {}
         for span, key, noun_map in zip(source.spans, keys, item.picture.noun_maps, strict=True):
             if key is None:
                 outcome.rejects.append(_reject(item, span, "noun not among CLIP's tokens"))
@@ -170,10 +170,10 @@ def _add_picture(
                 outcome.rejects.append(_reject(item, span, "feature is not finite"))
                 continue
             outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
-            masks[span.noun] = mask
-        if masks and outcome.sample is None:
-            pixels = item.picture.pixels
-            outcome.sample = draw_sample(source.caption.text, pixels, list(masks), list(masks.values()))
+            masks[span.noun], peaks[span.noun] = mask, peak
+        if masks:
+            outcome.overlaps.add(masks)
+            outcome.samples.offer(source.caption.text, item.picture.pixels, masks, peaks)
 
 
 def _localize(noun_map: np.ndarray, item: Illustrated, config: BuildConfig) -> tuple[np.ndarray, float]:

@@ -36,7 +36,7 @@ __all__ = [
     "write_shard",
 ]
 
-_PROTOTYPES, _REJECTS, _SAMPLE = ".parquet", ".rejects.parquet", ".sample.parquet"
+_PROTOTYPES, _REJECTS, _SAMPLES = ".parquet", ".rejects.parquet", ".samples.parquet"
 _DONE, _STARTED, _SPLIT = ".done.json", ".started", ".split"
 _PROTOTYPE_SCHEMA = pa.schema(
     [
@@ -53,7 +53,13 @@ _PROTOTYPE_SCHEMA = pa.schema(
     ]
 )
 _SAMPLE_SCHEMA = pa.schema(
-    [("caption", pa.string()), ("nouns", pa.list_(pa.string())), ("strip", pa.binary())]
+    [
+        ("caption", pa.string()),
+        ("nouns", pa.list_(pa.string())),
+        ("strip", pa.binary()),
+        ("peak", pa.float64()),
+        ("kind", pa.string()),
+    ]
 )
 
 
@@ -66,6 +72,7 @@ class ShardRecord:
     images, prototypes: counts.
     rejects: counts by reason.
     seconds: by stage.
+    mask_pairs, same_masks: pairs of masks of one image, and those that cover the same pixels.
     digests, sizes: sha256 and bytes by file suffix.
     """
 
@@ -75,6 +82,8 @@ class ShardRecord:
     prototypes: int
     rejects: dict[str, int]
     seconds: dict[str, float]
+    mask_pairs: int
+    same_masks: int
     digests: dict[str, str]
     sizes: dict[str, int]
 
@@ -103,7 +112,7 @@ def write_shard(work: Folder, name: str, captions: int, outcome: ShardOutcome) -
     contents = {
         _PROTOTYPES: _to_parquet(_prototype_table(outcome.prototypes)),
         _REJECTS: _to_parquet(reject_table(outcome.rejects)),
-        _SAMPLE: _to_parquet(_sample_table(outcome.sample)),
+        _SAMPLES: _to_parquet(_sample_table(outcome.samples.samples())),
     }
     record = ShardRecord(
         name=name,
@@ -112,6 +121,8 @@ def write_shard(work: Folder, name: str, captions: int, outcome: ShardOutcome) -
         prototypes=len(outcome.prototypes),
         rejects=dict(sorted(Counter(reject.reason for reject in outcome.rejects).items())),
         seconds=outcome.seconds,
+        mask_pairs=outcome.overlaps.pairs,
+        same_masks=outcome.overlaps.same,
         digests={suffix: hashlib.sha256(content).hexdigest() for suffix, content in contents.items()},
         sizes={suffix: len(content) for suffix, content in contents.items()},
     )
@@ -196,8 +207,8 @@ def read_rejects(work: Folder, records: Sequence[ShardRecord]) -> Iterator[pa.Ta
 
 def read_samples(work: Folder, records: Sequence[ShardRecord]) -> list[Sample]:
     """The sample pictures of some shards; raises as `read_prototypes` does."""
-    rows = [row for table in _read_tables(work, records, _SAMPLE) for row in table.to_pylist()]
-    return [Sample(row["caption"], tuple(row["nouns"]), row["strip"]) for row in rows]
+    rows = [row for table in _read_tables(work, records, _SAMPLES) for row in table.to_pylist()]
+    return [Sample(**row | {"nouns": tuple(row["nouns"])}) for row in rows]
 
 
 def _read_tables(work: Folder, records: Sequence[ShardRecord], suffix: str) -> Iterator[pa.Table]:
@@ -212,8 +223,8 @@ def _read_tables(work: Folder, records: Sequence[ShardRecord], suffix: str) -> I
         yield pq.read_table(pa.BufferReader(content))
 
 
-def _sample_table(sample: Sample | None) -> pa.Table:
-    return pa.Table.from_pylist([asdict(sample)] if sample else [], _SAMPLE_SCHEMA)
+def _sample_table(samples: Sequence[Sample]) -> pa.Table:
+    return pa.Table.from_pylist(list(map(asdict, samples)), _SAMPLE_SCHEMA)
 
 
 def _prototype_table(prototypes: Sequence[Prototype]) -> pa.Table:
