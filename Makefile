@@ -4,13 +4,21 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo-output
+EXAMPLES := freeda/toyworld/examples
 
 .PHONY: demo test lint bench clean
 
 demo: $(READY)
-	$(BIN)/freeda build-index freeda/toyworld/examples/captions.parquet --out $(DEMO)/index --overwrite
-	$(BIN)/freeda segment freeda/toyworld/examples --classes freeda/toyworld/examples/classes.txt --index $(DEMO)/index --out $(DEMO)/segmented
-	@echo "The segmented example images are in $(CURDIR)/$(DEMO)/segmented (open the *.overlay.png files)."
+	$(BIN)/freeda build-index $(EXAMPLES)/captions.parquet --out $(DEMO)/index --overwrite
+	$(BIN)/freeda segment $(EXAMPLES) --classes $(EXAMPLES)/classes.txt --index ./$(DEMO)/index --out $(DEMO)/segmented
+	@echo
+	@echo "Look at"
+	@echo "  $(DEMO)/segmented/*.overlay.png   six scenes the models have not seen, in 50 classes"
+	@echo "  $(DEMO)/index/report.html         the generated images, and where each noun was found in them"
+	@echo "Then try"
+	@echo "  $(BIN)/freeda segment $(EXAMPLES)/scene-5.png --classes 'owl; car; water' --explain all --out $(DEMO)/why"
+	@echo "  $(BIN)/freeda segment $(EXAMPLES)/scene-6.png --classes 'pig; car; rabbit' --background --out $(DEMO)/things"
+	@echo "  $(BIN)/freeda evaluate toyworld --limit 20 --out $(DEMO)/figures"
 
 test: lint
 	$(BIN)/python -m pytest
