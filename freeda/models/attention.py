@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
+    "COARSEST",
     "DegenerateMapError",
     "MeanSelfAttention",
     "NounMaps",
@@ -34,6 +35,8 @@ __all__ = [
     "resize_map",
 ]
 
+COARSEST = 8
+"""Attention on grids of an eighth of the latent's side or less is left out, as DAAM does."""
 Positions = Sequence[Sequence[Sequence[int]]]
 """Token positions, per image and noun."""
 Grid = tuple[int, int]
@@ -64,21 +67,26 @@ class NounMaps:
         count = self.counts[image]
         return {grid: total[image, :, :count].T.reshape(count, *grid) for grid, total in self.totals.items()}
 
-    def maps(self, image: int, *, latent_size: Grid) -> np.ndarray:
-        """(N, H, W) float32 on the latent's grid: mean over heads, layers and timesteps."""
+    def maps(self, image: int, *, latent_size: Grid, coarsest: int = COARSEST) -> np.ndarray:
+        """(N, H, W) float32 on the latent's grid: mean over heads, layers and timesteps, as `aggregate`."""
         if not self.counts[image]:
             return np.zeros((0, *latent_size), np.float32)
-        return aggregate(self.sums(image), self.layers, latent_size)
+        return aggregate(self.sums(image), self.layers, latent_size, coarsest)
 
 
-def aggregate(sums: dict[Grid, torch.Tensor], layers: dict[Grid, int], latent_size: Grid) -> np.ndarray:
+def aggregate(
+    sums: dict[Grid, torch.Tensor],
+    layers: dict[Grid, int],
+    latent_size: Grid,
+    coarsest: int = COARSEST,
+) -> np.ndarray:
     """(N, H, W): bicubic to the latent's size, clamped at 0, averaged over layer calls.
 
-    Grids of an eighth of the latent's side or less are too coarse to localise, and are left out unless there
-    are no others (DAAM, section 3; FreeDA, section 3.1).
+    coarsest: grids of the latent's side divided by this, or less, are too coarse to localise, and left out
+        unless there are no others (an eighth: DAAM, section 3; FreeDA, section 3.1).
     """
-    eighth = math.ceil(latent_size[0] / 8)  # odd sides are halved upwards
-    fine = {grid: total for grid, total in sums.items() if grid[0] > eighth} or sums
+    limit = math.ceil(latent_size[0] / coarsest)  # odd sides are halved upwards
+    fine = {grid: total for grid, total in sums.items() if grid[0] > limit} or sums
     resized = [resize_map(total.float(), latent_size).clamp(min=0) for total in fine.values()]
     calls = sum(layers[grid] for grid in fine)
     return (torch.stack(resized).sum(0) / calls).cpu().numpy()

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 from transformers.utils import logging as transformers_logging
 
-from freeda.models.attention import Positions, capture_cross_attention
+from freeda.models.attention import COARSEST, Positions, capture_cross_attention
 from freeda.models.loading import is_folder, load_first, weights_fingerprint
 from freeda.presets.settings import Synthesis
 from freeda.records import SyntheticImage
@@ -77,11 +77,14 @@ def generate(
     positions: Positions,
     seeds: Sequence[int],
     config: Synthesis,
+    *,
+    coarsest: int = COARSEST,
 ) -> list[SyntheticImage]:
     """One image per caption, with the cross-attention map of each of its nouns.
 
     positions: per caption and noun, token positions in the pipeline's tokenizer. Every caption has
     its own seed, drawn on the CPU, so that neither its batch nor the device changes its noise.
+    coarsest: attention on grids of the latent's side divided by this, or less, is left out.
     Values that are not finite come out as a black picture with maps of NaN.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -97,7 +100,10 @@ def generate(
         ).images
     latent_size = (config.height // pipeline.vae_scale_factor, config.width // pipeline.vae_scale_factor)
     return [
-        SyntheticImage(_to_uint8(image), _maps_of(image, maps.maps(number, latent_size=latent_size)))
+        SyntheticImage(
+            _to_uint8(image),
+            _maps_of(image, maps.maps(number, latent_size=latent_size, coarsest=coarsest)),
+        )
         for number, image in enumerate(pixels)
     ]
 
@@ -135,6 +141,7 @@ def noised_noun_maps(
     *,
     timestep: int,
     seed: int,
+    coarsest: int = COARSEST,
 ) -> list[np.ndarray]:
     """Noun maps of given images: noised to `timestep`, one UNet pass, the conditional half only.
 
@@ -146,4 +153,4 @@ def noised_noun_maps(
     with capture_cross_attention(pipeline.unet, positions) as maps:
         pipeline.unet(noisy, steps, states)
     size = (noisy.shape[-2], noisy.shape[-1])
-    return [maps.maps(number, latent_size=size) for number in range(len(images))]
+    return [maps.maps(number, latent_size=size, coarsest=coarsest) for number in range(len(images))]

@@ -106,12 +106,14 @@ class Localization:
     """How an attention map becomes a mask, and a noun a key.
 
     threshold: on the min-max normalised map, (0, 1).
+    coarsest: attention on grids of the latent's side divided by this, or less, is left out.
     min_area, max_area: accepted share of the image inside the mask, 0 .. 1.
     min_peak: least ratio of a map's maximum to its mean; a map below it points at nothing.
     key: how a noun is embedded: inside its caption, in prompt templates, or the blend of both.
     """
 
     threshold: float = 0.4
+    coarsest: int = 8
     min_area: float = 0.005
     max_area: float = 0.95
     min_peak: float = 1.3
@@ -121,6 +123,7 @@ class Localization:
         areas = (self.min_area, self.max_area)
         inside = is_number(self.threshold, above=0) and self.threshold < 1
         require(inside, "localization.threshold", self.threshold, "between 0 and 1")
+        require_positive(self, "localization", "coarsest")
         require(
             all(map(is_number, areas)) and 0 <= areas[0] < areas[1] <= 1,
             "localization.min_area and max_area",

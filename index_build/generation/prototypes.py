@@ -80,7 +80,8 @@ def build_prototypes(
     outcome = ShardOutcome()
     with outcome.timed("tokens"):
         tokenized = list(_tokenize_all(captions, models, config, outcome))
-    batches = illustrate(models.pipeline, tokenized, config.preset.synthesis)
+    preset = config.preset
+    batches = illustrate(models.pipeline, tokenized, preset.synthesis, preset.localization.coarsest)
     if overlap is None:
         overlap = models.backbone.device.type == "cuda"
     last: Future[None] | None = None

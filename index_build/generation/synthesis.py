@@ -54,9 +54,9 @@ def tokenize(
 
 
 def illustrate(
-    pipeline: Any, captions: Sequence[TokenizedCaption], config: Synthesis
+    pipeline: Any, captions: Sequence[TokenizedCaption], config: Synthesis, coarsest: int
 ) -> Iterator[list[Illustrated]]:
-    """Generates batch by batch, in order."""
+    """Generates batch by batch, in order. coarsest: as for `generate`."""
     for start in range(0, len(captions), config.batch):
         batch = captions[start : start + config.batch]
         pictures = generate(
@@ -65,6 +65,7 @@ def illustrate(
             [item.positions for item in batch],
             [item.seed for item in batch],
             config,
+            coarsest=coarsest,
         )
         yield [Illustrated(item, picture) for item, picture in zip(batch, pictures, strict=True)]
 

@@ -150,6 +150,13 @@ def test_aggregate_averages_over_all_layer_calls_and_skips_coarse_grids() -> Non
     np.testing.assert_allclose(maps, np.full((1, 8, 8), (6.0 + 2.0) / 4), rtol=1e-5)
 
 
+def test_the_coarsest_grid_is_a_choice() -> None:
+    sums = {(8, 8): torch.full((1, 8, 8), 6.0), (4, 4): torch.full((1, 4, 4), 2.0)}
+    layers = {(8, 8): 2, (4, 4): 1}
+    for coarsest, expected in ((8, 8 / 3), (3, 8 / 3), (2, 3.0), (1, 8 / 3)):  # with 1 nothing is left
+        np.testing.assert_allclose(aggregate(sums, layers, (8, 8), coarsest), expected, rtol=1e-5)
+
+
 def test_aggregate_leaves_out_what_bicubic_resizing_overshoots() -> None:
     """DAAM clamps each layer's map before the mean."""
     peak = torch.zeros(1, 4, 4)

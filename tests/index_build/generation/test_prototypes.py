@@ -48,12 +48,17 @@ def test_every_noun_ends_as_a_prototype_or_a_reject(models: BuildModels, tiny_pr
     assert outcome.images == 4
 
 
-def test_a_prototype_is_the_pooled_feature_of_its_own_mask(models: BuildModels, tiny_preset: Preset) -> None:
-    config = BuildConfig(preset=tiny_preset)
+@pytest.mark.parametrize("coarsest", [8, 2])
+def test_a_prototype_is_the_pooled_feature_of_its_own_mask(
+    models: BuildModels, tiny_preset: Preset, coarsest: int
+) -> None:
+    localization = replace(tiny_preset.localization, coarsest=coarsest)
+    config = BuildConfig(preset=replace(tiny_preset, localization=localization))
     prototype = build_prototypes(captions(TEXTS[0]), models, config).prototypes[0]
-    picture = generate(models.pipeline, [TEXTS[0]], [[(2,)]], [caption_seed(0, "c0")], tiny_preset.synthesis)[
-        0
-    ]
+    arguments = ([TEXTS[0]], [[(2,)]], [caption_seed(0, "c0")], tiny_preset.synthesis)
+    (picture,) = generate(models.pipeline, *arguments, coarsest=coarsest)
+    (other,) = generate(models.pipeline, *arguments, coarsest=10 - coarsest)
+    assert np.abs(picture.noun_maps - other.noun_maps).max() > 1e-4
     noun_map = picture.noun_maps[0].astype(np.float64)
     low, high = noun_map.min(), noun_map.max()
     resized = torch.nn.functional.interpolate(
