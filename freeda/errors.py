@@ -26,7 +26,8 @@ __all__ = [
     "reason",
 ]
 
-_CREDENTIALS = re.compile(r"://[^/@\s'\"]+@")
+_CREDENTIALS = re.compile(r"://[^\s'\"]+@")
+"""Up to the last @, for a password may hold any sign."""
 
 
 class FreedaError(Exception):

@@ -18,7 +18,7 @@ import numpy as np
 
 from freeda.errors import CaptionsError, IndexCorruptError, IndexMismatchError
 from freeda.index.format import Manifest
-from freeda.index.keys import KeyOptions, read_header
+from freeda.index.keys import KeyOptions, read_header, read_plain
 from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from freeda.models.backbone import load_backbone
@@ -119,7 +119,7 @@ def _vector_files(folder: Path) -> list[str]:
 def _open_keys(path: Path) -> faiss.Index:
     try:
         read_header(path)
-        keys = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        keys = read_plain(path)
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         raise IndexCorruptError(f"'{path}' cannot be read as FreeDA's index of keys: {why}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from freeda.commands.options import method_options, taken_method_options
+from freeda.commands.paths import optional_out_folder
 from freeda.commands.progress_bar import ProgressBar
 
 __all__ = ["evaluate_command"]
@@ -22,7 +23,7 @@ __all__ = ["evaluate_command"]
 @method_options
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Evaluate only the first N images.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: evaluated/DATASET]"
+    "--out", callback=optional_out_folder, help="Folder of the results.  [default: evaluated/DATASET]"
 )
 @click.option(
     "--save-predictions", is_flag=True, help="Keep label maps, numbered as the data set's own files."

@@ -57,7 +57,7 @@ def index_info(name: str, as_json: bool) -> None:
         f"preset {printable(str(manifest.preset['name']))}, keys {manifest.key_dim}-d, vectors "
         f"{manifest.vector_dim}-d"
     )
-    click.echo(f"searched as {manifest.factory}, recall {manifest.recall:.3f}")
+    click.echo(f"searched as {printable(manifest.factory)}, recall {manifest.recall:.3f}")
     shown = ", ".join(f"{printable(noun)} ({count})" for noun, count in nouns[:20])
     click.echo(f"most frequent: {shown}")
 
@@ -65,10 +65,11 @@ def index_info(name: str, as_json: bool) -> None:
 @index_group.command("verify")
 @click.argument("name", default="toy")
 def index_verify(name: str) -> None:
-    """Check every file of an index against its digest."""
+    """Check every file of an index against its digest, and that it can be read."""
     from freeda.index.reader import PrototypeIndex
 
     index = PrototypeIndex.open(name, verify=True)
+    index.read_everything()
     click.echo(f"{index.folder}: {len(index.manifest.files)} files as they were written")
 
 

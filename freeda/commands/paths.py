@@ -9,7 +9,7 @@ import click
 
 from freeda.errors import OutputError
 
-__all__ = ["out_folder", "require_writable"]
+__all__ = ["optional_out_folder", "out_folder", "require_writable"]
 
 
 def require_writable(out: str | Path) -> None:
@@ -32,3 +32,8 @@ def out_folder(context: click.Context, parameter: click.Parameter, value: str) -
     """The value of an option --out: a folder of this machine that can be written."""
     require_writable(value)
     return Path(value)
+
+
+def optional_out_folder(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """As `out_folder`; None where the option was not given."""
+    return None if value is None else out_folder(context, parameter, value)

@@ -105,14 +105,14 @@ class _Job:
         stem, path = next(item for item in self._names if item[1] not in self._failed)
         try:
             written = result.save(self._out, stem, self._formats)
-        except FreedaError as error:
-            self.note_failure(path, error)
+        except Exception as error:  # one image costs no other
+            self.note_failure(path, _told(path, error))
             return
         for x, y in _chosen_points(self._points, result):
             try:
                 written += result.explain(x, y).save(self._out, stem)
-            except FreedaError as error:
-                click.echo(f"error: {path}: {error}", err=True)
+            except Exception as error:
+                click.echo(f"error: {path}: {_told(path, error)}", err=True)
                 self._unexplained += 1
         click.echo((_result_json if self._as_json else _result_text)(path, result, written))
 
@@ -120,6 +120,12 @@ class _Job:
         if self._failed:
             click.echo(f"{len(self._failed)} of {len(self._files)} images failed", err=True)
         return not self._failed and not self._unexplained
+
+
+def _told(path: Path, error: Exception) -> FreedaError:
+    from freeda.segmentation.images import as_image_error
+
+    return error if isinstance(error, FreedaError) else as_image_error(path, error)
 
 
 def _result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> str:

@@ -171,6 +171,7 @@ def _open_run(out: Path, settings: Mapping[str, Any], overwrite: bool) -> list[I
     """The records of an earlier run of the same settings; starts a new one where there is none."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _require_run_or_nothing(out)
         if overwrite:
             (out / _RUN).unlink(missing_ok=True)
             shutil.rmtree(out / _PREDICTIONS, ignore_errors=True)
@@ -183,6 +184,17 @@ def _open_run(out: Path, settings: Mapping[str, Any], overwrite: bool) -> list[I
         raise OutputError(f"cannot write to '{out}': {reason(error)}; choose another --out") from error
     _require_same(out, json.loads((out / _RUN).read_text(encoding="utf-8")), settings)
     return _read_records(out / _IMAGES)
+
+
+def _require_run_or_nothing(out: Path) -> None:
+    """Raises `OutputError` for a folder with files that are no run's."""
+    held = {path.name: path for path in out.iterdir() if not path.name.endswith(".partial")}
+    begun = set(held) == {_IMAGES} and not held[_IMAGES].stat().st_size
+    if held and _RUN not in held and not begun:
+        raise OutputError(
+            f"'{out}' is no run of `freeda evaluate` and holds other files ({min(held)}); name an empty or "
+            f"new folder"
+        )
 
 
 def _require_same(out: Path, held: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

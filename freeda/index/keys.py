@@ -31,6 +31,7 @@ __all__ = [
     "open_keys",
     "prepare_reconstruction",
     "read_header",
+    "read_plain",
 ]
 
 EXACT_UP_TO = 2_000_000
@@ -60,6 +61,8 @@ _KINDS = {
     b"IHNf": "HNSW",
     b"IHNs": "HNSW,SQ",
 }
+_IN_ONE_PIECE = (b"IxFI", b"IxSQ", b"IxPq")
+"""Kinds without parts, whose codes are memory-mapped."""
 _PARTS = (
     *("IndexFlatIP", "IndexFlat", "IndexFlatL2", "IndexScalarQuantizer", "IndexPQ", "IndexPreTransform"),
     *("IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexHNSWFlat", "IndexHNSWSQ"),
@@ -149,13 +152,20 @@ def open_keys(path: Path, count: int, dim: int) -> faiss.Index:
     header = read_header(path)
     if header != (count, dim):
         raise RuntimeError(f"it holds {header[0]} keys of {header[1]}-d; {count} of {dim}-d are expected")
-    # The first flag maps the cells of an inverted file, and opens no other file, whatever this one names; the
-    # second maps codes that lie in one piece.
+    if _kind_of(path) in _IN_ONE_PIECE:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    return read_plain(path)
+
+
+def read_plain(path: Path) -> faiss.Index:
+    """An index of which no part lies in another file, the cells of an inverted file memory-mapped.
+
+    Raises `RuntimeError`.
+    """
+    # This flag opens no other file, whatever the index names.
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     for part in _parts(index):
         _require_plain(part)
-    if _inverted_file(index) is None:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     return index
 
 
@@ -177,6 +187,11 @@ def _require_plain(index: Any) -> None:
         cells: Any = faiss.downcast_InvertedLists(index.invlists)  # type: ignore[arg-type]
         if isinstance(cells, faiss.OnDiskInvertedLists) and cells.ptr is None:
             raise RuntimeError("its cells lie in another file")
+
+
+def _kind_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def read_header(path: Path) -> tuple[int, int]:

@@ -20,8 +20,8 @@ _OWN = (".work", _NEW, ".lock", "progress.jsonl")
 
 
 def holds_index(names: Collection[str]) -> bool:
-    """Whether the files of a folder are an index, or were to be one."""
-    return KEYS in names or PROTOTYPES in names
+    """Whether the files of a folder are an index, or what is left of one that was being replaced."""
+    return len({MANIFEST, KEYS, PROTOTYPES}.intersection(names)) > 1
 
 
 def require_free(names: Collection[str], folder: str) -> None:

@@ -73,6 +73,14 @@ class PrototypeIndex:
             index._searched = GpuKeys(index.keys)
         return index
 
+    def read_everything(self) -> None:
+        """Opens and reads every file; raises `IndexCorruptError` for one that is not what it should be."""
+        _ = self.preset
+        for rows in range(0, len(self), ROWS_PER_BATCH):
+            self.keys_of(range(rows, min(rows + ROWS_PER_BATCH, len(self))))
+        self.noun_counts()
+        self.rejects()
+
     def __len__(self) -> int:
         return self.manifest.prototypes
 

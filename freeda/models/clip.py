@@ -21,7 +21,14 @@ from freeda.class_names import ClassName
 from freeda.models.clip_text import encode_texts, project_tokens, text_lengths
 from freeda.models.image_input import Interpolation, resize, standardise
 from freeda.models.inspection import require_safetensors
-from freeda.models.loading import is_folder, load_first, prepare, weights_fingerprint
+from freeda.models.loading import (
+    is_folder,
+    load_first,
+    prepare,
+    repository_of,
+    require_hub_safetensors,
+    weights_fingerprint,
+)
 from freeda.models.tokens import Encode
 
 __all__ = ["ClipModel", "load_clip"]
@@ -141,6 +148,11 @@ def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipM
     if is_folder(model_id):
         require_safetensors(Path(model_id), "open_clip_model.safetensors", "model.safetensors")
         name, pretrained = f"local-dir:{model_id}", ""
+    elif (repository := repository_of(model_id)) is not None:
+        require_hub_safetensors(repository, "open_clip_model.safetensors", "model.safetensors")
+        name, pretrained = f"hf-hub:{repository}", ""
+    elif pretrained not in (known := open_clip.list_pretrained_tags_by_model(name)):
+        raise ValueError(f"open_clip has weights {', '.join(known) or 'none'} for '{name}'")
     network, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
     tokenizer = open_clip.get_tokenizer(name)
     size = network.visual.image_size

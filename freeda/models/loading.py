@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from freeda.errors import ConfigError, ModelNotFoundError
-from freeda.models.inspection import inspect_configs, inspect_folder
+from freeda.models.inspection import UntrustedModelError, inspect_configs, inspect_folder
 from freeda.presets.settings import Precision
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ __all__ = [
     "is_folder",
     "load_first",
     "prepare",
+    "repository_of",
+    "require_hub_safetensors",
     "weights_fingerprint",
 ]
 
@@ -76,10 +78,21 @@ def is_folder(model_id: str) -> bool:
     return _looks_like_path(model_id) and Path(model_id).is_dir()
 
 
-def _repository(model_id: str) -> str | None:
-    """The hub's repository that an id names; None for a folder, or a name that a model library resolves."""
-    name = model_id.removeprefix("hf-hub:").removeprefix("hf_hub:").partition("@")[0]
-    return None if is_folder(model_id) or name.count("/") != 1 else name
+def repository_of(model_id: str) -> str | None:
+    """The hub's repository that an id names; None for a folder, or a name that a model library resolves.
+
+    Raises `UntrustedModelError` for a scheme or a revision, which a library would read unseen.
+    """
+    if is_folder(model_id):
+        return None
+    scheme, colon, rest = model_id.rpartition(":")
+    if colon and scheme not in ("hf-hub", "hf_hub"):
+        raise UntrustedModelError(f"'{scheme}:' is no way to name a model; name a folder by its path")
+    if rest.count("/") != 1:
+        return None
+    if "@" in rest:
+        raise UntrustedModelError("names a revision of a repository, which is not read; download it")
+    return rest
 
 
 def _configs(repository: str) -> Path:
@@ -87,6 +100,23 @@ def _configs(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(repository, allow_patterns=["*.json"]))
+
+
+def require_hub_safetensors(repository: str, *names: str) -> None:
+    """Fetches a repository's weights; raises `UntrustedModelError` unless they are one of these files.
+
+    A library would read pickled ones in their place.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in names:
+        try:
+            hf_hub_download(repository, name)
+            return
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            continue
+    raise UntrustedModelError(f"holds no {' or '.join(names)} within reach")
 
 
 def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> Model:
@@ -106,8 +136,9 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
         try:
             if is_folder(model_id):
                 inspect_folder(Path(model_id))
+            repository = repository_of(model_id)
             with _quiet_hub(online=is_folder(model_id) or _hub_reachable()):
-                if (repository := _repository(model_id)) is not None:
+                if repository is not None:
                     inspect_configs(_configs(repository))
                 return load(model_id)
         except torch.OutOfMemoryError:

@@ -25,7 +25,7 @@ def toy() -> Preset:
             "backbone": ("package:toyworld/weights/dense",),
         },
         synthesis=Synthesis(height=128, width=128, steps=12, guidance_scale=3.0, batch=16),
-        localization=Localization(threshold=0.3, coarsest=4, key="template"),
+        localization=Localization(threshold=0.5, key="template"),
         segmentation=FreedaSettings(
             short_side=128,
             window=128,

@@ -14,6 +14,8 @@ from freeda.segmentation.evidence import Evidence, Vote
 __all__ = ["draw_evidence"]
 
 _PICTURE, _THUMBNAIL, _GAP = 420, 104, 16
+_LARGEST = 2048
+"""Longer side in pixels of the largest thumbnail that is decoded."""
 _THUMBNAILS = ("WEBP", "PNG", "JPEG")
 _INK, _FAINT, _OTHER = "#1d2126", "#7b828c", "#c6cad0"
 
@@ -83,14 +85,15 @@ def _draw_vote(sheet: Image.Image, draw: ImageDraw.ImageDraw, vote: Vote, left: 
 
 
 def _thumbnail(data: bytes) -> Image.Image:
-    """The prototype's picture, or a grey square where none was kept or its bytes are damaged."""
+    """The prototype's picture, or a grey square where none was kept, or its bytes are damaged or too many."""
     square = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL), "#e6e8eb")
     try:
-        picture = Image.open(io.BytesIO(data), formats=_THUMBNAILS).convert("RGB")
-    except OSError:
+        picture = Image.open(io.BytesIO(data), formats=_THUMBNAILS)
+        if max(picture.size) > _LARGEST:
+            return square
+        square.paste(picture.convert("RGB").resize(square.size, Image.Resampling.LANCZOS))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return square
-    picture = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    square.paste(picture)
     return square
 
 

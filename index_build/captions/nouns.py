@@ -28,7 +28,7 @@ NO_NOUNS, NOT_IN_CAPTION = "no nouns", "noun not in caption"
 _MAX_NOUN = 100
 NOUN_TOO_LONG = f"noun longer than {_MAX_NOUN} characters"
 
-TAGGING = 4
+TAGGING = 5
 """Version of the rules by which nouns are found. It grows with every change that finds other nouns, or that
 cuts captions into shards by them differently, so that builds with different ones do not mix.
 """
@@ -58,7 +58,11 @@ def _compounds() -> frozenset[tuple[str, str]]:
     """Neighbouring words of the benchmarks' class names: "hot dog", "potted plant"."""
     names = [name for known in VOCABULARIES for item in class_list(known) for name in item.names]
     words = (name.lower().split() for name in (*names, *_MORE_COMPOUNDS))
-    return frozenset(pair for some in words for pair in pairwise(some))
+    return frozenset(pair for some in words if _NOT_IN_COMPOUNDS.isdisjoint(some) for pair in pairwise(some))
+
+
+_NOT_IN_COMPOUNDS = frozenset(("a", "an", "and", "for", "in", "of", "on", "the", "with"))
+"""A class name with one of these is a phrase: "wall of a building", "chest of drawers"."""
 
 
 _NOT_THINGS = frozenset(
@@ -191,16 +195,22 @@ def _is_closed(after: Sequence[_Word]) -> bool:
 
 
 def _noun_groups(text: str, words: Sequence[_Word]) -> Iterator[list[_Word]]:
+    """Nouns of one word or more; a known compound is one, whatever the tag of its last word ("trash can")."""
     group: list[_Word] = []
     for word in words:
         adjacent = bool(group) and text[_end(group[-1]) : word[2]] == " "
-        compound = adjacent and (group[-1][0].lower(), _singular(word).lower()) in _compounds()
-        if group and not (compound or (adjacent and _is_noun(group[-1]) and _is_noun(word))):
-            if _is_noun(group[-1]):
-                yield group
-            group = []
-        group = [*group, word] if group else [word]
-    if group and _is_noun(group[-1]):
+        if adjacent and (group[-1][0].lower(), _singular(word).lower()) in _compounds():
+            group = [*group, word if _is_noun(word) else (word[0], "NN", word[2])]
+        elif adjacent and _is_noun(group[-1]) and _is_noun(word):
+            group = [*group, word]
+        else:
+            yield from _as_noun(group)
+            group = [word]
+    yield from _as_noun(group)
+
+
+def _as_noun(group: list[_Word]) -> Iterator[list[_Word]]:
+    if group and _is_noun(group[-1]) and _end(group[-1]) - group[0][2] <= _MAX_NOUN:
         yield group
 
 

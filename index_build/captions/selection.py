@@ -73,7 +73,11 @@ def load_sentence_model(name: str, device: str = "auto") -> Embed:
     from sentence_transformers import SentenceTransformer
 
     model: Any = load_first(
-        "sentence", (name,), lambda found: SentenceTransformer(found, device=str(choose_device(device)))
+        "sentence",
+        (name,),
+        lambda found: SentenceTransformer(
+            found, device=str(choose_device(device)), model_kwargs={"use_safetensors": True}
+        ),
     )
     return lambda texts: np.asarray(
         model.encode(texts, normalize_embeddings=True, show_progress_bar=False), np.float32

@@ -195,3 +195,47 @@ def test_pictures_of_many_pixels_are_refused_unless_they_are_allowed(
     assert run(*command, "--out", str(tmp_path / "all"), "--max-pixels", "5600").exit_code == 0
     (option,) = (item for item in segment_command.params if item.name == "max_pixels")
     assert option.default == MAX_PIXELS
+
+
+def test_an_evaluation_never_writes_into_a_stranger_s_folder(tmp_path: Path) -> None:
+    told = run("evaluate", "toyworld", "--limit", "1", "--out", "")
+    assert told.exit_code == 2
+    assert "it is empty; name a folder" in told.stderr
+    (tmp_path / "images.jsonl").write_text("mine")
+    told = run("evaluate", "toyworld", "--limit", "1", "--out", str(tmp_path))
+    assert told.exit_code == 1
+    assert "is no run of `freeda evaluate` and holds other files (images.jsonl)" in told.stderr
+    assert (tmp_path / "images.jsonl").read_text() == "mine"
+
+
+def test_results_that_cannot_be_drawn_or_explained_cost_no_other(
+    index_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from freeda.segmentation import exports
+
+    original, drawn = exports.draw_overlay, []
+
+    def draw(result: freeda.Segmentation) -> Image.Image:
+        drawn.append(result)
+        if len(drawn) == 2:
+            raise MemoryError("no room")
+        return original(result)
+
+    monkeypatch.setattr(exports, "draw_overlay", draw)
+    command = ["segment", str(images), "--classes", "cat; dog", "--index", str(index_folder)]
+    told = run(*command, "--out", str(tmp_path / "out"))
+    assert told.exit_code == 1
+    assert "b.png" in told.stderr and "no room" in told.stderr
+    assert len(list((tmp_path / "out").glob("*.overlay.png"))) == 2
+    monkeypatch.setattr(exports, "draw_overlay", original)
+    monkeypatch.setattr(freeda.Segmentation, "explain", lambda self, x, y: 1 / 0)
+    told = run(*command, "--out", str(tmp_path / "why"), "--explain", "1,1")
+    assert told.exit_code == 1
+    assert told.stderr.count("division by zero") == 3
+    assert len(list((tmp_path / "why").glob("*.overlay.png"))) == 3
+
+
+def test_passwords_with_odd_signs_are_not_shown() -> None:
+    for url in ("http://u:p@ss@h/x", "s3://KEY:SEC/RET@bucket/x"):
+        shown = str(OutputError(f"cannot write to '{url}'"))
+        assert "ss@" not in shown and "RET" not in shown and "***@" in shown

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -115,3 +118,41 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "keys.faiss")
     with pytest.raises(RuntimeError, match="it is no file"):
         read_header(tmp_path / "keys.faiss")
+
+
+def test_cells_in_another_file_are_refused_before_that_is_opened(tmp_path: Path) -> None:
+    keys = clustered(500)
+    index = faiss.index_factory(keys.shape[1], "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(keys)
+    index.add(keys)
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "lists"))
+    index.replace_invlists(lists, False)
+    faiss.write_index(index, str(tmp_path / "keys.faiss"))
+    (tmp_path / "lists").write_bytes(b"mine")
+    with pytest.raises(RuntimeError, match="its cells lie in another file"):
+        open_keys(tmp_path / "keys.faiss", 500, keys.shape[1])
+    assert (tmp_path / "lists").read_bytes() == b"mine"
+
+
+def test_parts_of_kinds_that_are_not_listed_are_refused(tmp_path: Path) -> None:
+    keys = clustered(500)
+    inner = faiss.IndexRefineFlat(faiss.IndexFlatIP(keys.shape[1]))
+    index = faiss.IndexPreTransform(faiss.RandomRotationMatrix(keys.shape[1], keys.shape[1]), inner)
+    index.train(keys)
+    index.add(keys)
+    faiss.write_index(index, str(tmp_path / "keys.faiss"))
+    with pytest.raises(RuntimeError, match="a part of it is of the kind IndexRefine"):
+        open_keys(tmp_path / "keys.faiss", 500, keys.shape[1])
+
+
+def test_opening_flat_keys_takes_no_memory(tmp_path: Path) -> None:
+    keys = np.zeros((400_000, 128), np.float32)  # 200 MB
+    build_keys(keys, "Flat", tmp_path / "keys.faiss")
+    script = (
+        "import resource, sys; from pathlib import Path; from freeda.index.keys import open_keys\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); open_keys(Path(sys.argv[1]), 400_000, 128); print(peak() - before)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "keys.faiss")]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(grown) < 50_000  # kilobytes

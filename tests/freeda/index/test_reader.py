@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from freeda.cli import main
 from freeda.errors import IndexCorruptError, IndexMismatchError, IndexNotFoundError
-from freeda.index.format import FILES, KEYS, MANIFEST, PROTOTYPES, read_manifest, write_manifest
+from freeda.index.format import FILES, KEYS, MANIFEST, PROTOTYPES, REJECTS, read_manifest, write_manifest
 from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
 from freeda.records import Prototype
 from tests.freeda import material
+from tests.freeda.fuzzing import signed
 from tests.freeda.material import random_prototypes
 
 KEY_DIM, VECTOR_DIM, COUNT = 8, 6, 5000
@@ -264,3 +268,17 @@ def test_offsets_outside_of_their_buffer_are_told(tmp_path: Path) -> None:
     write_manifest(folder, manifest)
     with pytest.raises(IndexCorruptError, match="prototypes.arrow cannot be read"):
         PrototypeIndex.open(folder).noun_counts()
+
+
+@pytest.mark.parametrize("name", [KEYS, PROTOTYPES, REJECTS])
+def test_verify_reads_what_it_vouches_for(tmp_path: Path, name: str) -> None:
+    """Files that are nothing of their kind, with digests that fit them."""
+    folder = write_index(tmp_path / "index", make_prototypes(20))
+    (folder / name).write_bytes(b"nothing of the kind")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][name] = hashlib.sha256(b"nothing of the kind").hexdigest()
+    manifest["sizes"][name] = len(b"nothing of the kind")
+    (folder / MANIFEST).write_bytes(signed(manifest))
+    told = CliRunner().invoke(main, ["index", "verify", str(folder)])
+    assert told.exit_code == 1
+    assert "restore or rebuild the index" in told.output

@@ -150,3 +150,45 @@ def test_a_hub_s_repository_in_order_is_loaded(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     found = load_clip(["hf-hub:good/clip"], CPU)
     assert found.fingerprint() == load_clip([str(clip_folder)], CPU).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("model_id", "message"),
+    [
+        ("local-dir:{folder}", "'local-dir:' is no way to name a model"),
+        ("hf-hub:evil/clip@dev", "names a revision"),
+        ("ViT-B-32@{folder}/weights.pt", "ViT-B-32@.*open_clip has weights openai, "),
+    ],
+)
+def test_ways_around_the_inspection_are_refused(
+    clip_folder: Path, tmp_path: Path, marked: Path, model_id: str, message: str
+) -> None:
+    folder = crafted(
+        tmp_path / "clip",
+        clip_folder,
+        "open_clip_config.json",
+        model_cfg__text_cfg__tokenizer_kwargs={"trust_remote_code": True},
+    )
+    (folder / "evil.py").write_text(f"open({str(marked)!r}, 'w')")
+    torch.save({"a": torch.zeros(1)}, folder / "weights.pt")
+    with pytest.raises(ModelNotFoundError, match=message):
+        load_clip([model_id.format(folder=folder)], CPU)
+    assert not marked.exists()
+
+
+def test_a_hub_s_repository_with_pickled_weights_is_refused(
+    clip_folder: Path, backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, load, source in (("clip", load_clip, clip_folder), ("vit", load_backbone, backbone_folder)):
+        repository = tmp_path / "hub" / f"models--pickled--{name}"
+        snapshot = repository / "snapshots" / ("2" * 40)
+        shutil.copytree(source, snapshot)
+        for path in snapshot.glob("*.safetensors"):
+            path.unlink()
+        torch.save({"a": torch.zeros(1)}, snapshot / "open_clip_pytorch_model.bin")
+        torch.save({"a": torch.zeros(1)}, snapshot / "pytorch_model.bin")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("2" * 40)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        with pytest.raises(ModelNotFoundError, match="holds no .*model.safetensors"):
+            load([f"hf-hub:pickled/{name}"], CPU)

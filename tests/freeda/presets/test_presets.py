@@ -24,7 +24,7 @@ def test_presets_survive_toml_and_plain_data(name: str, tmp_path: Path) -> None:
         (("steps = 12", "steps = 0"), "synthesis.steps is 0; expected a whole number above 0"),
         (("steps = 12", "stepz = 20"), "Synthesis has no stepz; known are .*steps"),
         (("steps = 12", ""), "missing .*'steps'"),
-        (("threshold = 0.3", "threshold = 1.4"), "localization.threshold is 1.4"),
+        (("threshold = 0.5", "threshold = 1.4"), "localization.threshold is 1.4"),
         (('key = "template"', 'key = "magic"'), "localization.key is 'magic'"),
         (("stride = 64", "stride = 500"), "segmentation.stride is 500; expected at most the window, 128"),
         (
