@@ -112,10 +112,12 @@ def _append(
     try:
         summary = build_index(source, addition, config, resources=same_models, on_progress=on_progress)
     except NothingBuiltError as error:
-        manifest = _grow(folder, opened, [], tried, _new_rejects(opened, error.rejects))
+        manifest = _grow(
+            folder, opened, [], tried, resources.index_device, _new_rejects(opened, error.rejects)
+        )
         shutil.rmtree(addition)
         return Appended(manifest, None, str(error))
-    manifest = _grow(folder, opened, [PrototypeIndex.open(addition)], tried)
+    manifest = _grow(folder, opened, [PrototypeIndex.open(addition)], tried, resources.index_device)
     shutil.rmtree(addition)
     return Appended(manifest, summary)
 
@@ -135,6 +137,7 @@ def _grow(
     opened: PrototypeIndex,
     additions: list[PrototypeIndex],
     tried_again: Collection[tuple[str, str]],
+    index_device: str,
     rejects: pa.Table | None = None,
 ) -> Manifest:
     """Replaces the index in `folder` by one with the additions, or with more rejects."""
@@ -145,7 +148,7 @@ def _grow(
     merged = merge(
         [opened, *additions],
         grown,
-        keys=KeyOptions(factory=kind),
+        keys=KeyOptions(factory=kind, device=index_device),
         overwrite=True,
         rejects=rejects,
         tried_again=tried_again,

@@ -43,8 +43,8 @@ def test_the_committed_index_has_the_preset_s_own_numbers() -> None:
 
 def test_attention_points_at_what_nouns_name() -> None:
     iou = attention_iou(load_preset("toy"), described_scenes("evaluation", 25), 300)
-    assert iou["stuff"] > 0.35
-    assert iou["things"] > 0.22
+    assert iou["stuff"] > 0.45
+    assert iou["things"] > 0.48
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,12 @@ def test_masks_are_measurably_right(model: freeda.Segmenter) -> None:
     for number in range(40):
         scene = draw_scene(scene_rng("evaluation", number), (128, 128) if number % 2 else (110, 160))
         matrix.add(scene.labels, model.segment(scene.image).labels)
-    assert matrix.pixel_accuracy() > 0.82
-    assert matrix.mean_iou() > 0.45  # 50 classes: chance is below 0.01
+    assert matrix.pixel_accuracy() > 0.93
+    assert matrix.mean_iou() > 0.66  # 50 classes: chance is below 0.01
 
 
 def test_a_class_that_is_not_there_takes_little(model: freeda.Segmenter) -> None:
     scene = draw_scene(scene_rng("example", 100_000), 128)
     names = [kind.name for kind in scene.kinds]
     result = freeda.load("toy").segment(scene.image, [*names, "wardrobe"])
-    assert result.mask("wardrobe").mean() < 0.5
+    assert result.mask("wardrobe").mean() < 0.05

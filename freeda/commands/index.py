@@ -81,6 +81,7 @@ def index_verify(name: str) -> None:
 @WORKERS
 @SCHEDULER
 @DEVICE
+@INDEX_DEVICE
 @TRUST
 def index_append(
     name: str, captions: str, tagger: str | None, trust_models: bool | None, **options: Any

@@ -50,6 +50,8 @@ REPORT = "report.html"
 """For people; it lies in the folder, but is not one of the index's files."""
 FILES = (KEYS, PROTOTYPES, REJECTS, CARD)
 """All files of an index but its manifest."""
+_MOST_DIMS = 65_536
+"""Of keys and vectors that a manifest may tell of."""
 ROWS_PER_BATCH = 4096
 """Prototypes per record batch of `prototypes.arrow`; only the last batch may be smaller."""
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("caption_id", "caption", "noun", "reason")])
@@ -206,14 +208,14 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         if not set(FILES) == set(manifest.files) == set(manifest.sizes):
             raise TypeError("it does not name every file")
         return manifest
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise IndexCorruptError(f"{where} is damaged ({error}); restore or rebuild the index") from error
 
 
 def _wrong_fields(manifest: Manifest) -> Iterator[str]:
     """The fields that hold no such value as they are for."""
-    for name in ("key_dim", "vector_dim", "prototypes"):
-        if not _is_whole(getattr(manifest, name), 1):
+    for name, most in (("key_dim", _MOST_DIMS), ("vector_dim", _MOST_DIMS), ("prototypes", 2**48)):
+        if not _is_whole(getattr(manifest, name), 1, most):
             yield name
     for name in ("nouns", "captions", "rejects"):
         if not _is_whole(getattr(manifest, name), 0):
@@ -234,10 +236,15 @@ def _wrong_fields(manifest: Manifest) -> Iterator[str]:
             yield name
     if not {"diffusion", "clip", "backbone"} <= set(manifest.fingerprints):
         yield "fingerprints"
+    if not {"name", "licenses", "models", "localization", "segmentation"} <= set(manifest.preset):
+        yield "preset"
+    merged = manifest.build.get("merged", [])
+    if not isinstance(merged, list) or not all(isinstance(part, dict) for part in merged):
+        yield "build"
 
 
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
+def _is_whole(value: Any, least: int, most: int = 2**63 - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:

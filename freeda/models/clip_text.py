@@ -1,8 +1,7 @@
 """CLIP's text towers, run no longer than their texts are.
 
 In a causal tower no token sees what comes after it, so that the padding behind the end token changes nothing:
-    ids may
-be cut to the longest text. Prompts have about 10 tokens, where the tower is made for 77.
+ids may be cut to the longest text. Prompts have about 10 tokens, where the tower is made for 77.
 
 Shapes: `T` texts, `L` tokens, `K` width of the joint space.
 """

@@ -76,6 +76,10 @@ def require_positive(record: object, section: str, *names: str) -> None:
         require(isinstance(value, int) and value > 0, f"{section}.{name}", value, "a whole number above 0")
 
 
+_LARGEST_SIDE = 8192
+"""Pixels of a side of what passes a model at once: an index may be anybody's, and ask for too much."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
     """How images are generated.
@@ -212,6 +216,8 @@ class FreedaSettings:
             "segmentation",
             *("short_side", "window", "stride", "dense_size", "neighbors", "region_neighbors"),
         )
+        for name in ("short_side", "window", "dense_size"):
+            self._require(name, getattr(self, name) <= _LARGEST_SIDE, f"at most {_LARGEST_SIDE:,} pixels")
         self._require("stride", self.stride <= self.window, f"at most the window, {self.window}")
         self._require(
             "stride", 16 * self.stride >= self.window, f"at least a 16th of {self.window}, the window"

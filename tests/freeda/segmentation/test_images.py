@@ -73,3 +73,11 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
         read_image(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
+
+
+def test_formats_that_are_not_listed_are_refused_whatever_the_file_is_called(tmp_path: Path) -> None:
+    """Pillow starts Ghostscript for PostScript."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="is no readable image"):
+        read_image(tmp_path / "a.png")
