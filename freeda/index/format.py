@@ -131,7 +131,7 @@ def open_prototypes(folder: Path, manifest: Manifest) -> list[pa.RecordBatch]:
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         for batch in batches:
             batch.validate(full=True)  # an offset that lies outside of its buffer would end the process
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise IndexCorruptError(f"{path} cannot be read: {error}; restore or rebuild the index") from error
     rows = sum(map(len, batches))
     if rows != manifest.prototypes or reader.schema != prototype_schema(manifest.vector_dim):
@@ -153,7 +153,7 @@ def read_rejects(content: bytes) -> pa.Table:
     """The table that the bytes of a `rejects.parquet` hold; raises `IndexCorruptError`."""
     try:
         return pq.read_table(pa.BufferReader(content)).cast(REJECT_SCHEMA)
-    except (pa.ArrowInvalid, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise IndexCorruptError(f"{REJECTS} cannot be read: {error}; restore or rebuild the index") from error
 
 

@@ -156,12 +156,13 @@ def _missing(caption: Caption, noun: str, reason: str) -> Reject:
 
 def _located(text: str, tagged: Iterable[TaggedWord]) -> Iterator[_Word]:
     """Words with their positions; what the tagger spelt differently than the text is passed over."""
-    position = 0
+    position, plain = 0, text.replace("’", "'")
     for word, tag in tagged:
-        start = text.find(word, position)
-        if start >= 0:
-            yield word, tag, start
-            position = start + len(word)
+        before, after = (r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else "")
+        found = re.compile(f"{before}{re.escape(word)}{after}").search(plain, position)
+        if found:
+            yield word, tag, found.start()
+            position = found.end()
 
 
 def _retagged(words: Sequence[_Word]) -> list[_Word]:

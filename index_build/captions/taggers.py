@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -59,7 +59,7 @@ def open_tagger(name: str = DEFAULT_TAGGER) -> Tagger:
     """A tagger by name.
 
     `pattern`: textblob's, with its lexicon inside the package.
-    `gruut`: gruut's conditional random field; more nouns found, about ten times slower.
+    `gruut`: gruut's conditional random field, many times slower.
     `spacy:MODEL`: an installed spaCy model package, such as `spacy:en_core_web_sm`. Folders are not taken:
     `freeda index append` uses the tagger that an index names, and an index must not choose what is loaded.
     Raises `ConfigError`.
@@ -81,7 +81,7 @@ def _open_gruut(_: str) -> Tagger:
 
     def tag(text: str) -> list[TaggedWord]:
         sentences = gruut.sentences(
-            text,
+            text.replace("’", "'"),  # as gruut spells it
             lang="en-us",
             phonemes=False,
             detect_numbers=False,
@@ -89,7 +89,8 @@ def _open_gruut(_: str) -> Tagger:
             detect_dates=False,
             detect_times=False,
         )
-        return _with_hyphens(text, ((word.text, word.pos or ".") for some in sentences for word in some))
+        words = ((word.text, word.pos or ".") for some in sentences for word in some)
+        return _with_hyphens(text, _without_possessives(words))
 
     versions = {"gruut": _minor("gruut"), "gruut-lang-en": _minor("gruut-lang-en")}
     return Tagger("gruut", versions, "", tag)
@@ -123,6 +124,16 @@ _OPENERS: dict[str, Callable[[str], Tagger]] = {
     "gruut": _open_gruut,
     "spacy": _open_spacy,
 }
+
+
+def _without_possessives(tagged: Iterable[TaggedWord]) -> Iterator[TaggedWord]:
+    """The possessive ending as a word of its own, as the other taggers have it."""
+    for word, tag in tagged:
+        if word.endswith("'s") and tag.startswith("NN"):
+            yield word[:-2], tag
+            yield "'s", "POS"
+        else:
+            yield word, tag
 
 
 def _with_hyphens(text: str, tagged: Iterable[TaggedWord]) -> list[TaggedWord]:

@@ -47,6 +47,16 @@ def test_words_of_odd_texts_stand_where_the_text_has_them(name: str) -> None:
             assert stands.startswith(span.noun.replace("-", " "))
 
 
+@pytest.mark.parametrize("name", ["pattern", "gruut", SPACY])
+def test_words_are_not_found_inside_others(name: str) -> None:
+    text = "a man’s hat and a woman's bag on a chair"
+    found = {span.noun: span.start for span in NounFinder(open_tagger(name))(text)}
+    assert found["hat"] == text.index("hat")
+    assert found["bag"] == text.index("bag")
+    assert found["chair"] == text.index("chair")
+    assert not any("'" in noun or "’" in noun for noun in found)
+
+
 def test_the_identity_tells_package_and_model() -> None:
     pattern, gruut, spacy = (open_tagger(name).identity() for name in ("pattern", "gruut", SPACY))
     assert pattern["tagger"] == "pattern" and list(pattern["versions"]) == ["textblob"]
