@@ -74,8 +74,10 @@ def build_index_command(captions: str, out: str, **options: Any) -> None:
 
 def _config(options: dict[str, Any]) -> BuildConfig:
     from freeda.presets import load_preset
-    from index_build import BuildConfig
+    from index_build.captions.taggers import check_tagger
+    from index_build.config import BuildConfig
 
+    check_tagger(options["tagger"])
     preset = load_preset(options["preset"])
     if options["precision"]:
         preset = replace(preset, synthesis=replace(preset.synthesis, precision=options["precision"]))

@@ -159,9 +159,16 @@ def test_unknown_formats_are_refused_from_python_too(index_folder: Path, tmp_pat
         (["index", "merge", "toy", "--out", "file/index"], "'{here}/file' is no folder"),
         (["index", "merge", "toy", "--out", ""], "it is empty; name a folder"),
         (["segment", "x.png", "--classes", "cat", "--out", "file"], "'{here}/file' is no folder"),
+        (["build-index", "c.parquet", "--out", "i", "--tagger", "nltk"], "tagger 'nltk' is unknown"),
+        (["build-index", "c.parquet", "--out", "i", "--preset", "nope"], "unknown preset 'nope'"),
+        (["captions", "select", "c.parquet", "--budget", "3", "--out", "file"], "'file' exists already"),
+        (
+            ["captions", "select", "c.parquet", "--budget", "3", "--out", "o", "--tagger", "spacy"],
+            "tagger 'spacy' is unknown",
+        ),
     ],
 )
-def test_wrong_folders_are_told_before_anything_is_imported(
+def test_what_needs_no_model_is_told_before_anything_is_imported(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
