@@ -159,12 +159,17 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", html.escape(printable(text)))
 
 
+def _code(text: str) -> str:
+    """A name as code in Markdown, in which nothing has a meaning but the end."""
+    return f"`{printable(text).replace('`', '')}`"
+
+
 def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
     """The index card, for people."""
     preset = manifest.preset
     models = "\n".join(
-        f"| {kind} | {_escaped(', '.join(ids))} | {manifest.fingerprints[kind]} "
-        f"| {manifest.licenses.get(kind, 'unknown')} |"
+        f"| {_escaped(kind)} | {_escaped(', '.join(ids))} | {_escaped(manifest.fingerprints[kind])} "
+        f"| {_escaped(manifest.licenses.get(kind, 'unknown'))} |"
         for kind, ids in preset["models"].items()
         if kind in manifest.fingerprints
     )
@@ -174,13 +179,14 @@ def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
         f"| {_escaped(item['values'])} | {item['counts']} |"
         for item in sorted(reasons, key=lambda item: (-item["counts"], item["values"]))
     )
+    build = _code(manifest.build_fingerprint)
     return f"""# Prototype index
 
 {manifest.prototypes:,} textual-visual prototypes of {manifest.nouns:,} nouns, from
 {manifest.captions:,} captions.
-Keys: {manifest.key_dim}-d, L2-normalised, in FAISS as `{manifest.factory}` (recall@{RECALL_AT}
+Keys: {manifest.key_dim}-d, L2-normalised, in FAISS as {_code(manifest.factory)} (recall@{RECALL_AT}
 {manifest.recall:.3f}). Visual vectors: {manifest.vector_dim}-d, raw, float16.
-Built with preset `{preset["name"]}`, seed {manifest.seed}, build fingerprint `{manifest.build_fingerprint}`.
+Built with preset {_code(preset["name"])}, seed {manifest.seed}, build fingerprint {build}.
 
 | model | ids | weights | licence |
 |---|---|---|---|

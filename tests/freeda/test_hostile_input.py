@@ -51,9 +51,15 @@ def test_the_card_and_info_show_words_as_words(tiny_preset: Preset, tmp_path: Pa
     items = [replace(item, noun=evil) for item in random_prototypes(5, WIDTH, WIDTH)]
     items[0] = replace(items[0], noun="\x1b[31mred\x07")
     prints = {"diffusion": "-", "clip": "-", "backbone": "-"}
-    folder = write_index(tmp_path / "index", items, tiny_preset, prints)
+    preset = replace(
+        tiny_preset,
+        name="<scr`ipt>p</script>",
+        licenses={"clip": "[y](javascript:alert)", "diffusion": "<b>"},
+    )
+    folder = write_index(tmp_path / "index", items, preset, prints)
     card = (folder / "README.md").read_text()
-    assert "<script>" not in card
+    assert "<script>" not in card.replace("`<script>p</script>`", "") and "<b>" not in card
+    assert "[y](java" not in card
     assert r"\[x\](http" in card
     assert "\x1b" not in card
     shown = run("index", "info", str(folder))
