@@ -24,13 +24,13 @@ from freeda.presets.settings import Precision
 from freeda.presets.trust import known_models
 from freeda.records import Caption
 from index_build.captions.cutting import UNTAGGED
-from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG
+from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG, tagging_identity
 from index_build.captions.reader import DUPLICATE_ID, TOO_LONG, CaptionSource, open_captions
-from index_build.captions.taggers import DEFAULT_TAGGER
+from index_build.captions.taggers import DEFAULT_TAGGER, open_tagger
 from index_build.cluster.connection import Resources
-from index_build.cluster.progress import OnProgress
+from index_build.cluster.progress import OnProgress, Progress
 from index_build.cluster.quarantine import is_quarantine
-from index_build.config import ROLES, BuildConfig, CaptionColumns
+from index_build.config import ROLES, BuildConfig, CaptionColumns, differences
 from index_build.job import BuildSummary, build_index
 
 __all__ = ["Appended", "append"]
@@ -105,6 +105,8 @@ def _append(
         tagger=tagger or _tagger(opened.manifest),
         **vars(columns),
     )
+    if note := _changed_tagging(opened.manifest, config.tagger):
+        on_progress(Progress(total=0, note=note))
     # Named by these captions and this state of the index: only the same addition is resumed.
     state = opened.manifest.build_fingerprint[:8]
     addition = _beside(folder, f"addition-{rows.digest()[0][:8]}-{state}")
@@ -166,23 +168,28 @@ def _new_rejects(index: PrototypeIndex, found: pa.Table) -> pa.Table:
 
 def _tagger(manifest: Manifest) -> str:
     """The tagger of an index's builds; indexes older than the choice were built with the default one."""
-    names = set(_taggers(manifest.build))
+    names = {str(item.get("tagger", DEFAULT_TAGGER)) for item in _taggings(manifest.build)}
     if len(names) > 1:
         raise ConfigError(f"the index was built with {' and '.join(sorted(names))}; choose with --tagger")
     return names.pop() if names else DEFAULT_TAGGER
 
 
-def _taggers(build: Any) -> Iterator[str]:
-    """Those that a build names, or the builds that a merge or a subset was made of."""
+def _changed_tagging(manifest: Manifest, tagger: str) -> str:
+    """What is to be said where these captions are tagged otherwise than the index's; empty where alike."""
+    now = tagging_identity(open_tagger(tagger))
+    changes = {line for old in _taggings(manifest.build) for line in differences(old, now)}
+    return f"these captions are tagged otherwise: {'; '.join(sorted(changes))}" if changes else ""
+
+
+def _taggings(build: Any) -> Iterator[Mapping[str, Any]]:
+    """How nouns were found in a build, or in each of those that a merge or a subset was made of."""
     if isinstance(build, Mapping):
         tagging = build.get("tagging")
-        if isinstance(tagging, Mapping):
-            yield str(tagging.get("tagger", DEFAULT_TAGGER))
-        elif tagging is not None:
-            yield DEFAULT_TAGGER
+        if tagging is not None:
+            yield tagging if isinstance(tagging, Mapping) else {"rules": tagging}
     if isinstance(build, Mapping | list):
         for part in build.values() if isinstance(build, Mapping) else build:
-            yield from _taggers(part)
+            yield from _taggings(part)
 
 
 def _same_precision(index: PrototypeIndex, preset: Preset) -> Preset:

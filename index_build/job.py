@@ -16,7 +16,7 @@ from freeda.index.keys import KeyOptions, check_factory
 from freeda.index.placing import require_free
 from freeda.index.writer import Origin
 from index_build.captions.cutting import cut
-from index_build.captions.nouns import TAGGING, NounFinder
+from index_build.captions.nouns import NounFinder, tagging_identity
 from index_build.captions.reader import CaptionSource, DigestedRows, open_captions
 from index_build.captions.taggers import Tagger, open_tagger
 from index_build.cluster.connection import Resources, connect
@@ -151,7 +151,7 @@ def _build(
     ):
         models = installed.description.models
         _require_models(models, resources.models)
-        content = config.content(opened.digest, models, {"rules": TAGGING, **opened.tagger.identity()})
+        content = config.content(opened.digest, models, tagging_identity(opened.tagger))
         folder = BuildFolder(opened.target, content)
         if (there := folder.finished(overwrite=overwrite)) is not None:
             return _Finished(folder, there)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import inflect
 
@@ -22,6 +23,7 @@ __all__ = [
     "NounFinder",
     "noun_spans",
     "singular",
+    "tagging_identity",
 ]
 
 NO_NOUNS, NOT_IN_CAPTION = "no nouns", "noun not in caption"
@@ -84,6 +86,11 @@ _ALSO_NOUNS = frozenset(
 """Names of things that textblob's lexicon has as adjectives or verbs only; most are classes of the
 data sets that `freeda evaluate` reads.
 """
+
+
+def tagging_identity(tagger: Tagger) -> dict[str, Any]:
+    """How nouns are found, as plain data: the version of the rules, and the tagger's identity."""
+    return {"rules": TAGGING, **tagger.identity()}
 
 
 class NounFinder:

@@ -166,7 +166,17 @@ def test_appended_captions_are_tagged_as_the_index_was(
     done = append(index, str(more), CaptionColumns(), resources=shared)
     assert _taggers(done.manifest) == ["gruut", "gruut"]
     third = write_captions(tmp_path / "third.parquet", ["a red dog"])
-    mixed = append(index, str(third), CaptionColumns(), tagger="pattern", resources=shared)
+    told: list[str] = []
+    mixed = append(
+        index,
+        str(third),
+        CaptionColumns(),
+        tagger="pattern",
+        resources=shared,
+        on_progress=lambda progress: told.append(progress.note),
+    )
+    (note,) = (line for line in told if "tagged otherwise" in line)
+    assert 'tagger "gruut" -> "pattern"' in note
     assert _taggers(mixed.manifest) == ["gruut", "gruut", "pattern"]
     fourth = write_captions(tmp_path / "fourth.parquet", ["a red bird"])
     with pytest.raises(ConfigError, match="built with gruut and pattern; choose with --tagger"):
