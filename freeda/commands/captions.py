@@ -9,7 +9,6 @@ import click
 
 from freeda.commands.options import DEVICE, TAGGER, column_options
 from freeda.commands.progress_bar import ProgressBar
-from freeda.errors import OutputError
 
 __all__ = ["captions_group"]
 
@@ -77,9 +76,10 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
     out, nouns are covered evenly.
     """
     from index_build.captions.taggers import check_tagger, open_tagger
+    from index_build.captions.writing import require_new, write_captions
 
     check_tagger(options["tagger"])
-    _require_new(out, options["overwrite"])
+    require_new(out, overwrite=options["overwrite"])
     from freeda.class_names import parse_classes
     from index_build.captions.nouns import NounFinder
     from index_build.captions.reader import open_captions
@@ -89,7 +89,6 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
         load_sentence_model,
         select_captions,
     )
-    from index_build.captions.writing import write_captions
     from index_build.config import CaptionColumns
 
     find_nouns = NounFinder(open_tagger(options["tagger"]))
@@ -113,9 +112,3 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
     )
     if selection.uncovered:
         click.echo(f"not covered: {', '.join(selection.uncovered)}")
-
-
-def _require_new(out: Path, overwrite: bool) -> None:
-    """Said before hours of work, not after."""
-    if out.exists() and not overwrite:
-        raise OutputError(f"'{out}' exists already; replace it with --overwrite, or choose another --out")

@@ -14,7 +14,7 @@ import click
 from freeda.commands.options import method_options, taken_method_options
 from freeda.commands.paths import out_folder
 from freeda.errors import FreedaError
-from freeda.segmentation import FORMATS
+from freeda.segmentation import FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     from freeda.methods.base import Segmenter
@@ -47,7 +47,7 @@ _Point = tuple[int, int] | None
 )
 @click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(FORMATS)}.")
 @click.option(
-    "--max-pixels", type=click.IntRange(1), default=100_000_000, help="Refuse image files with more pixels."
+    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse image files with more pixels."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, one line per image.")
 def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options: Any) -> None:

@@ -149,10 +149,10 @@ def open_keys(path: Path, count: int, dim: int) -> faiss.Index:
     Raises `RuntimeError` where FAISS cannot read it, or its header says other than that: FAISS would allocate
     what a header asks for.
     """
-    header = read_header(path)
-    if header != (count, dim):
-        raise RuntimeError(f"it holds {header[0]} keys of {header[1]}-d; {count} of {dim}-d are expected")
-    if _kind_of(path) in _IN_ONE_PIECE:
+    kind, *held = read_header(path)
+    if held != [count, dim]:
+        raise RuntimeError(f"it holds {held[0]} keys of {held[1]}-d; {count} of {dim}-d are expected")
+    if kind in _IN_ONE_PIECE:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     return read_plain(path)
 
@@ -189,13 +189,8 @@ def _require_plain(index: Any) -> None:
             raise RuntimeError("its cells lie in another file")
 
 
-def _kind_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
-
-
-def read_header(path: Path) -> tuple[int, int]:
-    """How many keys a file says it holds, and their width.
+def read_header(path: Path) -> tuple[bytes, int, int]:
+    """The kind of index that a file says it is, how many keys it holds, and their width.
 
     Raises `RuntimeError` for a file of another kind or metric, or of another size than its keys take.
     """
@@ -212,7 +207,7 @@ def read_header(path: Path) -> tuple[int, int]:
         raise RuntimeError("it does not compare by inner product")
     if kind == b"IxFI" and path.stat().st_size != _HEADER.size + 8 + 4 * dim * count:
         raise RuntimeError(f"it has {path.stat().st_size} bytes, too few or too many for its keys")
-    return count, dim
+    return kind, count, dim
 
 
 def prepare_reconstruction(index: faiss.Index) -> None:

@@ -19,10 +19,10 @@ from freeda.class_names import Classes, ClassName, parse_classes, without_backgr
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.presets import Preset, load_preset
 from freeda.presets.settings import require
+from freeda.segmentation import MAX_PIXELS
 from freeda.segmentation.decision import decide
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.images import (
-    MAX_PIXELS,
     ImageLike,
     OnError,
     as_image_error,

@@ -23,8 +23,9 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from freeda.presets.settings import COARSEST
+
 __all__ = [
-    "COARSEST",
     "DegenerateMapError",
     "MeanSelfAttention",
     "NounMaps",
@@ -35,8 +36,6 @@ __all__ = [
     "resize_map",
 ]
 
-COARSEST = 8
-"""Attention on grids of an eighth of the latent's side or less is left out, as DAAM does."""
 Positions = Sequence[Sequence[Sequence[int]]]
 """Token positions, per image and noun."""
 Grid = tuple[int, int]

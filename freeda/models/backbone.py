@@ -16,15 +16,7 @@ import torch
 from timm.models import is_model_in_modules
 
 from freeda.models.image_input import Interpolation, resize, standardise
-from freeda.models.inspection import require_safetensors
-from freeda.models.loading import (
-    is_folder,
-    load_first,
-    prepare,
-    repository_of,
-    require_hub_safetensors,
-    weights_fingerprint,
-)
+from freeda.models.loading import is_folder, load_first, prepare, require_weights, weights_fingerprint
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -68,10 +60,7 @@ def load_backbone(ids: Sequence[str], device: torch.device, dtype: torch.dtype =
 
 
 def _load_backbone(model_id: str, device: torch.device, dtype: torch.dtype) -> Backbone:
-    if is_folder(model_id):
-        require_safetensors(Path(model_id), "model.safetensors")
-    if (repository := repository_of(model_id)) is not None:
-        require_hub_safetensors(repository, "model.safetensors")
+    require_weights(model_id, "model.safetensors")
     name = f"local-dir:{model_id}" if is_folder(model_id) else model_id
     sizes = {} if _takes_any_size(model_id) else {"dynamic_img_size": True}
     try:

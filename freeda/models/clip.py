@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,12 @@ from freeda.caching import BoundedCache
 from freeda.class_names import ClassName
 from freeda.models.clip_text import encode_texts, project_tokens, text_lengths
 from freeda.models.image_input import Interpolation, resize, standardise
-from freeda.models.inspection import require_safetensors
 from freeda.models.loading import (
     is_folder,
     load_first,
     prepare,
     repository_of,
-    require_hub_safetensors,
+    require_weights,
     weights_fingerprint,
 )
 from freeda.models.tokens import Encode
@@ -145,11 +143,10 @@ def load_clip(ids: Sequence[str], device: torch.device, dtype: torch.dtype = tor
 
 def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipModel:
     name, _, pretrained = model_id.partition("@")
+    require_weights(model_id, "open_clip_model.safetensors", "model.safetensors")
     if is_folder(model_id):
-        require_safetensors(Path(model_id), "open_clip_model.safetensors", "model.safetensors")
         name, pretrained = f"local-dir:{model_id}", ""
     elif (repository := repository_of(model_id)) is not None:
-        require_hub_safetensors(repository, "open_clip_model.safetensors", "model.safetensors")
         name, pretrained = f"hf-hub:{repository}", ""
     elif pretrained not in (known := open_clip.list_pretrained_tags_by_model(name)):
         raise ValueError(f"open_clip has weights {', '.join(known) or 'none'} for '{name}'")

@@ -13,9 +13,9 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 from transformers.utils import logging as transformers_logging
 
-from freeda.models.attention import COARSEST, Positions, capture_cross_attention
+from freeda.models.attention import Positions, capture_cross_attention
 from freeda.models.loading import is_folder, load_first, weights_fingerprint
-from freeda.presets.settings import Synthesis
+from freeda.presets.settings import COARSEST, Synthesis
 from freeda.records import SyntheticImage
 
 __all__ = [

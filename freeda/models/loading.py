@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from freeda.errors import ConfigError, ModelNotFoundError
-from freeda.models.inspection import UntrustedModelError, inspect_configs, inspect_folder
+from freeda.models.inspection import UntrustedModelError, inspect_configs, inspect_folder, require_safetensors
 from freeda.presets.settings import Precision
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ __all__ = [
     "load_first",
     "prepare",
     "repository_of",
-    "require_hub_safetensors",
+    "require_weights",
     "weights_fingerprint",
 ]
 
@@ -102,11 +102,18 @@ def _configs(repository: str) -> Path:
     return Path(snapshot_download(repository, allow_patterns=["*.json"]))
 
 
-def require_hub_safetensors(repository: str, *names: str) -> None:
-    """Fetches a repository's weights; raises `UntrustedModelError` unless they are one of these files.
+def require_weights(model_id: str, *names: str) -> None:
+    """Raises `UntrustedModelError` unless the weights of a folder or a repository are one of these files.
 
-    A library would read pickled ones in their place.
+    A library would read pickled ones in their place. A repository's are fetched.
     """
+    if is_folder(model_id):
+        require_safetensors(Path(model_id), *names)
+    elif (repository := repository_of(model_id)) is not None:
+        _fetch_first(repository, names)
+
+
+def _fetch_first(repository: str, names: Sequence[str]) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

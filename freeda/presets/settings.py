@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args
 from freeda.errors import ConfigError
 
 __all__ = [
+    "COARSEST",
     "PRECISIONS",
     "TEMPLATES",
     "FreedaSettings",
@@ -76,6 +77,8 @@ def require_positive(record: object, section: str, *names: str) -> None:
         require(isinstance(value, int) and value > 0, f"{section}.{name}", value, "a whole number above 0")
 
 
+COARSEST = 8
+"""Attention on grids of an eighth of the latent's side or less is left out, as DAAM does."""
 _LARGEST_SIDE = 8192
 """Pixels of a side of what passes a model at once: an index may be anybody's, and ask for too much."""
 
@@ -117,7 +120,7 @@ class Localization:
     """
 
     threshold: float = 0.4
-    coarsest: int = 8
+    coarsest: int = COARSEST
     min_area: float = 0.005
     max_area: float = 0.95
     min_peak: float = 1.3

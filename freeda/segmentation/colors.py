@@ -15,31 +15,11 @@ __all__ = ["GRAY", "PALETTE", "class_colors"]
 
 GRAY = (115, 115, 115)
 """Of the background."""
-PALETTE = (
-    *(
-        "#0078e1",
-        "#d2f000",
-        "#78f096",
-        "#0000ff",
-        "#c3690f",
-        "#ffb4ff",
-        "#782d78",
-        "#3cd2b4",
-        "#e1d25a",
-        "#2d3cd2",
-    ),
-    *(
-        "#d25ab4",
-        "#782da5",
-        "#f01e78",
-        "#78b45a",
-        "#e19600",
-        "#c396ff",
-        "#1effc3",
-        "#f01eff",
-        "#a50fff",
-        "#00d22d",
-    ),
+PALETTE = tuple(
+    """
+    #0078e1 #d2f000 #78f096 #0000ff #c3690f #ffb4ff #782d78 #3cd2b4 #e1d25a #2d3cd2
+    #d25ab4 #782da5 #f01e78 #78b45a #e19600 #c396ff #1effc3 #f01eff #a50fff #00d22d
+    """.split()  # noqa: SIM905
 )
 """Chosen one after the other, each as far as possible from those before in CIELAB, to normal, red-blind and
 green-blind eyes (Machado et al. 2009), and from browns and grays.

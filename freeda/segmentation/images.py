@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from freeda.errors import FreedaError, ImageError, reason
+from freeda.segmentation import MAX_PIXELS
 
 __all__ = [
     "IMAGE_ENDINGS",
     "IMAGE_FORMATS",
-    "MAX_PIXELS",
     "ImageLike",
     "OnError",
     "as_image_error",
@@ -39,10 +39,6 @@ IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".t
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is read, whatever a file is called; others start programs of their own (EPS) or are hardly
 maintained.
-"""
-MAX_PIXELS = 100_000_000
-"""Image files with more are refused unless more are allowed: a decompression bomb looks just like them, and
-segmenting takes more than 30 bytes per pixel.
 """
 _MAX_ASPECT = 32
 _OPENING = Lock()

@@ -13,10 +13,16 @@ from freeda.errors import OutputError, reason
 from freeda.files import replacing
 from freeda.records import Caption
 
-__all__ = ["write_captions"]
+__all__ = ["require_new", "write_captions"]
 
 _ROWS_PER_GROUP = 10_000
 _SCHEMA = pa.schema([("id", pa.string()), ("caption", pa.string()), ("nouns", pa.list_(pa.string()))])
+
+
+def require_new(path: Path, *, overwrite: bool) -> None:
+    """Raises `OutputError` where the file exists, unless `overwrite`."""
+    if path.exists() and not overwrite:
+        raise OutputError(f"'{path}' exists already; replace it with --overwrite, or choose another --out")
 
 
 def write_captions(captions: Iterable[Caption], path: Path, *, overwrite: bool = False) -> int:
@@ -24,8 +30,7 @@ def write_captions(captions: Iterable[Caption], path: Path, *, overwrite: bool =
 
     Raises `OutputError`, also where the file exists, unless `overwrite`.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"'{path}' exists already; replace it with --overwrite, or choose another --out")
+    require_new(path, overwrite=overwrite)
     written = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

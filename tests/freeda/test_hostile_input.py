@@ -16,10 +16,8 @@ from PIL import Image
 import freeda
 from freeda.class_names import parse_classes
 from freeda.cli import main
-from freeda.commands.segment import segment_command
 from freeda.errors import ClassNamesError, ImageError, OutputError, printable
 from freeda.presets.settings import Preset
-from freeda.segmentation.images import MAX_PIXELS
 from tests.conftest import WIDTH
 from tests.freeda.material import random_prototypes, write_index
 from tests.freeda.methods.contract import picture
@@ -206,8 +204,6 @@ def test_pictures_of_many_pixels_are_refused_unless_they_are_allowed(
         "c.labels.png",
     ]
     assert run(*command, "--out", str(tmp_path / "all"), "--max-pixels", "5600").exit_code == 0
-    (option,) = (item for item in segment_command.params if item.name == "max_pixels")
-    assert option.default == MAX_PIXELS
 
 
 def test_an_evaluation_never_writes_into_a_stranger_s_folder(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_less_memory_means_smaller_codes() -> None:
 def test_the_recall_told_is_that_of_a_numpy_search(factory: str, tmp_path: Path) -> None:
     keys = clustered(20_000)
     told = build_keys(keys, factory, tmp_path / "keys.faiss")
-    index = open_keys(tmp_path / "keys.faiss", *read_header(tmp_path / "keys.faiss"))
+    index = open_keys(tmp_path / "keys.faiss", *read_header(tmp_path / "keys.faiss")[1:])
     assert index.ntotal == len(keys)
     queries = keys[5:2000:20]
     exact = np.argsort(-(queries @ keys.T), axis=1, kind="stable")[:, :350]
