@@ -119,6 +119,14 @@ def test_keys_of_other_models_are_refused(tmp_path: Path, tiny_preset: Preset) -
     faiss.write_index(distances, str(knn_index))
     with pytest.raises(IndexCorruptError, match="is not one of Flat"):
         import_upstream(embeddings, knn_index, tmp_path / "out", tiny_preset)
+    elsewhere = faiss.index_factory(WIDTH, "IVF1,Flat", faiss.METRIC_INNER_PRODUCT)
+    elsewhere.train(keys)
+    elsewhere.add(keys)
+    lists = faiss.OnDiskInvertedLists(1, elsewhere.code_size, str(tmp_path / "lists"))
+    elsewhere.replace_invlists(lists, False)
+    faiss.write_index(elsewhere, str(knn_index))
+    with pytest.raises(IndexCorruptError, match="its cells lie in another file"):
+        import_upstream(embeddings, knn_index, tmp_path / "out", tiny_preset)
     long = faiss.IndexFlatIP(WIDTH)
     long.add(3 * keys)
     faiss.write_index(long, str(knn_index))
