@@ -9,7 +9,9 @@ class; an inverted file reads a few cells, and its recall is measured.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,9 @@ _PARTS = (
     *("IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexHNSWFlat", "IndexHNSWSQ"),
 )
 """FAISS's classes of those kinds."""
+_IN_CELLS = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
+"""Memory-maps cells and opens no other file, whatever the index names. The tables are for L2 distances only."""
+_READING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +151,14 @@ def build_keys(keys: np.ndarray, factory: str, path: Path, *, gpu: bool = False)
 def open_keys(path: Path, count: int, dim: int) -> faiss.Index:
     """An index of `count` keys of `dim` numbers, memory-mapped.
 
-    Raises `RuntimeError` where FAISS cannot read it, or its header says other than that: FAISS would allocate
-    what a header asks for.
+    Raises `RuntimeError` where FAISS cannot read it, or its header says other than that.
     """
     kind, *held = read_header(path)
     if held != [count, dim]:
         raise RuntimeError(f"it holds {held[0]} keys of {held[1]}-d; {count} of {dim}-d are expected")
     if kind in _IN_ONE_PIECE:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        with _bounded_by(path):
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     return read_plain(path)
 
 
@@ -162,11 +167,28 @@ def read_plain(path: Path) -> faiss.Index:
 
     Raises `RuntimeError`.
     """
-    # This flag opens no other file, whatever the index names.
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    with _bounded_by(path):
+        index = faiss.read_index(str(path), _IN_CELLS)
     for part in _parts(index):
         _require_plain(part)
     return index
+
+
+@contextmanager
+def _bounded_by(path: Path) -> Iterator[None]:
+    """FAISS allocates what a file asks for: here, no list longer than the file. Its limits are global, so
+    files are read one after another.
+    """
+    size = path.stat().st_size
+    with _READING:
+        limits = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+        faiss.set_deserialization_vector_byte_limit(size)
+        faiss.set_deserialization_loop_limit(size)
+        try:
+            yield
+        finally:
+            faiss.set_deserialization_vector_byte_limit(limits[0])
+            faiss.set_deserialization_loop_limit(limits[1])
 
 
 def _parts(index: faiss.Index) -> Iterator[faiss.Index]:

@@ -29,6 +29,8 @@ from freeda.cli import main as freeda_command
 from freeda.index.format import KEYS, MANIFEST, PROTOTYPES, REJECTS
 
 SECONDS, MEMORY = 30, 4 * 2**30
+RESIDENT = 2**30
+"""Bytes of memory that a command may touch beyond what the process holds before it."""
 KINDS = (KEYS, PROTOTYPES, REJECTS, MANIFEST, "image.png", "image.jpg")
 _UNFORESEEN = ("unexpected", "Traceback")
 """Words of an answer that nobody has thought of."""
@@ -142,14 +144,21 @@ def in_a_process(run: Callable[[], None]) -> str:
 def _run_limited(run: Callable[[], None], writing: int) -> None:
     """In the child. Never returns."""
     signal.alarm(SECONDS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used, resident, *_ = (int(pages) * resource.getpagesize() for pages in _memory_pages())
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         run()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident
+        assert peak < RESIDENT, f"it took {peak / 2**30:.1f} GiB of memory"
     except BaseException:
         os.write(writing, traceback.format_exc()[-2000:].encode())
     os._exit(0)
+
+
+def _memory_pages() -> list[str]:
+    """Pages of this process: addressed, resident, and so on."""
+    return Path("/proc/self/statm").read_text().split()
 
 
 def check(arguments: list[str], expected: Sequence[int] = (0, 1, 2)) -> None:

@@ -145,14 +145,33 @@ def test_parts_of_kinds_that_are_not_listed_are_refused(tmp_path: Path) -> None:
         open_keys(tmp_path / "keys.faiss", 500, keys.shape[1])
 
 
-def test_opening_flat_keys_takes_no_memory(tmp_path: Path) -> None:
-    keys = np.zeros((400_000, 128), np.float32)  # 200 MB
-    build_keys(keys, "Flat", tmp_path / "keys.faiss")
+def kilobytes_to_open(path: Path, count: int, dim: int) -> int:
+    """In a process of its own, whether the keys can be opened or not."""
     script = (
         "import resource, sys; from pathlib import Path; from freeda.index.keys import open_keys\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak(); open_keys(Path(sys.argv[1]), 400_000, 128); print(peak() - before)"
+        "before = peak()\n"
+        f"try: open_keys(Path(sys.argv[1]), {count}, {dim})\n"
+        "except RuntimeError: pass\n"
+        "print(peak() - before)"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "keys.faiss")]
-    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert int(grown) < 50_000  # kilobytes
+    command = [sys.executable, "-c", script, str(path)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_opening_flat_keys_takes_no_memory(tmp_path: Path) -> None:
+    build_keys(np.zeros((400_000, 128), np.float32), "Flat", tmp_path / "keys.faiss")  # 200 MB
+    assert kilobytes_to_open(tmp_path / "keys.faiss", 400_000, 128) < 50_000
+
+
+def test_a_list_longer_than_its_file_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "keys.faiss"
+    build_keys(clustered(500), "PCA16,SQ8", path)
+    open_keys(path, 500, DIM)
+    content, length = path.read_bytes(), (500 * 16).to_bytes(8, "little")
+    assert content.count(length) == 1
+    path.write_bytes(content.replace(length, (2 * 10**9).to_bytes(8, "little")))
+    with pytest.raises(RuntimeError, match="vector_byte_limit"):
+        open_keys(path, 500, DIM)
+    assert kilobytes_to_open(path, 500, DIM) < 50_000
+    assert faiss.get_deserialization_vector_byte_limit() > 10**9, "FAISS's own limit is back"
