@@ -23,8 +23,13 @@ from freeda.presets import Preset
 from freeda.presets.settings import Precision
 from freeda.presets.trust import known_models
 from freeda.records import Caption
-from index_build.captions.cutting import UNTAGGED
-from index_build.captions.nouns import NO_NOUNS, NOT_IN_CAPTION, NOUN_TOO_LONG, tagging_identity
+from index_build.captions.nouns import (
+    NO_NOUNS,
+    NOT_IN_CAPTION,
+    NOUN_TOO_LONG,
+    UNTAGGED,
+    tagging_identity,
+)
 from index_build.captions.reader import DUPLICATE_ID, TOO_LONG, CaptionSource, open_captions
 from index_build.captions.taggers import DEFAULT_TAGGER, open_tagger
 from index_build.cluster.connection import Resources

@@ -110,5 +110,7 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
         f"{out}: {count:,} of {selection.captions:,} captions, {len(selection.nouns):,} nouns "
         f"({selection.repeats:,} duplicates and {selection.without_nouns:,} without nouns left out)"
     )
+    if selection.untagged:
+        click.echo(f"{selection.untagged:,} of those without nouns could not be tagged")
     if selection.uncovered:
         click.echo(f"not covered: {', '.join(selection.uncovered)}")

@@ -71,7 +71,7 @@ _PARTS = (
 )
 """FAISS's classes of those kinds."""
 _IN_CELLS = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
-"""Memory-maps cells and opens no other file, whatever the index names. The tables are for L2 distances only."""
+"""Maps cells and opens no other file, whatever the index names. The tables are for L2 distances only."""
 _READING = threading.Lock()
 
 

@@ -9,10 +9,7 @@ from itertools import count, islice
 from freeda.records import Caption, Reject, TaggedCaption
 from index_build.captions.nouns import FindNouns, noun_spans
 
-__all__ = ["UNTAGGED", "Shard", "cut", "half_names", "shard_name"]
-
-UNTAGGED = "nouns cannot be tagged"
-"""Prefix of the reason of a caption that the tagger fails on."""
+__all__ = ["Shard", "cut", "half_names", "shard_name"]
 
 _MAX_ROWS = 16
 """Rows per wanted caption that a shard may hold: it stays bounded where few captions have nouns."""
@@ -79,13 +76,7 @@ def _cut_one(name: str, remaining: Iterator[Caption | Reject], size: int, find_n
 def _tag(row: Caption | Reject, find_nouns: FindNouns) -> tuple[list[TaggedCaption], list[Reject]]:
     if isinstance(row, Reject):
         return [], [row]
-    try:
-        spans, missing = noun_spans(row, find_nouns)
-    except MemoryError:
-        raise
-    except Exception as error:  # the tagger's libraries fail on some texts; the build continues
-        reason = f"{UNTAGGED} ({type(error).__name__})"
-        return [], [Reject(caption_id=row.id, caption=row.text, noun="", reason=reason)]
+    spans, missing = noun_spans(row, find_nouns)
     return [TaggedCaption(row, tuple(spans))] if spans else [], missing
 
 

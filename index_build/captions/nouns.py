@@ -11,6 +11,7 @@ from typing import Any
 import inflect
 
 from freeda.class_lists import VOCABULARIES, class_list
+from freeda.errors import CaptionsError
 from freeda.records import Caption, NounSpan, Reject
 from index_build.captions.taggers import TaggedWord, Tagger
 
@@ -18,6 +19,7 @@ __all__ = [
     "NOT_IN_CAPTION",
     "NOUN_TOO_LONG",
     "NO_NOUNS",
+    "UNTAGGED",
     "TAGGING",
     "FindNouns",
     "NounFinder",
@@ -27,6 +29,8 @@ __all__ = [
 ]
 
 NO_NOUNS, NOT_IN_CAPTION = "no nouns", "noun not in caption"
+UNTAGGED = "nouns cannot be tagged"
+"""Prefix of the reason of a caption that the tagger fails on."""
 _MAX_NOUN = 100
 NOUN_TOO_LONG = f"noun longer than {_MAX_NOUN} characters"
 
@@ -138,10 +142,9 @@ _Word = tuple[str, str, int]
 
 
 def noun_spans(caption: Caption, find_nouns: FindNouns) -> tuple[list[NounSpan], list[Reject]]:
-    """The caption's nouns: those given with it, or those the tagger finds."""
+    """The caption's nouns: those given with it, or those the tagger finds; and why some are missing."""
     if caption.nouns is None:
-        spans = find_nouns(caption.text)
-        return spans, [] if spans else [_missing(caption, "", NO_NOUNS)]
+        return _tagged_spans(caption, find_nouns)
     spans, missing = [], []
     for noun in dict.fromkeys(" ".join(str(noun).lower().split()) for noun in caption.nouns):
         if len(noun) > _MAX_NOUN:
@@ -155,6 +158,20 @@ def noun_spans(caption: Caption, find_nouns: FindNouns) -> tuple[list[NounSpan],
     if not caption.nouns:
         missing.append(_missing(caption, "", NO_NOUNS))
     return spans, missing
+
+
+def _tagged_spans(caption: Caption, find_nouns: FindNouns) -> tuple[list[NounSpan], list[Reject]]:
+    try:
+        spans = find_nouns(caption.text)
+    except MemoryError:
+        raise
+    except CaptionsError as error:
+        return [], [_missing(caption, "", f"{UNTAGGED}: {error}")]
+    except (
+        Exception
+    ) as error:  # the tagger's libraries fail on some texts; the others are tagged all the same
+        return [], [_missing(caption, "", f"{UNTAGGED} ({type(error).__name__})")]
+    return spans, [] if spans else [_missing(caption, "", NO_NOUNS)]
 
 
 def _missing(caption: Caption, noun: str, reason: str) -> Reject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from freeda.errors import CaptionsError
 from freeda.index.near_duplicates import near_duplicates
 from freeda.models.loading import choose_device, load_first
 from freeda.records import Caption, Reject
-from index_build.captions.nouns import FindNouns, noun_spans, singular
+from index_build.captions.nouns import UNTAGGED, FindNouns, noun_spans, singular
 from index_build.captions.reader import CaptionSource
 
 __all__ = ["Selection", "SelectionSettings", "chosen_captions", "load_sentence_model", "select_captions"]
@@ -56,6 +56,7 @@ class Selection:
     captions: how many were readable.
     repeats: how many were left out as near-duplicates.
     without_nouns: how many have no noun, or none of the vocabulary.
+    untagged: how many of these the tagger failed on.
     nouns: how often each noun occurs in the chosen captions, most frequent first.
     uncovered: classes of the vocabulary that occur in none.
     """
@@ -64,6 +65,7 @@ class Selection:
     captions: int
     repeats: int
     without_nouns: int
+    untagged: int
     nouns: dict[str, int]
     uncovered: tuple[str, ...] = ()
 
@@ -105,7 +107,8 @@ def select_captions(
     wanted = _forms(settings.vocabulary)
     with TemporaryDirectory(prefix="freeda-select-") as folder:
         path = Path(folder) / "embeddings.f32"
-        numbers, nouns = _survey(source, embed, find_nouns, wanted, path, on_progress)
+        survey = _survey(source, embed, find_nouns, wanted, path, on_progress)
+        numbers, nouns = survey.numbers, survey.nouns
         if not numbers:
             raise CaptionsError("no caption names anything; give captions that name visible things")
         vectors = np.memmap(path, np.float32, "r").reshape(len(numbers), -1)
@@ -121,6 +124,7 @@ def select_captions(
         captions=len(numbers),
         repeats=int(repeats.sum()),
         without_nouns=sum(not found for found in nouns),
+        untagged=survey.untagged,
         nouns=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         uncovered=tuple(item.name for item in settings.vocabulary if item.name not in counts),
     )
@@ -143,6 +147,15 @@ def _forms(vocabulary: Sequence[ClassName]) -> dict[str, str]:
     return forms
 
 
+@dataclass
+class _Survey:
+    """The rows that are captions, the nouns of each, and how many the tagger failed on."""
+
+    numbers: list[int] = field(default_factory=list)
+    nouns: list[tuple[str, ...]] = field(default_factory=list)
+    untagged: int = 0
+
+
 def _survey(
     source: CaptionSource,
     embed: Embed,
@@ -150,26 +163,24 @@ def _survey(
     wanted: dict[str, str],
     path: Path,
     on_progress: Callable[[int], None],
-) -> tuple[list[int], list[tuple[str, ...]]]:
-    """The rows that are captions and the nouns of each; their embeddings go to `path`, row after row."""
-    numbers: list[int] = []
-    nouns: list[tuple[str, ...]] = []
+) -> _Survey:
+    """Reads the captions; their embeddings go to `path`, row after row."""
+    survey = _Survey()
     rows = ((n, item) for n, item in enumerate(source) if not isinstance(item, Reject))
     with path.open("wb") as file:
         while batch := list(islice(rows, _BATCH)):
             file.write(embed([item.text for _, item in batch]).tobytes())
             for number, item in batch:
-                numbers.append(number)
-                nouns.append(_nouns(item, find_nouns, wanted))
-            on_progress(len(numbers))
-    return numbers, nouns
+                spans, missing = noun_spans(item, find_nouns)
+                survey.numbers.append(number)
+                survey.nouns.append(_chosen_nouns([span.noun for span in spans], wanted))
+                survey.untagged += any(reject.reason.startswith(UNTAGGED) for reject in missing)
+            on_progress(len(survey.numbers))
+    return survey
 
 
-def _nouns(caption: Caption, find_nouns: FindNouns, wanted: dict[str, str]) -> tuple[str, ...]:
-    found = [span.noun for span in noun_spans(caption, find_nouns)[0]]
-    if wanted:
-        found = [wanted[noun] for noun in found if noun in wanted]
-    return tuple(dict.fromkeys(found))
+def _chosen_nouns(found: list[str], wanted: dict[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([wanted[noun] for noun in found if noun in wanted] if wanted else found))
 
 
 def _repeated(vectors: np.ndarray, similarity: float, seed: int) -> np.ndarray:

@@ -10,11 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from freeda.errors import ConfigError
+from freeda.errors import CaptionsError, ConfigError
 
 __all__ = ["DEFAULT_TAGGER", "TaggedWord", "Tagger", "check_tagger", "open_tagger"]
 
 DEFAULT_TAGGER = "pattern"
+_GRUUT_LENGTH = 1_000
+"""Characters of a text that gruut is given: it takes 17 ms per number or unknown word."""
 _FORMS = "pattern, gruut, or spacy:MODEL"
 
 TaggedWord = tuple[str, str]
@@ -28,7 +30,7 @@ class Tagger:
     name: as `open_tagger` takes it.
     versions: of the packages that decide its tags.
     model: name, version and digest of the model that is loaded; empty where the package is the model.
-    tag: from a text to its words, in order.
+    tag: from a text to its words, in order. Raises `CaptionsError` for a text that is too long.
     """
 
     name: str
@@ -59,7 +61,7 @@ def open_tagger(name: str = DEFAULT_TAGGER) -> Tagger:
     """A tagger by name.
 
     `pattern`: textblob's, with its lexicon inside the package.
-    `gruut`: gruut's conditional random field, many times slower.
+    `gruut`: gruut's conditional random field, many times slower; texts of up to 1,000 characters.
     `spacy:MODEL`: an installed spaCy model package, such as `spacy:en_core_web_sm`. Folders are not taken:
     `freeda index append` uses the tagger that an index names, and an index must not choose what is loaded.
     Raises `ConfigError`.
@@ -80,6 +82,8 @@ def _open_gruut(_: str) -> Tagger:
     import gruut
 
     def tag(text: str) -> list[TaggedWord]:
+        if len(text) > _GRUUT_LENGTH:
+            raise CaptionsError(f"longer than the {_GRUUT_LENGTH:,} characters that gruut is given")
         sentences = gruut.sentences(
             text.replace("’", "'"),  # as gruut spells it
             lang="en-us",

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from freeda.records import Caption, Reject
-from index_build.captions.cutting import UNTAGGED, Shard, cut
-from index_build.captions.nouns import NounFinder
+from index_build.captions.cutting import Shard, cut
+from index_build.captions.nouns import UNTAGGED, NounFinder
 from index_build.captions.taggers import open_tagger
 
 TEXTS = ["a cat", "slowly", "a dog", "quickly", "", "a bus", "a tree and a lamp", "softly", "a boat", "sadly"]

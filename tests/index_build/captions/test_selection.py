@@ -106,6 +106,18 @@ def test_a_vocabulary_counts_only_its_names(tmp_path: Path) -> None:
     assert found.without_nouns == 1
 
 
+def test_captions_that_the_tagger_fails_on_are_counted_and_cost_no_other(tmp_path: Path) -> None:
+    def find(text: str) -> list:
+        if "bus" in text:
+            raise IndexError("out of range")
+        return FIND(text)
+
+    opened = source(tmp_path / "c.parquet", ["a cat", "a bus", "slowly", "a dog"])
+    found = select_captions(opened, SelectionSettings(budget=4), unlike, find)
+    assert found.numbers == (0, 3)
+    assert (found.without_nouns, found.untagged) == (2, 1)
+
+
 def test_many_captions_are_clustered_and_repeats_within_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

