@@ -73,11 +73,14 @@ def build_index_command(captions: str, out: str, **options: Any) -> None:
 
 
 def _config(options: dict[str, Any]) -> BuildConfig:
+    from freeda.index.keys import check_factory
     from freeda.presets import load_preset
     from index_build.captions.taggers import check_tagger
     from index_build.config import BuildConfig
 
     check_tagger(options["tagger"])
+    if options["factory"]:
+        check_factory(options["factory"])
     preset = load_preset(options["preset"])
     if options["precision"]:
         preset = replace(preset, synthesis=replace(preset.synthesis, precision=options["precision"]))

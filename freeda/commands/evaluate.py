@@ -36,13 +36,14 @@ def evaluate_command(dataset: str, root: Path | None, out: Path | None, **option
 
     Run the same command again after an interruption: it resumes.
     """
+    chosen = taken_method_options(options)
     from freeda.evaluation.datasets import open_dataset
     from freeda.evaluation.report import summary, table, write_report
     from freeda.evaluation.runner import evaluate
     from freeda.methods import load
 
     data = open_dataset(dataset, root)
-    segmenter = load(**taken_method_options(options), background=data.background)
+    segmenter = load(**chosen, background=data.background)
     target = out or Path("evaluated") / Path(dataset).resolve().name
     as_json = options.pop("as_json")
     with ProgressBar(" images") as bar:

@@ -120,6 +120,7 @@ def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
     from freeda.presets.toml import parse_setting
 
     taken = {name: options.pop(name) for name in _OPTION_NAMES}
+    _check_names(taken)
     settings = dict(map(parse_setting, options.pop("assignments")))
     if mixed := sorted(settings.keys() & {*_OPTION_NAMES, "background"}):
         advice = f"use --{mixed[0].replace('_', '-')}"
@@ -127,6 +128,18 @@ def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
             advice += ", and --threshold SCORE for a score that classes must exceed"
         raise click.BadParameter(f"{mixed[0]} is an option of its own; {advice}", param_hint="--set")
     return {**taken, **settings}
+
+
+def _check_names(taken: dict[str, Any]) -> None:
+    """Tells an unknown name before the model libraries are imported, which takes seconds."""
+    from freeda.index.finding import find_index
+    from freeda.presets import load_preset
+    from freeda.presets.recipes import check_recipe
+
+    checks = {"index": find_index, "preset": load_preset, "recipe": check_recipe}
+    for name, check in checks.items():
+        if taken[name] is not None:
+            check(taken[name])
 
 
 def read_lines(path: Path) -> list[str]:

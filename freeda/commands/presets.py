@@ -11,6 +11,7 @@ __all__ = ["presets_command"]
 @click.option("--show", metavar="NAME", help="Print a preset as TOML, to start your own from.")
 def presets_command(show: str | None) -> None:
     """List the presets, those in $FREEDA_HOME/presets too, or print one as TOML."""
+    from freeda.errors import ConfigError
     from freeda.presets import PRESETS, load_preset
     from freeda.presets.builtin import own_presets
     from freeda.presets.toml import to_toml
@@ -19,4 +20,7 @@ def presets_command(show: str | None) -> None:
         click.echo(to_toml(load_preset(show)))
         return
     for name in (*PRESETS, *own_presets()):
-        click.echo(f"{name:16} {load_preset(name).description}")
+        try:
+            click.echo(f"{name:16} {load_preset(name).description}")
+        except ConfigError as error:
+            click.echo(f"{name:16} cannot be read: {error}", err=True)

@@ -54,13 +54,14 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
     """Segment IMAGES (files or folders) into the classes named."""
     from freeda.class_names import parse_classes
 
+    chosen = taken_method_options(options)
     wanted = _parse_formats(options.pop("formats"))
     points = [_parse_point(text) for text in options.pop("explain")]
     as_json = options.pop("as_json")
     parsed = parse_classes(classes)
     files = _image_files(images)
     _require_apart(files, out)
-    model = _load(options)
+    model = _load(chosen, options["neighbors"], options["background"])
     model.set_classes(parsed)
     if points and not model.explains:
         raise click.BadParameter("this method cannot explain its results", param_hint="--explain")
@@ -71,13 +72,11 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
         sys.exit(1)
 
 
-def _load(options: dict[str, Any]) -> Segmenter:
+def _load(chosen: dict[str, Any], neighbors: int | None, background: bool) -> Segmenter:
     from freeda.methods import load
 
-    chosen = taken_method_options(options)
     implied = any(chosen[name] is not None for name in ("background_concepts", "threshold"))
-    background = options["background"] or implied
-    return load(**{"neighbors": options["neighbors"], **chosen}, background=background)
+    return load(**{"neighbors": neighbors, **chosen}, background=background or implied)
 
 
 class _Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from freeda.errors import ConfigError
 
-__all__ = ["GpuKeys", "gpus", "on_all_gpus", "takes_gpu"]
+__all__ = ["GpuKeys", "faiss_reason", "gpus", "on_all_gpus", "takes_gpu"]
 
 
 def gpus() -> int:
@@ -37,6 +38,11 @@ def on_all_gpus(index: faiss.Index) -> Any:
     return faiss.index_cpu_to_all_gpus(index)
 
 
+def faiss_reason(error: RuntimeError) -> str:
+    """What went wrong, without the function, file and line of FAISS's source."""
+    return re.sub(r"^Error in .* at \S+:\d+: (Error: )?", "", str(error).splitlines()[0])
+
+
 class GpuKeys:
     """A FAISS index on the first GPU, with the `search` of FAISS's own indexes.
 
@@ -60,9 +66,8 @@ class GpuKeys:
                 self._own.copy = self._copy(self._own.resources)
             similarities, rows = self._own.copy.search(queries, k)
         except RuntimeError as error:
-            why = str(error).splitlines()[0].split("Error: ")[-1]
             raise ConfigError(
-                f"the keys cannot be searched on a GPU: {why}; take --index-device cpu"
+                f"the keys cannot be searched on a GPU: {faiss_reason(error)}; take --index-device cpu"
             ) from error
         return similarities, rows
 

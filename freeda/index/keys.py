@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 
 from freeda.errors import ConfigError
-from freeda.index.gpu_keys import on_all_gpus, takes_gpu
+from freeda.index.gpu_keys import faiss_reason, on_all_gpus, takes_gpu
 
 __all__ = [
     "EXACT_UP_TO",
@@ -114,7 +114,7 @@ def check_factory(factory: str, dims: Sequence[int] = _COMMON_DIMS) -> None:
                 _require_plain(part)
             return
         except RuntimeError as error:
-            reasons.append(str(error).splitlines()[0].split("Error: ")[-1])
+            reasons.append(faiss_reason(error))
     widths = " or ".join(map(str, dims))
     raise ConfigError(f"'{factory}' is no FAISS factory for {widths}-d keys: {reasons[0]}")
 
@@ -135,9 +135,9 @@ def build_keys(keys: np.ndarray, factory: str, path: Path, *, gpu: bool = False)
         try:
             _train(index, keys, cells, gpu)
         except RuntimeError as error:
-            why = str(error).splitlines()[0].split("Error: ")[-1]
             raise ConfigError(
-                f"'{factory}' cannot be trained on {len(keys):,} keys: {why}; take a smaller kind, or Flat"
+                f"'{factory}' cannot be trained on {len(keys):,} keys: {faiss_reason(error)}; take a smaller "
+                "kind, or Flat"
             ) from error
     _add(index, keys, cells, gpu)
     recall = 1.0 if factory == "Flat" else _tune(index, keys, cells)

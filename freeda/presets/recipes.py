@@ -8,7 +8,7 @@ from dataclasses import replace
 from freeda.errors import ConfigError
 from freeda.presets.settings import TEMPLATES, FreedaSettings, Preset, Superpixels
 
-__all__ = ["RECIPES", "default_recipe", "load_recipe", "paper_recipe"]
+__all__ = ["RECIPES", "check_recipe", "default_recipe", "load_recipe", "paper_recipe"]
 
 
 def default_recipe(preset: Preset) -> FreedaSettings:
@@ -48,6 +48,11 @@ RECIPES: Mapping[str, Callable[[Preset], FreedaSettings]] = {
 
 def load_recipe(name: str, preset: Preset) -> FreedaSettings:
     """A recipe's settings by its name; raises `ConfigError` for an unknown one."""
+    check_recipe(name)
+    return RECIPES[name](preset)
+
+
+def check_recipe(name: str) -> None:
+    """Raises `ConfigError` for an unknown recipe."""
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe '{name}'; expected one of {', '.join(RECIPES)}")
-    return RECIPES[name](preset)

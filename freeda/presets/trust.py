@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from freeda.errors import UntrustedIndexError
+from freeda.errors import ConfigError, UntrustedIndexError
 from freeda.presets.builtin import PRESETS, load_preset, own_presets
 from freeda.presets.settings import LOCAL_PREFIX, Preset
 
@@ -46,11 +46,20 @@ def _with_local_models(preset: Preset, index: str) -> Preset:
 
 
 def _require_known(preset: Preset, roles: Sequence[str], index: str) -> None:
-    presets = [load_preset(name) for name in (*PRESETS, *own_presets())]
-    known = {model for item in presets for ids in item.models.values() for model in ids}
+    wanted = {model for role in roles for model in preset.model_ids(role)}
+    known: set[str] = set()
+    unread = ""
+    for name in (*PRESETS, *own_presets()):
+        if wanted <= known:
+            return
+        try:
+            known.update(model for ids in load_preset(name).models.values() for model in ids)
+        except ConfigError as error:
+            unread += f"; not looked at: {error}"
     unknown = [f"{role} {model}" for role in roles for model in preset.model_ids(role) if model not in known]
     if unknown:
         raise UntrustedIndexError(
-            f"index '{index}' names models that no preset of this machine does ({', '.join(unknown)}); if "
-            f"you trust them, add --trust-models, or name a preset of your own that has them (--preset FILE)"
+            f"index '{index}' names models that no preset of this machine does ({', '.join(unknown)}){unread}"
+            f"; if you trust them, add --trust-models, or name a preset of your own that has them "
+            f"(--preset FILE)"
         )

@@ -37,6 +37,30 @@ def test_help_answers_at_once() -> None:
     assert min(times) < 0.5
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("segment {image} --classes cat --index nowhere", "no index 'nowhere'"),
+        ("segment {image} --classes cat --preset none", "unknown preset 'none'"),
+        ("segment {image} --classes cat --recipe none", "unknown recipe 'none'"),
+        ("evaluate toyworld --index nowhere", "no index 'nowhere'"),
+        ("build-index captions.parquet --out {out} --factory none", "'none' is no FAISS factory for"),
+        ("build-index captions.parquet --out {out} --tagger none", "tagger 'none' is unknown"),
+        ("build-index captions.parquet --out {out} --preset none", "unknown preset 'none'"),
+    ],
+)
+def test_unknown_names_are_told_before_the_model_libraries_are_imported(
+    command: str, message: str, tmp_path: Path
+) -> None:
+    arguments = command.format(image=EXAMPLES / "scene-1.png", out=tmp_path / "out").split()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "freeda.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"error: {message}" in done.stderr
+    assert not any(f" {name}\n" in done.stderr for name in ("torch", "dask", "open_clip"))
+
+
 def test_segmenting_with_freeda_imports_no_diffusers_and_no_dask(tmp_path: Path) -> None:
     script = (
         "import sys, freeda\n"

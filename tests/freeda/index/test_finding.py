@@ -63,6 +63,23 @@ def test_models_that_only_the_index_names_are_not_loaded(
         freeda.load(folder, trust_models=True)
 
 
+def test_a_preset_file_that_cannot_be_read_stops_only_what_needs_it(
+    index_folder: Path, tiny_preset: Preset, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "home"
+    shutil.copytree(home / "presets", other / "presets")
+    (other / "presets" / "a-broken.toml").write_text("name = \n")
+    monkeypatch.setenv("FREEDA_HOME", str(other))
+    freeda.load(index_folder)
+    shown = CliRunner().invoke(main, ["presets"])
+    assert shown.exit_code == 0
+    assert "tiny             Random weights." in shown.stdout
+    assert "a-broken         cannot be read: preset file" in shown.stderr
+    (other / "presets" / "tiny.toml").unlink()
+    with pytest.raises(UntrustedIndexError, match="not looked at: preset file .*a-broken.toml"):
+        freeda.load(index_folder)
+
+
 def test_the_user_s_own_presets_are_found_by_name(tiny_preset: Preset, home: Path) -> None:
     assert freeda.load_preset("tiny").models == tiny_preset.models
     shown = CliRunner().invoke(main, ["presets"])
