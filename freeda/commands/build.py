@@ -43,7 +43,7 @@ _RESOURCE_OPTIONS = ("workers", "threads", "scheduler", "device", "index_device"
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), help="Of the diffusion model.  [default: the preset's]"
 )
-@click.option("--factory", help=FACTORY)
+@FACTORY
 @INDEX_DEVICE
 @click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
 @click.option("--dry-run", is_flag=True, help="Build a few captions here and estimate the cost of all.")

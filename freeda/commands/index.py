@@ -114,7 +114,7 @@ def index_append(
 @click.argument("names", nargs=-1, required=True)
 @OUT
 @OVERWRITE
-@click.option("--factory", help=FACTORY)
+@FACTORY
 @INDEX_DEVICE
 def index_merge(
     names: tuple[str, ...], out: Path, overwrite: bool, factory: str | None, index_device: str
@@ -135,9 +135,14 @@ def index_merge(
 @OVERWRITE
 @click.option("--nouns", default="", help='Nouns to keep: "cat, dog", or a .txt file with one per line.')
 @click.option("--caption-ids", type=click.Path(path_type=Path), help="File with one caption id per line.")
-def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids: Path | None) -> None:
+@FACTORY
+@INDEX_DEVICE
+def index_subset(
+    name: str, out: Path, nouns: str, caption_ids: Path | None, overwrite: bool, **options: Any
+) -> None:
     """Keep only some nouns or captions of the index NAME."""
     from freeda.index.editing import subset
+    from freeda.index.keys import KeyOptions
     from freeda.index.reader import PrototypeIndex
 
     if not nouns and caption_ids is None:
@@ -147,7 +152,14 @@ def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids:
     )
     ids = read_lines(caption_ids) if caption_ids else []
     index = PrototypeIndex.open(name, verify=True)
-    done = subset(index, out, nouns=[item for item in listed if item], caption_ids=ids, overwrite=overwrite)
+    done = subset(
+        index,
+        out,
+        nouns=[item for item in listed if item],
+        caption_ids=ids,
+        keys=KeyOptions(factory=options["factory"], device=options["index_device"]),
+        overwrite=overwrite,
+    )
     click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} left out"))
 
 
@@ -161,13 +173,17 @@ def index_subset(name: str, out: Path, overwrite: bool, nouns: str, caption_ids:
     default=0.98,
     help="Cosine similarity, of text and image, above which prototypes are duplicates.",
 )
-def index_dedupe(name: str, out: Path, overwrite: bool, similarity: float) -> None:
+@FACTORY
+@INDEX_DEVICE
+def index_dedupe(name: str, out: Path, similarity: float, overwrite: bool, **options: Any) -> None:
     """Leave out prototypes of the index NAME that duplicate another one of the same noun."""
     from freeda.index.editing import dedupe
+    from freeda.index.keys import KeyOptions
     from freeda.index.reader import PrototypeIndex
 
     index = PrototypeIndex.open(name, verify=True)
-    done = dedupe(index, out, similarity=similarity, overwrite=overwrite)
+    keys = KeyOptions(factory=options["factory"], device=options["index_device"])
+    done = dedupe(index, out, similarity=similarity, keys=keys, overwrite=overwrite)
     click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} repeats left out"))
 
 

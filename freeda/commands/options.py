@@ -28,7 +28,6 @@ __all__ = [
     "taken_method_options",
 ]
 
-FACTORY = "FAISS factory of the keys, such as IVF4096_HNSW32,SQ8.  [default: chosen by their number]"
 OUT = click.option("--out", callback=out_folder, required=True, help="Folder of the index.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
 DEVICE = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
@@ -42,6 +41,10 @@ TAGGER = click.option(
     "--tagger",
     default="pattern",
     help="What finds nouns: pattern, gruut, or spacy:MODEL with an installed spaCy model.",
+)
+FACTORY = click.option(
+    "--factory",
+    help="FAISS factory of the keys, such as IVF4096_HNSW32,SQ8.  [default: chosen by their number]",
 )
 INDEX_DEVICE = click.option(
     "--index-device",

@@ -52,7 +52,7 @@ def merge(
     """Joins several indexes, in order. A prototype or a reject that is in two of them is taken once.
 
     Prototypes are the same if noun, caption, seed and visual vector are.
-    keys: how they are indexed.
+    keys: how they are indexed; None chooses the kind by their number.
     rejects: further rejects, a table of `REJECT_SCHEMA`.
     tried_again: ids and texts of captions whose rejection in the first index is out of date.
     Raises `IndexMismatchError` unless all were built with the same models and kind of key, and `OutputError`.
@@ -72,10 +72,12 @@ def subset(
     *,
     nouns: Collection[str] = (),
     caption_ids: Collection[str] = (),
+    keys: KeyOptions | None = None,
     overwrite: bool = False,
 ) -> Edited:
     """Takes the prototypes and rejects of these nouns and of these captions.
 
+    keys: how they are indexed; None chooses the kind by their number, whatever that of `index` is.
     Raises `IndexMismatchError` where there are none, and `OutputError`.
     """
     wanted, ids = frozenset(nouns), frozenset(caption_ids)
@@ -86,19 +88,28 @@ def subset(
         pc.is_in(table.column("caption_id"), pa.array(sorted(ids), pa.string())),
     )
     change = {"subset": {"of": _builds([index]), "nouns": sorted(wanted), "caption_ids": sorted(ids)}}
-    return _write(out, kept, table.filter(chosen), [index], change, overwrite)
+    return _write(out, kept, table.filter(chosen), [index], change, overwrite, keys)
 
 
-def dedupe(index: PrototypeIndex, out: Path, *, similarity: float = 0.98, overwrite: bool = False) -> Edited:
+def dedupe(
+    index: PrototypeIndex,
+    out: Path,
+    *,
+    similarity: float = 0.98,
+    keys: KeyOptions | None = None,
+    overwrite: bool = False,
+) -> Edited:
     """Leaves out prototypes that repeat an earlier one of the same noun.
 
-    similarity: cosine that both key and visual vector must reach to be a repeat. Raises `OutputError`.
+    similarity: cosine that both key and visual vector must reach to be a repeat.
+    keys: how they are indexed; None chooses the kind by their number, whatever that of `index` is.
+    Raises `OutputError`.
     """
     dropped = np.concatenate([[], *(_repeats(index, rows, similarity) for rows in _rows_by_noun(index))])
     left_out = frozenset(dropped.astype(np.int64).tolist())
     kept = (item for row, item in enumerate(index.prototypes()) if row not in left_out)
     change = {"deduplicated": {"of": _builds([index]), "similarity": similarity}}
-    return _write(out, kept, index.rejects(), [index], change, overwrite)
+    return _write(out, kept, index.rejects(), [index], change, overwrite, keys)
 
 
 def _require_same_models(first: PrototypeIndex, other: PrototypeIndex) -> None:

@@ -28,7 +28,7 @@ from freeda.index.format import (
     read_manifest,
     read_rejects,
 )
-from freeda.index.gpu_keys import GpuKeys
+from freeda.index.gpu_keys import GpuKeys, takes_gpu
 from freeda.index.keys import open_keys, prepare_reconstruction
 from freeda.index.retrieval import ClassRetrieval
 from freeda.presets.settings import Preset
@@ -55,22 +55,22 @@ class PrototypeIndex:
         return type(self), (self.folder, self.manifest)
 
     @classmethod
-    def open(cls, name: str | Path, *, verify: bool | None = None, gpu: bool = False) -> PrototypeIndex:
+    def open(cls, name: str | Path, *, verify: bool | None = None, device: str = "cpu") -> PrototypeIndex:
         """Opens an index by name or folder.
 
         verify: whether to check every file's digest. None does so for up to 128 MiB, which takes no time, and
             checks names and sizes only for more.
-        gpu: whether to search the keys on a GPU. Each thread copies them there, which pays with thousands of
-            classes, if they fit.
-        Raises `IndexNotFoundError`, `IndexCorruptError`, and `ConfigError` without a GPU.
+        device: where keys are searched: "cpu", "cuda", or "auto" for a GPU where FAISS sees one that takes
+            them. Each thread copies them to the GPU, which pays with thousands of classes.
+        Raises `IndexNotFoundError`, `IndexCorruptError`, and `ConfigError` for "cuda" without a GPU.
         """
         folder = find_index(name)
         manifest = read_manifest(folder)
         small = sum(manifest.sizes.values()) <= _VERIFY_ON_OPEN_BYTES
         check_files(folder, manifest, digests=small if verify is None else verify)
         index = cls(folder, manifest)
-        if gpu:
-            index._searched = GpuKeys(index.keys)
+        if takes_gpu(device):
+            index._searched = GpuKeys(index.keys, required=device == "cuda")
         return index
 
     def read_everything(self) -> None:

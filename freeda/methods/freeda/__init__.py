@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from freeda.errors import ConfigError
-from freeda.index.gpu_keys import takes_gpu
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
 from freeda.methods.freeda.concepts import parse_concepts
@@ -44,7 +43,7 @@ def load(
     """Opens an index and the models it was built with.
 
     index_device: where keys are searched: "cpu", "cuda", or "auto" for a GPU where the models are on one and
-        FAISS sees it.
+        FAISS sees one that takes them.
     trust_models: whether to load models that the index names and no preset of this machine does.
     preset: where the models and settings are taken from instead of the index.
     recipe: "default", or "paper" for the released code's algorithm.
@@ -56,7 +55,8 @@ def load(
     """
     require_switch(background)
     torch_device = choose_device(device)
-    opened = PrototypeIndex.open(index, gpu=takes_gpu(index_device, auto=torch_device.type == "cuda"))
+    searching = "cpu" if index_device == "auto" and torch_device.type != "cuda" else index_device
+    opened = PrototypeIndex.open(index, device=searching)
     if preset is None:
         chosen = known_models(opened.preset, ("clip", "backbone"), opened.folder.name, trust=trust_models)
     else:

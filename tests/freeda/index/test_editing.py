@@ -6,13 +6,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from freeda.cli import main
 from freeda.errors import ConfigError, IndexMismatchError, IndexNotFoundError, OutputError
 from freeda.index.editing import dedupe, merge, subset
-from freeda.index.format import FILES, MANIFEST
+from freeda.index.format import FILES, KEYS, MANIFEST
 from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
 from freeda.presets import load_preset
@@ -183,3 +186,17 @@ def test_a_misspelt_factory_is_named_and_an_older_report_goes(tmp_path: Path) ->
     (tmp_path / "out" / "report.html").write_text("of another index")
     merge([index], tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("command", [["subset", "--nouns", "noun 3,noun 5"], ["dedupe"], ["merge"]])
+def test_commands_index_the_keys_of_new_indexes_as_told(tmp_path: Path, command: list[str]) -> None:
+    make(tmp_path / "a", random_prototypes(60, KEY_DIM, VECTOR_DIM))
+    told = ["index", command[0], str(tmp_path / "a"), *command[1:], "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*told, "--factory", "HNSW8", "--index-device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert PrototypeIndex.open(tmp_path / "out").manifest.factory == "HNSW8"
+    kind: faiss.Index = faiss.downcast_index(faiss.read_index(str(tmp_path / "out" / KEYS)))
+    assert isinstance(kind, faiss.IndexHNSWFlat)
+    plain = CliRunner().invoke(main, [*told, "--overwrite"])
+    assert plain.exit_code == 0
+    assert PrototypeIndex.open(tmp_path / "out").manifest.factory == "Flat"

@@ -18,6 +18,12 @@ from freeda.index.keys import KeyOptions, build_keys
 from freeda.index.reader import PrototypeIndex
 from freeda.presets.settings import Preset
 from index_build import BuildConfig, Resources, build_index
+from tests.conftest import WIDTH
+
+needs_no_gpu = pytest.mark.skipif(
+    faiss.get_num_gpus() > 0 or not hasattr(faiss, "StandardGpuResources"),
+    reason="for faiss-gpu without a GPU",
+)
 
 
 def some_keys(factory: str = "Flat") -> tuple[faiss.Index, np.ndarray]:
@@ -48,10 +54,7 @@ def test_threads_search_a_gpu_as_one_searches_the_cpu(factory: str) -> None:
         assert (found == expected).mean() > 0.99
 
 
-@pytest.mark.skipif(
-    faiss.get_num_gpus() > 0 or not hasattr(faiss, "StandardGpuResources"),
-    reason="for faiss-gpu without a GPU",
-)
+@needs_no_gpu
 def test_every_thread_searches_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU: FAISS's copy within the CPU stands for the one to a GPU."""
     index, keys = some_keys()
@@ -73,13 +76,10 @@ def test_every_thread_searches_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="there is a GPU")
 def test_no_gpu_is_one_line(index_folder: Path) -> None:
     with pytest.raises(ConfigError, match="FAISS sees no GPU"):
-        PrototypeIndex.open(index_folder, gpu=True)
+        PrototypeIndex.open(index_folder, device="cuda")
 
 
-@pytest.mark.skipif(
-    faiss.get_num_gpus() > 0 or not hasattr(faiss, "StandardGpuResources"),
-    reason="for faiss-gpu without a GPU",
-)
+@needs_no_gpu
 def test_a_method_on_a_gpu_searches_there_unless_told_otherwise(
     index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,9 +94,8 @@ def test_a_method_on_a_gpu_searches_there_unless_told_otherwise(
     assert isinstance(on_gpu.method.index._searched, GpuKeys)
     np.testing.assert_allclose(on_gpu.encode_classes("cat; dog").prototypes, expected, rtol=1e-6)
     assert not isinstance(freeda.load(index_folder).method.index._searched, GpuKeys)
-    assert takes_gpu("auto", auto=True)
-    assert not takes_gpu("auto", auto=False)
-    assert not takes_gpu("cpu", auto=True)
+    assert takes_gpu("auto")
+    assert not takes_gpu("cpu")
     with pytest.raises(ConfigError, match="index_device is 'gpu'; expected auto, cpu or cuda"):
         freeda.load(index_folder, index_device="gpu")
 
@@ -177,15 +176,42 @@ def test_a_build_without_the_gpu_asked_for_ends_before_its_models(
         build_index(str(captions_file), tmp_path / "i", BuildConfig(preset=tiny_preset), resources=resources)
 
 
-@pytest.mark.parametrize(("device", "wanted"), [("cuda", True), ("cpu", False)])
+@needs_no_gpu
+@pytest.mark.parametrize("refusing", ["copy", "search"])
+def test_what_a_gpu_does_not_take_is_searched_by_the_cpu_unless_a_gpu_is_asked_for(
+    index_folder: Path, monkeypatch: pytest.MonkeyPatch, refusing: str
+) -> None:
+    class Refusing:
+        def search(self, queries: np.ndarray, k: int) -> None:
+            raise RuntimeError("Error in search at x.cu:1: Error: 'k <= 2048' failed: k is too large")
+
+    def copy(*_: object) -> Refusing:
+        if refusing == "copy":
+            raise RuntimeError("Error in copy at x.cpp:1: Error: 'false' failed: no such kind on a GPU")
+        return Refusing()
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object)
+    queries = np.eye(WIDTH, dtype=np.float32)[:3]
+    expected = PrototypeIndex.open(index_folder).search(queries, 5)[1]
+    why = "the keys cannot be searched on a GPU: '(false|k <= 2048)' failed: (no such|k is too large)"
+    with pytest.warns(UserWarning, match=f"{why}.*; the CPU searches them"):
+        found = PrototypeIndex.open(index_folder, device="auto").search(queries, 5)[1]
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ConfigError, match=f"{why}.*; take --index-device cpu"):
+        PrototypeIndex.open(index_folder, device="cuda").search(queries, 5)
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cuda", "auto"), ("cpu", "cpu")])
 def test_keys_are_searched_where_the_models_are(
-    monkeypatch: pytest.MonkeyPatch, device: str, wanted: bool
+    monkeypatch: pytest.MonkeyPatch, device: str, wanted: str
 ) -> None:
     class OpenedError(Exception):
         pass
 
-    def opened(name: str, *, gpu: bool) -> None:
-        raise OpenedError(gpu)
+    def opened(name: str, *, device: str) -> None:
+        raise OpenedError(device)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr("freeda.methods.freeda.choose_device", lambda name: torch.device(name))
