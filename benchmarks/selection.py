@@ -22,6 +22,7 @@ from toy_quality import Bench, evaluate
 
 from freeda.index.editing import subset
 from freeda.index.reader import PrototypeIndex
+from freeda.models.sentences import Embed, load_sentence_model
 from freeda.presets import load_preset
 from freeda.records import Caption
 from freeda.toyworld.captions import describe
@@ -30,13 +31,7 @@ from freeda.toyworld.vocabulary import THINGS
 from index_build import BuildConfig, build_index
 from index_build.captions.nouns import NounFinder
 from index_build.captions.reader import open_captions
-from index_build.captions.selection import (
-    Embed,
-    SelectionSettings,
-    chosen_captions,
-    load_sentence_model,
-    select_captions,
-)
+from index_build.captions.selection import SelectionSettings, chosen_captions, select_captions
 from index_build.captions.taggers import open_tagger
 from index_build.captions.writing import write_captions
 from index_build.config import CaptionColumns

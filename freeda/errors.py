@@ -31,10 +31,13 @@ _CREDENTIALS = re.compile(r"://[^\s'\"]+@")
 
 
 class FreedaError(Exception):
-    """The root of all errors raised on purpose. Its text never shows the password in a URL."""
+    """The root of all errors raised on purpose.
+
+    Its text is one line that never shows the password in a URL, nor a control character of somebody's file.
+    """
 
     def __str__(self) -> str:
-        return masked(super().__str__())
+        return printable(masked(super().__str__()))
 
 
 class ConfigError(FreedaError, ValueError):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,7 +20,7 @@ from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
 from freeda.presets import Preset
-from freeda.presets.settings import Precision
+from freeda.presets.settings import PRECISIONS
 from freeda.presets.trust import known_models
 from freeda.records import Caption
 from index_build.captions.nouns import (
@@ -199,7 +199,11 @@ def _taggings(build: Any) -> Iterator[Mapping[str, Any]]:
 
 def _same_precision(index: PrototypeIndex, preset: Preset) -> Preset:
     """The preset, with the precision that the index's images were generated in."""
-    precision = cast(Precision, index.manifest.fingerprints["precision"])
+    precision = index.manifest.fingerprints.get("precision")
+    if precision not in PRECISIONS:
+        raise IndexMismatchError(
+            f"'{index.folder}' was built in precision '{precision}'; expected one of {', '.join(PRECISIONS)}"
+        )
     return replace(preset, synthesis=replace(preset.synthesis, precision=precision))
 
 

@@ -81,14 +81,10 @@ def captions_select_command(captions: str, out: Path, **options: Any) -> None:
     check_tagger(options["tagger"])
     require_new(out, overwrite=options["overwrite"])
     from freeda.class_names import parse_classes
+    from freeda.models.sentences import load_sentence_model
     from index_build.captions.nouns import NounFinder
     from index_build.captions.reader import open_captions
-    from index_build.captions.selection import (
-        SelectionSettings,
-        chosen_captions,
-        load_sentence_model,
-        select_captions,
-    )
+    from index_build.captions.selection import SelectionSettings, chosen_captions, select_captions
     from index_build.config import CaptionColumns
 
     find_nouns = NounFinder(open_tagger(options["tagger"]))

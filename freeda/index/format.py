@@ -52,6 +52,8 @@ FILES = (KEYS, PROTOTYPES, REJECTS, CARD)
 """All files of an index but its manifest."""
 _MOST_DIMS = 65_536
 """Of keys and vectors that a manifest may tell of."""
+_DEEPEST = 200
+"""Lists and tables within one another that a build may have; every subset of a subset adds four."""
 ROWS_PER_BATCH = 4096
 """Prototypes per record batch of `prototypes.arrow`; only the last batch may be smaller."""
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("caption_id", "caption", "noun", "reason")])
@@ -238,9 +240,29 @@ def _wrong_fields(manifest: Manifest) -> Iterator[str]:
         yield "fingerprints"
     if not {"name", "licenses", "models", "localization", "segmentation"} <= set(manifest.preset):
         yield "preset"
-    merged = manifest.build.get("merged", [])
-    if not isinstance(merged, list) or not all(isinstance(part, dict) for part in merged):
+    if not _is_build(manifest.build):
         yield "build"
+
+
+def _is_build(build: Mapping[str, Any]) -> bool:
+    """Whether what an index was built from can be read part by part."""
+    merged = build.get("merged", [])
+    return (
+        isinstance(merged, list)
+        and all(isinstance(part, dict) for part in merged)
+        and all(isinstance(part.get("fingerprint"), str) for part in merged)
+        and all(isinstance(part.get("build"), dict) for part in merged)
+        and _depth(build) <= _DEEPEST
+    )
+
+
+def _depth(content: Any) -> int:
+    """How many lists and tables lie within one another."""
+    depth, level = 0, [content]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 def _is_whole(value: Any, least: int, most: int = 2**63 - 1) -> bool:

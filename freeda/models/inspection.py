@@ -33,6 +33,11 @@ def inspect_folder(folder: Path) -> None:
             f"holds code, {scripts[0]}; a model of the libraries' own classes needs none"
         )
     inspect_configs(folder)
+    for path in sorted(folder.rglob("*pytorch_model.bin")):
+        if path.parent != folder and not list(path.parent.glob("*.safetensors")):
+            raise UntrustedModelError(
+                f"has pickled weights, {path.relative_to(folder)}; convert them to safetensors"
+            )
     weights = {
         path.suffix for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
     }
@@ -78,6 +83,8 @@ def _inspect_config(path: Path, content: Any) -> None:
             )
     if path.name == "model_index.json":
         _inspect_pipeline(content)
+    if path.name == "modules.json":
+        _inspect_modules(content)
 
 
 def _redirection(pretrained: dict[str, Any]) -> str | None:
@@ -97,6 +104,16 @@ def _inspect_pipeline(content: Any) -> None:
             raise UntrustedModelError(
                 f"model_index.json takes its {part} from '{value[0]}'; only parts of diffusers and "
                 f"transformers are loaded"
+            )
+
+
+def _inspect_modules(content: Any) -> None:
+    """Raises for a part of a sentence model that is no class of sentence-transformers'."""
+    for module in content if isinstance(content, list) else [content]:
+        kind = module.get("type") if isinstance(module, dict) else None
+        if not str(kind).startswith("sentence_transformers."):
+            raise UntrustedModelError(
+                f"modules.json names a part {kind!r}; only parts of sentence_transformers are loaded"
             )
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "prepare",
     "repository_of",
     "require_weights",
+    "fetch_safetensors",
     "weights_fingerprint",
 ]
 
@@ -100,6 +101,13 @@ def _configs(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(repository, allow_patterns=["*.json"]))
+
+
+def fetch_safetensors(repository: str) -> Path:
+    """The folder of the local cache with a repository's configurations, words and safetensors."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
 
 
 def require_weights(model_id: str, *names: str) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import faiss
 import numpy as np
@@ -17,15 +16,12 @@ import numpy as np
 from freeda.class_names import ClassName
 from freeda.errors import CaptionsError
 from freeda.index.near_duplicates import near_duplicates
-from freeda.models.loading import choose_device, load_first
+from freeda.models.sentences import Embed
 from freeda.records import Caption, Reject
 from index_build.captions.nouns import UNTAGGED, FindNouns, noun_spans, singular
 from index_build.captions.reader import CaptionSource
 
-__all__ = ["Selection", "SelectionSettings", "chosen_captions", "load_sentence_model", "select_captions"]
-
-Embed = Callable[[list[str]], np.ndarray]
-"""(B, D) float32 unit vectors of B texts."""
+__all__ = ["Selection", "SelectionSettings", "chosen_captions", "select_captions"]
 
 _BATCH = 1024
 _CLUSTER_SIZE = 1000
@@ -68,22 +64,6 @@ class Selection:
     untagged: int
     nouns: dict[str, int]
     uncovered: tuple[str, ...] = ()
-
-
-def load_sentence_model(name: str, device: str = "auto") -> Embed:
-    """A sentence-transformers model by folder or hub id; raises `ModelNotFoundError`."""
-    from sentence_transformers import SentenceTransformer
-
-    model: Any = load_first(
-        "sentence",
-        (name,),
-        lambda found: SentenceTransformer(
-            found, device=str(choose_device(device)), model_kwargs={"use_safetensors": True}
-        ),
-    )
-    return lambda texts: np.asarray(
-        model.encode(texts, normalize_embeddings=True, show_progress_bar=False), np.float32
-    )
 
 
 def select_captions(

@@ -121,6 +121,7 @@ def commands(folder: Path) -> tuple[list[str], ...]:
     return (
         ["index", "verify", index],
         ["index", "info", index],
+        ["index", "merge", index, "--out", str(folder / "merged"), "--overwrite"],
         [*segment, "--out", str(folder / "out"), "--device", "cpu"],
     )
 

@@ -20,7 +20,15 @@ import pytest
 from distributed import LocalCluster
 
 import freeda
-from freeda.errors import CaptionsError, ConfigError, IndexCorruptError, OutputError, WorkerError
+from freeda.errors import (
+    CaptionsError,
+    ConfigError,
+    IndexCorruptError,
+    IndexMismatchError,
+    OutputError,
+    WorkerError,
+)
+from freeda.index.format import MANIFEST
 from freeda.index.reader import PrototypeIndex
 from freeda.locking import locked
 from freeda.presets.settings import Preset
@@ -28,6 +36,7 @@ from index_build import BuildConfig, BuildSummary, Resources, build_index
 from index_build.append import append
 from index_build.cluster.progress import Progress
 from index_build.config import CaptionColumns
+from tests.freeda.fuzzing import signed
 from tests.index_build.conftest import OWN, contents, write_captions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -243,6 +252,22 @@ def test_appended_captions_without_a_prototype_are_remembered(
     again = append(index, str(more), CaptionColumns(), resources=shared)
     assert again.note == "all captions were in it already"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "more.parquet"]
+
+
+@pytest.mark.parametrize("precision", ["float8", "unknown (imported)", None])
+def test_an_index_whose_precision_nobody_can_run_is_not_appended_to(
+    undisturbed: Path, tmp_path: Path, precision: str | None
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "index")
+    manifest = json.loads((tmp_path / "index" / MANIFEST).read_text())
+    prints = {**manifest["fingerprints"], "precision": precision}
+    if precision is None:
+        del prints["precision"]
+    (tmp_path / "index" / MANIFEST).write_bytes(signed({**manifest, "fingerprints": prints}))
+    more = tmp_path / "more.parquet"
+    pq.write_table(pa.table({"caption": ["a dog"]}), more)
+    with pytest.raises(IndexMismatchError, match="was built in precision .*; expected one of auto, float32"):
+        append(tmp_path / "index", str(more), CaptionColumns())
 
 
 _THINGS = ("cat", "dog", "bird", "tree", "boat", "clock", "apple", "lamp")

@@ -282,3 +282,33 @@ def test_verify_reads_what_it_vouches_for(tmp_path: Path, name: str) -> None:
     told = CliRunner().invoke(main, ["index", "verify", str(folder)])
     assert told.exit_code == 1
     assert "restore or rebuild the index" in told.output
+
+
+def nested(levels: int) -> dict:
+    return {"of": nested(levels - 1)} if levels else {}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        {"merged": "ab"},
+        {"merged": ["ab"]},
+        {"merged": [{"build": {}}]},
+        {"merged": [{"fingerprint": ["a"], "build": {}}]},
+        {"merged": [{"fingerprint": "a", "build": 3}]},
+        nested(400),
+    ],
+)
+def test_a_build_that_cannot_be_read_part_by_part_is_damage(tmp_path: Path, build: dict) -> None:
+    folder = write_index(tmp_path / "index", make_prototypes(20))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_bytes(signed({**manifest, "build": build}))
+    with pytest.raises(IndexCorruptError, match="is damaged .its build is {.*restore or rebuild the index"):
+        PrototypeIndex.open(folder)
+
+
+def test_a_build_of_many_levels_is_read(tmp_path: Path) -> None:
+    folder = write_index(tmp_path / "index", make_prototypes(20))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_bytes(signed({**manifest, "build": nested(150)}))
+    assert len(PrototypeIndex.open(folder)) == 20

@@ -13,16 +13,12 @@ from click.testing import CliRunner
 
 from freeda.class_names import parse_classes
 from freeda.cli import main
-from freeda.errors import CaptionsError, ModelNotFoundError
+from freeda.errors import CaptionsError
+from freeda.models.sentences import load_sentence_model
 from freeda.records import Caption
 from index_build.captions.nouns import NounFinder
 from index_build.captions.reader import CaptionSource, open_captions
-from index_build.captions.selection import (
-    SelectionSettings,
-    chosen_captions,
-    load_sentence_model,
-    select_captions,
-)
+from index_build.captions.selection import SelectionSettings, chosen_captions, select_captions
 from index_build.captions.taggers import open_tagger
 from index_build.config import CaptionColumns
 
@@ -141,11 +137,6 @@ def test_captions_that_name_nothing_are_refused(tmp_path: Path) -> None:
     opened = source(tmp_path / "c.parquet", ["", "  "])
     with pytest.raises(CaptionsError, match="no caption names anything"):
         select_captions(opened, SelectionSettings(budget=1), unlike, FIND)
-
-
-def test_a_missing_sentence_model_is_named() -> None:
-    with pytest.raises(ModelNotFoundError, match="no sentence model could be loaded; tried ./nowhere"):
-        load_sentence_model("./nowhere")
 
 
 def test_the_commands_write_what_a_build_reads(tmp_path: Path) -> None:
