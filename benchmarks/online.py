@@ -26,10 +26,10 @@ from results import publish
 from freeda.index.format import KEYS, PROTOTYPES, REJECT_SCHEMA
 from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import Origin, write_index
-from freeda.methods.base import MethodSegmenter
 from freeda.methods.freeda import FreedaSegmenter
 from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
 from freeda.models.loading import choose_device, prepare
@@ -256,7 +256,9 @@ def table(device: torch.device, images: int, repeats: int, prototypes: int) -> I
         clip, backbone = load_models(device)
         folder = random_index(workplace / "small", 2000, clip.fingerprint(), backbone.fingerprint())
         method = FreedaMethod(PrototypeIndex.open(folder), clip, backbone, CONFIG, batch=_BATCH)
-        segmenter: FreedaSegmenter = MethodSegmenter(method, size_of=lambda image: len(image.areas))
+        segmenter: FreedaSegmenter = MethodSegmenter(
+            method, size_of=lambda image: len(image.areas), kept_bytes=0
+        )
         for rows in (
             totals(segmenter, draw_images(images, workplace), repeats),
             by_number_of_classes(method, device, repeats),

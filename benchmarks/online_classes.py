@@ -38,18 +38,19 @@ def region_parts(area: tuple[slice, slice], labels: np.ndarray, scores: torch.Te
 
 def by_number_of_classes(method: FreedaMethod, device: torch.device, repeats: int) -> Iterator[Row]:
     """What more classes cost, on one large photograph, against scores that are kept for every pixel."""
-    item = method.prepare(draw_scene(scene_rng("validation", 0), _LARGE).image)
-    size = (item.image.shape[-2], item.image.shape[-1])
+    photograph = method.prepare(draw_scene(scene_rng("validation", 0), _LARGE).image)
+    size = (photograph.image.shape[-2], photograph.image.shape[-1])
 
     def by_cell(vocabulary: Vocabulary) -> np.ndarray:
-        return method.score([item], vocabulary)[0].maps.best(_LARGE, slice(0, len(vocabulary.texts)))[0]
+        (found,) = method.score(method.encode_images([photograph]), vocabulary)
+        return found.maps.best(_LARGE, slice(0, len(vocabulary.texts)))[0]
 
     def by_pixel(vocabulary: Vocabulary) -> np.ndarray:
         sums, visits = torch.zeros(len(vocabulary.texts), *size), torch.zeros(size)
-        for window in method.scored_windows([item], vocabulary):
-            area = item.areas[window.number]
-            scores = fuse_scores(window.local, window.similarity, method.settings.local_weight).cpu()
-            sums[(..., *area)] += scores.T[:, torch.from_numpy(window.regions.labels.astype(np.int64))]
+        (encoded,) = method.encode_images([photograph])
+        for area, scored in zip(photograph.areas, method.scored_windows(encoded, vocabulary), strict=True):
+            scores = fuse_scores(scored.local, scored.similarity, method.settings.local_weight).cpu()
+            sums[(..., *area)] += scores.T[:, torch.from_numpy(scored.window.regions.labels.astype(np.int64))]
             visits[area] += 1
         return best_class(sums / visits, _LARGE)[0]
 

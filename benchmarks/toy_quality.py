@@ -23,10 +23,10 @@ from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.evaluation.runner import THRESHOLDS
 from freeda.index.reader import PrototypeIndex
 from freeda.methods import load
-from freeda.methods.base import MethodSegmenter
 from freeda.methods.freeda import FreedaSegmenter
 from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.presets import Preset
@@ -97,7 +97,7 @@ class Bench:
 
 def labelled(method: FreedaMethod, image: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """(H, W) classes of an image, for a vocabulary that `MethodSegmenter` would not make."""
-    (scores,) = method.score([method.prepare(image)], vocabulary)
+    (scores,) = method.score(method.encode_images([method.prepare(image)]), vocabulary)
     assert not isinstance(scores.maps, torch.Tensor)
     return scores.maps.best((image.shape[0], image.shape[1]), vocabulary.groups[0])[0]
 

@@ -140,7 +140,8 @@ def changed_by_contenders(bench: Bench, scenes: int) -> tuple[int, float]:
         found = []
         for ranks in (refinement._RANKS, len(CLASSES)):
             method.contenders = partial(refinement.contenders, ranks=ranks)
-            (scores,) = segmenter.method.score([segmenter.method.prepare(image)], bench.vocabulary)
+            encoded = segmenter.method.encode_images([segmenter.method.prepare(image)])
+            (scores,) = segmenter.method.score(encoded, bench.vocabulary)
             found.append(scores.maps.best(image.shape[:2], slice(0, len(CLASSES)))[0])
             refined_classes += len(scores.maps.numbers) if ranks == refinement._RANKS else 0
         changed += int((found[0] != found[1]).sum())

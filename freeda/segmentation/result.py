@@ -74,8 +74,7 @@ class Segmentation:
     def explain(self, x: int, y: int) -> Evidence:
         """Why pixel (x, y), column and row, has its class.
 
-        The image passes the models again. Raises `ExplanationError` outside the image, or for a method that
-        cannot explain its results.
+        Raises `ExplanationError` outside the image, or for a method that cannot explain its results.
         """
         height, width = self.labels.shape
         if self.explainer is None:

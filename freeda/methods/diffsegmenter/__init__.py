@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
-from freeda.methods.diffsegmenter.method import ClassPrompts, DiffSegmenterMethod
+from freeda.methods.base import SETTING_NAMES, as_preset, require_switch
+from freeda.methods.diffsegmenter.method import ClassPrompts, DiffSegmenterMethod, EncodedImage
 from freeda.methods.diffsegmenter.settings import DiffSegmenterSettings
+from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.clip import load_clip
 from freeda.models.diffusion import load_pipeline
 from freeda.models.loading import choose_device, chosen_dtype, default_dtype
@@ -19,7 +20,7 @@ from freeda.presets.toml import changed
 
 __all__ = ["load"]
 
-DiffSegmenter = MethodSegmenter[np.ndarray, ClassPrompts]
+DiffSegmenter = MethodSegmenter[np.ndarray, EncodedImage, ClassPrompts]
 
 
 def load(

@@ -8,7 +8,7 @@ Shapes: `C` classes, `h w` the grid of self-attention, `H W` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from freeda.models.diffusion import noise_latents, pipeline_fingerprint, token_e
 from freeda.models.tokens import noun_token_positions
 from freeda.records import NounSpan
 
-__all__ = ["ClassPrompts", "DiffSegmenterMethod", "Prompts"]
+__all__ = ["ClassPrompts", "DiffSegmenterMethod", "EncodedImage", "Prompts"]
 
 Span = tuple[int, ...]
 """Positions of a name's tokens."""
@@ -70,6 +70,22 @@ class ClassPrompts:
     texts: torch.Tensor
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """What is computed of an image once.
+
+    noisy: (1, 4, h, w) its latent, noised to the settings' timestep.
+    embedding: (K,) of the whole image by CLIP, of unit length.
+    """
+
+    noisy: torch.Tensor
+    embedding: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.noisy.nbytes + self.embedding.nbytes)
+
+
 class DiffSegmenterMethod:
     """Scores images with a Stable Diffusion, and CLIP to leave classes out.
 
@@ -104,6 +120,10 @@ class DiffSegmenterMethod:
             "with_background": self._with_background,
             **asdict(self.settings),
         }
+
+    @property
+    def image_settings(self) -> Hashable:
+        return self.settings.height, self.settings.width, self.settings.timestep, self.settings.seed
 
     @property
     def background(self) -> float | None:
@@ -169,28 +189,39 @@ class DiffSegmenterMethod:
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         return pixels
 
-    def score(self, images: Sequence[np.ndarray], classes: ClassPrompts) -> list[Scores]:
-        return [self._score(pixels, classes) for pixels in images]
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
+        return [self._encode(self._working_image(pixels)) for pixels in images]
 
-    def _score(self, pixels: np.ndarray, classes: ClassPrompts) -> Scores:
-        scores, present = self.score_image(pixels, classes)
+    def _encode(self, image: torch.Tensor) -> EncodedImage:
+        noisy = noise_latents(self.pipeline, image, timestep=self.settings.timestep, seed=self.settings.seed)
+        return EncodedImage(noisy, self.clip.embed_images(image)[0])
+
+    def score(self, images: Sequence[EncodedImage], classes: ClassPrompts) -> list[Scores]:
+        return [self._score(image, classes) for image in images]
+
+    def _score(self, image: EncodedImage, classes: ClassPrompts) -> Scores:
+        scores, present = self.score_encoded(image, classes)
         left_out = len(classes.classes) - len(present)
         return Scores(scores, {"classes looked for": len(present), "classes left out": left_out})
 
-    @torch.inference_mode()
     def score_image(self, pixels: np.ndarray, classes: ClassPrompts) -> tuple[torch.Tensor, list[int]]:
+        """`score_encoded` of an (H, W, 3) uint8 image."""
+        (image,) = self.encode_images([pixels])
+        return self.score_encoded(image, classes)
+
+    @torch.inference_mode()
+    def score_encoded(self, image: EncodedImage, classes: ClassPrompts) -> tuple[torch.Tensor, list[int]]:
         """(C, H, W) scores in [0, 1] at the working size, -1 for classes left out by CLIP,
         and the numbers of the classes looked for.
         """
-        image = self._working_image(pixels)
-        probability = self.presence(image, classes)
+        probability = self.presence(image.embedding, classes)
         present = self._present(probability)
-        noisy = noise_latents(self.pipeline, image, timestep=self.settings.timestep, seed=self.settings.seed)
         size = (self.settings.height, self.settings.width)
         scores = torch.full((len(classes.classes), *size), -1.0)
         first = 0
         for prompts in self._batches(classes, present):
-            maps = self._complete_maps(noisy, prompts)
+            maps = self._complete_maps(image.noisy, prompts)
             enlarged = functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)
             chosen = present[first : first + len(maps)]
             weights = probability[chosen, None, None] ** self.settings.presence_power
@@ -207,9 +238,9 @@ class DiffSegmenterMethod:
         for start in range(0, len(chosen.positions), self.settings.batch):
             yield chosen[slice(start, start + self.settings.batch)]
 
-    def presence(self, image: torch.Tensor, classes: ClassPrompts) -> torch.Tensor:
-        """(C,) how probable CLIP deems each class in a (1, 3, H, W) image; they sum to 1."""
-        similarity = classes.texts @ self.clip.embed_images(image)[0]
+    def presence(self, embedding: torch.Tensor, classes: ClassPrompts) -> torch.Tensor:
+        """(C,) how probable CLIP deems each class in an image of (K,) embedding; they sum to 1."""
+        similarity = classes.texts @ embedding
         scaled: torch.Tensor = self.clip.network.logit_scale.exp().float() * similarity
         return scaled.softmax(0)
 

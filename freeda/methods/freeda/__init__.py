@@ -9,11 +9,13 @@ from typing import Any
 
 from freeda.errors import ConfigError
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.base import SETTING_NAMES, MethodSegmenter, as_preset, require_switch
+from freeda.methods.base import SETTING_NAMES, as_preset, require_switch
 from freeda.methods.freeda.concepts import parse_concepts
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.methods.freeda.windows import EncodedImage
+from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.models.loading import choose_device, default_dtype
@@ -26,7 +28,7 @@ from freeda.segmentation.windows import WindowedImage
 
 __all__ = ["load"]
 
-FreedaSegmenter = MethodSegmenter[WindowedImage, Vocabulary]
+FreedaSegmenter = MethodSegmenter[WindowedImage, EncodedImage, Vocabulary]
 
 
 def load(

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 from freeda.class_names import BACKGROUND
-from freeda.methods.freeda.method import FreedaMethod, ScoredWindow
+from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.methods.freeda.windows import EncodedImage, ScoredWindow
 from freeda.segmentation.decision import THRESHOLD_ROW, rank
 from freeda.segmentation.evidence import Candidate, Evidence, Vote
 from freeda.segmentation.refinement import contenders, refined
@@ -22,15 +23,14 @@ __all__ = ["explain"]
 _CANDIDATES, _VOTES = 6, 6
 
 
-def explain(method: FreedaMethod, pixels: np.ndarray, vocabulary: Vocabulary, x: int, y: int) -> Evidence:
-    """Evidence for pixel (x, y) of an (H, W, 3) uint8 image, averaged over the windows that hold it."""
-    item = method.prepare(pixels)
+def explain(method: FreedaMethod, image: EncodedImage, vocabulary: Vocabulary, x: int, y: int) -> Evidence:
+    """Evidence for pixel (x, y) of an image, averaged over the windows that hold it."""
+    item = image.windowed
     row, column = _working_pixel(item, x, y)
     wanted = item.windows_at(row, column)
-    # All windows, for before they passed the models together too.
-    windows = list(method.scored_windows([item], vocabulary))
+    windows = list(method.scored_windows(image, vocabulary))
     holding = [windows[number] for number in wanted]
-    offsets = [_offset(item, window, row, column) for window in holding]
+    offsets = [_offset(item, number, row, column) for number in wanted]
     pairs = list(zip(holding, offsets, strict=True))
     local = _mean([window.local_at(*at) for window, at in pairs])
     similarity = _mean([window.similarity for window in holding])
@@ -41,13 +41,13 @@ def explain(method: FreedaMethod, pixels: np.ndarray, vocabulary: Vocabulary, x:
     nearest, at = pairs[0]
     weight = method.settings.local_weight
     return Evidence(
-        image=pixels,
+        image=item.pixels,
         x=x,
         y=y,
-        region=item.region_at(nearest.number, nearest.regions, row, column),
+        region=item.region_at(wanted[0], nearest.window.regions, row, column),
         candidates=_candidates(method, vocabulary, rows, (scores, local, similarity)),
         weights={"local": weight, "global": round(1 - weight, 6)},
-        votes=_votes(method, vocabulary, rows[0], nearest.feature_at(*at)),
+        votes=_votes(method, vocabulary, rows[0], nearest.window.feature_at(*at)),
         refined=method.settings.pamr > 0,
     )
 
@@ -64,7 +64,7 @@ def _refined(
     shown.
     """
     weight = method.settings.local_weight
-    parts = [window.parts(item.areas[window.number], weight) for window in windows]
+    parts = [window.parts(area, weight) for area, window in zip(item.areas, windows, strict=True)]
     shown = scores.argsort(descending=True)[:_CANDIDATES].tolist()
     classes = sorted({*contenders(parts, vocabulary.groups), *shown})
     chosen = [parts[number] for number in wanted]
@@ -78,8 +78,8 @@ def _working_pixel(item: WindowedImage, x: int, y: int) -> tuple[int, int]:
     return row, column
 
 
-def _offset(item: WindowedImage, window: ScoredWindow, row: int, column: int) -> tuple[int, int]:
-    rows, columns = item.areas[window.number]
+def _offset(item: WindowedImage, number: int, row: int, column: int) -> tuple[int, int]:
+    rows, columns = item.areas[number]
     return row - rows.start, column - columns.start
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from freeda.class_names import ClassName
 from freeda.errors import ConfigError
@@ -24,19 +23,20 @@ from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import Scores
 from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.methods.freeda.windows import EncodedImage, EncodedWindow, ScoredWindow
 from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
 from freeda.presets.settings import FROM_INDEX, FreedaSettings
 from freeda.records import ClassPrototypes, Regions
-from freeda.segmentation.cells import Area, CellScores, WindowParts
+from freeda.segmentation.cells import CellScores, WindowParts
 from freeda.segmentation.merging import merge_alike
 from freeda.segmentation.refinement import contenders, refined
-from freeda.segmentation.regions import area_weights, pool_regions, region_weights, superpixels, token_shares
+from freeda.segmentation.regions import pool_regions, region_weights, superpixels
 from freeda.segmentation.score_maps import ScoreMaps
-from freeda.segmentation.scoring import fuse_scores, local_scores
+from freeda.segmentation.scoring import local_scores
 from freeda.segmentation.windows import WindowedImage, same_sized
 
-__all__ = ["FindRegions", "FreedaMethod", "ScoredWindow", "find_superpixels"]
+__all__ = ["FindRegions", "FreedaMethod", "find_superpixels"]
 
 _MOST_NOUNS = 500
 """The index's nouns that compete as background, the most frequent ones."""
@@ -46,71 +46,6 @@ FindRegions = Callable[[np.ndarray, FreedaSettings], Regions]
 def find_superpixels(image: np.ndarray, settings: FreedaSettings) -> Regions:
     """The method's own regions: superpixels of an (H, W, 3) float32 window in [0, 1]."""
     return superpixels(image, settings.superpixels)
-
-
-@dataclass(frozen=True)
-class ScoredWindow:
-    """One window of an image with its regions' scores.
-
-    image, number: of the window among the images given.
-    regions: superpixels, merged where their features are alike.
-    tokens: (h * w, D) dense features.
-    grid: (h, w).
-    features: (R, D) pooled features.
-    vanished: (R,) bool, regions that no token has a share of.
-    local: (R, C) local scores; of no meaning for regions that vanished.
-    patches: (h * w, C) local scores of the tokens; None where no region vanished.
-    similarity: (C,) cosine of the window and each class text.
-    """
-
-    image: int
-    number: int
-    regions: Regions
-    tokens: torch.Tensor
-    grid: tuple[int, int]
-    features: torch.Tensor
-    vanished: torch.Tensor
-    local: torch.Tensor
-    patches: torch.Tensor | None
-    similarity: torch.Tensor
-
-    @property
-    def paths(self) -> dict[str, int]:
-        lost = int(self.vanished.sum())
-        return {"regions pooled": len(self.vanished) - lost, "regions scored by patch": lost}
-
-    def parts(self, area: Area, local_weight: float) -> WindowParts:
-        """Local and global scores together, by region; of a region that vanished, by pixel."""
-        rows = self._fused(self.local, local_weight)
-        count = len(self.vanished)
-        parts, mixture = self.regions.labels.astype(np.int64), sparse.identity(count, np.float32, "csr")
-        if self.patches is not None:
-            lost = np.flatnonzero(self.vanished.cpu().numpy()[parts].ravel())
-            parts.reshape(-1)[lost] = count + np.arange(len(lost))
-            shares = token_shares(self.grid, (parts.shape[0], parts.shape[1]), lost)
-            mixture = sparse.block_diag((mixture, shares), "csr")
-            rows = np.concatenate([rows, self._fused(self.patches, local_weight)])
-        return WindowParts(area, parts, mixture, rows)
-
-    def _fused(self, local: torch.Tensor, local_weight: float) -> np.ndarray:
-        return fuse_scores(local, self.similarity, local_weight).cpu().numpy()
-
-    def local_at(self, row: int, column: int) -> torch.Tensor:
-        """(C,) local scores of a pixel."""
-        labels = self.regions.labels
-        region = labels[row, column]
-        if self.patches is None or not self.vanished[region]:
-            return self.local[region]
-        pixel = np.array([row * labels.shape[1] + column])
-        shares = token_shares(self.grid, (labels.shape[0], labels.shape[1]), pixel)
-        return torch.from_numpy(shares.toarray()[0]).to(self.patches.device) @ self.patches
-
-    def feature_at(self, row: int, column: int) -> torch.Tensor:
-        """(D,) feature of a pixel's region; of one that vanished, the mean by shares of its pixels."""
-        region = self.regions.labels[row, column]
-        if not self.vanished[region]:
-            return self.features[region]
-        return area_weights(self.regions.labels, self.grid)[region].to(self.tokens.device) @ self.tokens
 
 
 class FreedaMethod:
@@ -151,6 +86,12 @@ class FreedaMethod:
             "with_background": self._with_background,
             **asdict(self.settings),
         }
+
+    @property
+    def image_settings(self) -> Hashable:
+        chosen = self.settings
+        size = (chosen.short_side, chosen.window, chosen.stride, chosen.dense_size, chosen.resizing)
+        return self.find_regions, chosen.superpixels, size, chosen.pooling, chosen.merge_above
 
     @property
     def background(self) -> float | None:
@@ -207,20 +148,46 @@ class FreedaMethod:
             antialias=chosen.resizing == "antialiased",
         )
 
-    def score(self, images: Sequence[WindowedImage], classes: Vocabulary) -> list[Scores]:
-        """Mean scores of overlapping windows, at the working size. Windows of all images pass the models
-        together.
-        """
-        parts: list[list[WindowParts]] = [[] for _ in images]
-        paths: list[Counter[str]] = [Counter() for _ in images]
-        for window in self.scored_windows(images, classes):
-            area = images[window.image].areas[window.number]
-            parts[window.image].append(window.parts(area, self.settings.local_weight))
-            paths[window.image].update(window.paths)
-        return [
-            Scores(self._joined(image, found, classes), counted)
-            for image, found, counted in zip(images, parts, paths, strict=True)
-        ]
+    def encode_images(self, images: Sequence[WindowedImage]) -> list[EncodedImage]:
+        """The models' answers to every window. Windows of all images pass the models together."""
+        windows: list[list[EncodedWindow]] = [[] for _ in images]
+        for numbers in same_sized(images, self.batch):
+            pixels = torch.stack([images[image].window(number) for image, number in numbers])
+            plain = self.settings.resizing == "plain"
+            features = self.backbone.dense_features(
+                pixels, self.settings.dense_size, "bilinear" if plain else "antialiased"
+            )
+            embedded = self.clip.embed_images(pixels, "bicubic" if plain else "antialiased")
+            for row, (image, number) in enumerate(numbers):
+                regions = images[image].regions[number]
+                windows[image].append(self._encoded_window(regions, features[row], embedded[row]))
+        return [EncodedImage(image, tuple(found)) for image, found in zip(images, windows, strict=True)]
+
+    def _encoded_window(
+        self, superpixels: Regions, features: torch.Tensor, embedding: torch.Tensor
+    ) -> EncodedWindow:
+        regions = self._merge(features, superpixels)
+        tokens, grid = features.flatten(1).T, (features.shape[-2], features.shape[-1])
+        weights = region_weights(regions.labels, grid, self.settings.pooling).to(features.device)
+        return EncodedWindow(
+            regions=regions,
+            tokens=tokens,
+            grid=grid,
+            features=weights @ tokens,
+            vanished=weights.sum(1) == 0,
+            embedding=embedding,
+        )
+
+    def score(self, images: Sequence[EncodedImage], classes: Vocabulary) -> list[Scores]:
+        """Mean scores of overlapping windows, at the working size."""
+        return [self._score(image, classes) for image in images]
+
+    def _score(self, image: EncodedImage, classes: Vocabulary) -> Scores:
+        parts, paths = [], Counter[str]()
+        for area, window in zip(image.windowed.areas, self.scored_windows(image, classes), strict=True):
+            parts.append(window.parts(area, self.settings.local_weight))
+            paths.update(window.paths)
+        return Scores(self._joined(image.windowed, parts, classes), paths)
 
     def _joined(self, item: WindowedImage, windows: list[WindowParts], vocabulary: Vocabulary) -> ScoreMaps:
         if not self.settings.pamr:
@@ -230,38 +197,18 @@ class FreedaMethod:
 
     def score_image(self, pixels: np.ndarray, vocabulary: Vocabulary) -> torch.Tensor:
         """(C, h, w) scores of an (H, W, 3) uint8 image at the working size."""
-        (item,) = self.score([self.prepare(pixels)], vocabulary)
+        (item,) = self.score(self.encode_images([self.prepare(pixels)]), vocabulary)
         return item.maps if isinstance(item.maps, torch.Tensor) else item.maps.dense()
 
-    def scored_windows(
-        self, images: Sequence[WindowedImage], vocabulary: Vocabulary
-    ) -> Iterator[ScoredWindow]:
-        """Every window of some images with its regions' scores."""
-        for numbers in same_sized(images, self.batch):
-            windows = torch.stack([images[image].window(number) for image, number in numbers])
-            plain = self.settings.resizing == "plain"
-            features = self.backbone.dense_features(
-                windows, self.settings.dense_size, "bilinear" if plain else "antialiased"
+    def scored_windows(self, image: EncodedImage, vocabulary: Vocabulary) -> Iterator[ScoredWindow]:
+        """Every window of an image with its regions' scores."""
+        for window in image.windows:
+            yield ScoredWindow(
+                window=window,
+                local=self.local_scores(window.features, vocabulary),
+                patches=self.local_scores(window.tokens, vocabulary) if window.vanished.any() else None,
+                similarity=window.embedding @ vocabulary.texts.T,
             )
-            embedded = self.clip.embed_images(windows, "bicubic" if plain else "antialiased")
-            similarity = embedded @ vocabulary.texts.T
-            for row, (image, number) in enumerate(numbers):
-                regions = self._merge(features[row], images[image].regions[number])
-                tokens, grid = features[row].flatten(1).T, (features.shape[-2], features.shape[-1])
-                weights = region_weights(regions.labels, grid, self.settings.pooling).to(features.device)
-                pooled, vanished = weights @ tokens, weights.sum(1) == 0
-                yield ScoredWindow(
-                    image=image,
-                    number=number,
-                    regions=regions,
-                    tokens=tokens,
-                    grid=grid,
-                    features=pooled,
-                    vanished=vanished,
-                    local=self.local_scores(pooled, vocabulary),
-                    patches=self.local_scores(tokens, vocabulary) if vanished.any() else None,
-                    similarity=similarity[row],
-                )
 
     def local_scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         """(R, C) scores of (R, D) features, by the retrieval that the settings name."""

@@ -19,8 +19,9 @@ from freeda.errors import DatasetError, OutputError
 from freeda.evaluation.datasets import ToyDataset, open_dataset
 from freeda.evaluation.report import summary, table
 from freeda.evaluation.runner import evaluate
-from freeda.methods.base import MethodSegmenter, Scores
+from freeda.methods.base import Scores
 from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.methods.segmenter import MethodSegmenter
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 NAMES = ("cat", "dog", "grass", "sky")
@@ -222,13 +223,16 @@ def test_undecided_pixels_are_of_no_class_at_any_threshold(tmp_path: Path) -> No
     class Undecided:
         """Finds a score for the left half of the picture only."""
 
-        batch, identity, background = 1, {"method": "undecided"}, 0.4
+        batch, identity, image_settings, background = 1, {"method": "undecided"}, None, 0.4
 
         def encode_classes(self, classes: tuple[ClassName, ...]) -> int:
             return len(classes)
 
         def prepare(self, pixels: np.ndarray) -> np.ndarray:
             return pixels
+
+        def encode_images(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+            return images
 
         def score(self, images: Sequence[np.ndarray], classes: int) -> list[Scores]:
             scores = torch.full((classes, 20, 20), 0.5)

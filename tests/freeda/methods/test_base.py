@@ -13,13 +13,14 @@ import freeda
 from freeda.class_names import ClassName
 from freeda.errors import ConfigError
 from freeda.methods import METHODS
-from freeda.methods.base import MethodSegmenter, Scores
+from freeda.methods.base import Scores
+from freeda.methods.segmenter import MethodSegmenter
 
 
 class Grouping:
     """Notes how many images it is given at once; scores the first class best everywhere."""
 
-    identity, background = {"method": "grouping"}, None
+    identity, image_settings, background = {"method": "grouping"}, None, None
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -31,8 +32,11 @@ class Grouping:
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         return pixels
 
-    def score(self, images: Sequence[np.ndarray], classes: int) -> list[Scores]:
+    def encode_images(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         self.groups.append(len(images))
+        return images
+
+    def score(self, images: Sequence[np.ndarray], classes: int) -> list[Scores]:
         return [Scores(torch.arange(classes, 0, -1.0)[:, None, None].expand(classes, 2, 2))] * len(images)
 
 
@@ -40,11 +44,38 @@ def test_images_are_grouped_until_they_have_enough_parts() -> None:
     method = Grouping(batch=3)
     segmenter = MethodSegmenter(method, size_of=lambda image: image.shape[1] // 10)
     segmenter.set_classes("cat; dog")
-    images = [np.zeros((8, width, 3), np.uint8) for width in (10, 10, 40, 10, 30, 10)]
+    widths = (10, 10, 40, 10, 30, 10)
+    images = [np.full((8, width, 3), number, np.uint8) for number, width in enumerate(widths)]
     results = list(segmenter.stream(images))
     assert method.groups == [3, 2, 1]
     assert [result.labels.shape for result in results] == [image.shape[:2] for image in images]
     assert all((result.labels == 0).all() for result in results)
+
+
+def test_an_image_is_encoded_once_whatever_the_classes() -> None:
+    method = Grouping(batch=4)
+    segmenter = MethodSegmenter(method)
+    one, other = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 4, 6), np.uint8).reshape(4, 16, 3)
+    segmenter.segment([one, other], "cat")
+    segmenter.segment([other, one.copy()], "cat; dog")
+    assert method.groups == [2]
+    method.image_settings = "others"
+    segmenter.segment(one, "cat")
+    assert method.groups == [2, 1]
+
+
+def test_the_features_that_are_kept_are_bounded() -> None:
+    method = Grouping(batch=1)
+    images = [np.full((8, 8, 3), value, np.uint8) for value in range(5)]
+    segmenter = MethodSegmenter(method, kept_bytes=2 * images[0].nbytes)
+    for image in (*images, *images[3:], images[0]):
+        segmenter.segment(image, "cat")
+    assert len(method.groups) == 6  # the last two were known, the first was not any more
+    assert segmenter._known.size == 2 * images[0].nbytes
+    nothing = MethodSegmenter(method, kept_bytes=0)
+    nothing.segment(images[0], "cat")
+    nothing.segment(images[0], "cat")
+    assert len(method.groups) == 8
 
 
 def test_a_method_that_cannot_explain_says_so() -> None:
@@ -133,3 +164,27 @@ def test_tables_of_unknown_methods_are_refused() -> None:
 def test_settings_that_are_no_numbers_are_refused(method: str, setting: str) -> None:
     with pytest.raises(ConfigError, match=f"{setting} is 'abc'; expected between 0 and 1"):
         freeda.load(method=method, **{setting: "abc"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_models_that_need_no_classes_see_an_image_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = freeda.load(method=method)
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    fresh = freeda.load(method=method).segment(image, "dog; sand")
+    segmenter.segment(image, "cat; grass")
+
+    def seen(*_: object) -> None:
+        raise AssertionError("a model saw the image again")
+
+    monkeypatch.setattr(type(segmenter.method.clip), "embed_images", seen)
+    if method == "freeda":
+        monkeypatch.setattr(type(segmenter.method.backbone), "dense_features", seen)
+    again = segmenter.segment(image, "dog; sand")
+    np.testing.assert_array_equal(again.labels, fresh.labels)
+    np.testing.assert_allclose(again.scores, fresh.scores, rtol=1e-5)
+    if segmenter.explains:
+        assert again.explain(5, 5).candidates
+    part = segmenter.method.settings
+    segmenter.method.settings = replace(part, **{"seed" if method == "diffsegmenter" else "dense_size": 128})
+    with pytest.raises(AssertionError, match="saw the image again"):
+        segmenter.segment(image, "dog; sand")

@@ -182,7 +182,8 @@ def test_presence_weighs_maps_by_a_power_of_clip_s_probability(diffsegmenter: Di
     plain, _ = method.score_image(picture(64, 64), classes)
     method.settings = replace(method.settings, presence_power=0.5)
     weighted, _ = method.score_image(picture(64, 64), classes)
-    probability = method.presence(method._working_image(picture(64, 64)), classes)
+    (encoded,) = method.encode_images([picture(64, 64)])
+    probability = method.presence(encoded.embedding, classes)
     assert probability.sum() == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(weighted, plain * probability.sqrt()[:, None, None])
 
@@ -250,9 +251,9 @@ def test_images_are_noised_to_the_paper_s_timestep_and_denoised_from_there(
 
 def test_classes_that_clip_rules_out_are_never_predicted(diffsegmenter: DiffSegmenter) -> None:
     vocabulary = diffsegmenter.encode_classes("cat;dog;grass;sky")
-    image = torch.rand(1, 3, 64, 64)
     diffsegmenter.method.settings = replace(diffsegmenter.method.settings, presence=1.0)
-    probability = diffsegmenter.method.presence(image, vocabulary)
+    (encoded,) = diffsegmenter.method.encode_images([picture(50, 70)])
+    probability = diffsegmenter.method.presence(encoded.embedding, vocabulary)
     assert diffsegmenter.method._present(probability) == [int(probability.argmax())]
     diffsegmenter.set_classes("cat;dog;grass;sky")
     result = diffsegmenter.segment(picture(50, 70))

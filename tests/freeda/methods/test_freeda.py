@@ -11,11 +11,11 @@ import torch
 from freeda.class_names import ClassName
 from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatchError
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.base import MethodSegmenter
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.methods.freeda.concepts import USUAL_CONCEPTS
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
+from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.backbone import Backbone, load_backbone
 from freeda.models.clip import ClipModel, load_clip
 from freeda.presets.settings import Preset
