@@ -68,29 +68,39 @@ def _renumbered(labels: np.ndarray) -> Regions:
 
 
 def neighbour_scores(bench: Bench) -> Iterator[tuple[str, LocalScores]]:
-    """Local scores by other uses of all k retrieved vectors; prototypes passed in are not used."""
+    """Local scores by other uses of all retrieved vectors; prototypes passed in are not used."""
     found = bench.index.class_prototypes(bench.vocabulary.texts.numpy(), bench.config.neighbors)
-    vectors = torch.from_numpy(np.stack([bench.index.vectors(rows) for rows in found.rows]))
+    held = torch.from_numpy(found.rows >= 0)  # classes have more or fewer neighbours where some tie
+    vectors = torch.zeros(*held.shape, bench.index.manifest.vector_dim)
+    vectors[held] = torch.from_numpy(bench.index.vectors(found.rows[found.rows >= 0]))
+    members = [own[kept] for own, kept in zip(vectors, held, strict=True)]
     unit = functional.normalize(vectors, dim=-1)
     similarity = torch.from_numpy(found.similarities)
-    yield "plain mean of all (the paper's)", _to_prototypes(vectors.mean(1)[:, None])
+    means = torch.stack([own.mean(0) for own in members])
+    yield "plain mean of all (the paper's)", _to_prototypes(means[:, None])
+    yield "mean of unit vectors", _to_prototypes(unit.sum(1)[:, None])
+    logits = (similarity / 0.05).masked_fill(~held, -torch.inf)
+    weighted = (logits.softmax(1)[..., None] * vectors).sum(1)
+    yield "mean weighted by text similarity", _to_prototypes(weighted[:, None])
     centre = torch.from_numpy(bench.index.vectors(range(len(bench.index))).mean(0))
-    yield "mean of unit vectors", _to_prototypes(unit.mean(1)[:, None])
-    weights = ((similarity - similarity.amax(1, keepdim=True)) / 0.05).softmax(1)
-    yield "mean weighted by text similarity", _to_prototypes((weights[..., None] * vectors).sum(1)[:, None])
-    centred = _to_prototypes((vectors.mean(1) - centre)[:, None])
+    centred = _to_prototypes((means - centre)[:, None])
     yield "features centred on the index's mean", lambda regions, _: centred(regions - centre, _)
     for count in (2, 4):
-        yield f"{count} prototypes per class (k-means), the best", _to_prototypes(_centroids(vectors, count))
-    yield "the best single neighbour", _to_prototypes(unit)
-    yield (
-        "mean of the 3 best neighbours",
-        lambda regions, _: torch.sigmoid(
-            torch.einsum("rd,ckd->rck", functional.normalize(regions, dim=-1), unit)
-            .topk(3, -1)
-            .values.mean(-1)
-        ),
-    )
+        yield f"{count} prototypes per class (k-means), the best", _to_prototypes(_centroids(members, count))
+    for best in (1, 3):
+        name = "the best single neighbour" if best == 1 else f"mean of the {best} best neighbours"
+        yield name, partial(_to_nearest, unit, held, best)
+
+
+def _to_nearest(
+    unit: torch.Tensor, held: torch.Tensor, best: int, regions: torch.Tensor, _: torch.Tensor
+) -> torch.Tensor:
+    """Scores against the mean cosine of each class's `best` most alike of (C, M, D) unit vectors.
+
+    held: (C, M) bool, which of them are a class's own.
+    """
+    cosines = torch.einsum("rd,cmd->rcm", functional.normalize(regions, dim=-1), unit)
+    return torch.sigmoid(cosines.masked_fill(~held, -1.0).topk(best, -1).values.mean(-1))
 
 
 def _to_prototypes(vectors: torch.Tensor) -> LocalScores:
@@ -104,11 +114,11 @@ def _to_prototypes(vectors: torch.Tensor) -> LocalScores:
     return scores
 
 
-def _centroids(vectors: torch.Tensor, count: int) -> torch.Tensor:
+def _centroids(members: Sequence[torch.Tensor], count: int) -> torch.Tensor:
     centroids = []
-    for members in vectors.numpy():
-        clusters = faiss.Kmeans(members.shape[1], count, niter=20, seed=0, min_points_per_centroid=1)
-        clusters.train(np.ascontiguousarray(members))
+    for vectors in members:
+        clusters = faiss.Kmeans(vectors.shape[1], count, niter=20, seed=0, min_points_per_centroid=1)
+        clusters.train(np.ascontiguousarray(vectors.numpy()))
         centroids.append(clusters.centroids)
     return torch.from_numpy(np.stack(centroids))
 
