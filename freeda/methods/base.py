@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from freeda.segmentation import MAX_PIXELS
 from freeda.segmentation.images import ImageLike, OnError
 from freeda.segmentation.result import Segmentation
 from freeda.segmentation.score_maps import ScoreMaps
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SETTING_NAMES", "Method", "Scores", "Segmenter", "as_preset", "require_switch"]
 
@@ -51,6 +54,9 @@ class Segmenter(Protocol):
     def identity(self) -> Mapping[str, Any]: ...
     @property
     def explains(self) -> bool: ...
+
+    def with_background(self, background: bool) -> Segmenter:
+        """The same method and models, with or without a background; raises `ConfigError`."""
 
     def set_classes(self, classes: Classes) -> None:
         """Chooses the classes of the images to come: "cat,kitten; dog", or a list of such entries."""
@@ -113,6 +119,9 @@ class Method(Protocol[Prepared, Features, Encoded]):
     def image_settings(self) -> Hashable: ...
     @property
     def background(self) -> float | None: ...
+
+    def with_background(self, background: bool) -> Self:
+        """A copy with the same models; raises `ConfigError` where the method has no background."""
 
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Encoded:
         """Everything that is computed of the class names, once for all images."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, overload
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ import torch
 from freeda.caching import BoundedCache
 from freeda.class_names import Classes, ClassName, parse_classes, without_background
 from freeda.errors import ClassNamesError
-from freeda.methods.base import Encoded, Features, Method, Prepared, Scores
+from freeda.methods.base import Encoded, Features, Method, Prepared, Scores, require_switch
 from freeda.segmentation import MAX_PIXELS
 from freeda.segmentation.decision import decide
 from freeda.segmentation.evidence import Evidence
@@ -31,13 +31,16 @@ from freeda.segmentation.images import (
 from freeda.segmentation.result import Segmentation
 from freeda.segmentation.score_maps import DenseScores
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["MethodSegmenter"]
 
 _MAX_AHEAD = 16
 """Most images that are read before their turn: a decoded photograph takes 100 MB."""
 _KEPT_BYTES = 128 * 2**20
 """Of the latest images' features: about 12 photographs at the full-size models' shapes."""
-Explain = Callable[[Features, Encoded, int, int], Evidence]
+Explain = Callable[[Any, Features, Encoded, int, int], Evidence]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
     The features of the latest images are kept, so that other classes, or an explanation, do not encode an
     image again.
     method: its settings may be changed between calls.
-    explain: answers for pixel (x, y) of an encoded image; None where the method cannot.
+    explain: answers, given the method, for pixel (x, y) of an encoded image; None where the method cannot.
     size_of: how many parts of a `batch` a prepared image is.
     threads: that read and prepare images; 0 for one per core.
     kept_bytes: of features that are kept.
@@ -84,6 +87,13 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
     @property
     def identity(self) -> Mapping[str, Any]:
         return self.method.identity
+
+    def with_background(self, background: bool) -> Self:
+        require_switch(background)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.method, other._chosen = self.method.with_background(background), None
+        return other
 
     @property
     def explains(self) -> bool:
@@ -217,7 +227,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
     def _explain_pixel(self, pixels: np.ndarray, encoded: Encoded, x: int, y: int) -> Evidence:
         assert self._explain is not None
         (features,) = self._encoded([self._item(pixels, pixels)])
-        return self._explain(features, encoded, x, y)
+        return self._explain(self.method, features, encoded, x, y)
 
 
 @dataclass(frozen=True)

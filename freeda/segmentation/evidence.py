@@ -31,11 +31,13 @@ class Candidate:
 class Vote:
     """A prototype that speaks for the best class.
 
+    row: in the index.
     text_similarity: cosine of its key and the class text.
     visual_similarity: cosine of its vector and the region's feature.
     thumbnail: an encoded picture, empty where none was kept.
     """
 
+    row: int
     id: str
     noun: str
     caption: str

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,7 @@ __all__ = [
     "OnError",
     "as_image_error",
     "map_ahead",
+    "read_content",
     "read_image",
     "reading_pool",
     "require_aspect",
@@ -56,7 +58,12 @@ def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _to_rgb(source)
-    return _read_file(Path(source), max_pixels)
+    return _decoded(Path(source), str(source), max_pixels)
+
+
+def read_content(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """As `read_image`, from the content of a file. name: for errors."""
+    return _decoded(BytesIO(content), name, max_pixels)
 
 
 def require_aspect(pixels: np.ndarray) -> None:
@@ -69,31 +76,33 @@ def require_aspect(pixels: np.ndarray) -> None:
         )
 
 
-def _read_file(path: Path, max_pixels: int) -> np.ndarray:
+def _decoded(file: Path | BytesIO, name: str, max_pixels: int) -> np.ndarray:
     try:
-        with _open(path) as image:
+        with _open(file) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(
-                    f"'{path}' has {image.width} x {image.height} pixels, more than {max_pixels:,}; "
+                    f"'{name}' has {image.width} x {image.height} pixels, more than {max_pixels:,}; "
                     f"scale it down, or allow more (--max-pixels, max_pixels=)"
                 )
             return _to_rgb(image)
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"no image file '{path}'") from None
+        raise ImageError(f"no image file '{name}'") from None
     except IsADirectoryError:
-        raise ImageError(f"'{path}' is a folder; name image files") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
-        raise ImageError(f"'{path}' is no readable image: {error}") from error
+        raise ImageError(f"'{name}' is a folder; name image files") from None
+    except UnidentifiedImageError as error:
+        raise ImageError(f"'{name}' is no readable image: expected {', '.join(IMAGE_FORMATS)}") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ImageError(f"'{name}' is no readable image: {error}") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(file: Path | BytesIO) -> Image.Image:
     """Reads the header. Our own limit of pixels replaces Pillow's, which is global."""
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path, formats=IMAGE_FORMATS)
+            return Image.open(file, formats=IMAGE_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

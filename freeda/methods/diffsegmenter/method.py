@@ -9,8 +9,9 @@ Shapes: `C` classes, `h w` the grid of self-attention, `H W` pixels.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from freeda.models.clip import ClipModel
 from freeda.models.diffusion import noise_latents, pipeline_fingerprint, token_encoder
 from freeda.models.tokens import noun_token_positions
 from freeda.records import NounSpan
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ClassPrompts", "DiffSegmenterMethod", "EncodedImage", "Prompts"]
 
@@ -128,6 +132,11 @@ class DiffSegmenterMethod:
     @property
     def background(self) -> float | None:
         return self.settings.background if self._with_background else None
+
+    def with_background(self, background: bool) -> Self:
+        other = copy(self)
+        other._with_background = background
+        return other
 
     @torch.inference_mode()
     def encode_classes(self, classes: tuple[ClassName, ...]) -> ClassPrompts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def load(
         _settings(load_recipe(recipe, chosen), settings, background),
         background=background,
     )
-    return MethodSegmenter(method, explain=partial(explain, method), size_of=lambda image: len(image.areas))
+    return MethodSegmenter(method, explain=explain, size_of=lambda image: len(image.areas))
 
 
 def _settings(base: FreedaSettings, changes: dict[str, Any], background: bool) -> FreedaSettings:

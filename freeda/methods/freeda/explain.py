@@ -126,11 +126,14 @@ def _votes(
     columns = ("id", "noun", "caption", "thumbnail")
     return tuple(
         Vote(
-            **row,
+            row=int(place),
+            **held,
             text_similarity=round(float(text), 4),
             visual_similarity=round(float(looks[number]), 4),
         )
-        for number, text, row in zip(chosen, texts, index.rows(rows[chosen], columns), strict=True)
+        for number, text, place, held in zip(
+            chosen, texts, rows[chosen], index.rows(rows[chosen], columns), strict=True
+        )
     )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ from freeda.segmentation.regions import pool_regions, region_weights, superpixel
 from freeda.segmentation.score_maps import ScoreMaps
 from freeda.segmentation.scoring import local_scores
 from freeda.segmentation.windows import WindowedImage, same_sized
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["FindRegions", "FreedaMethod", "find_superpixels"]
 
@@ -98,6 +102,11 @@ class FreedaMethod:
         if not self._with_background:
             return None
         return -math.inf if self.settings.background is None else self.settings.background
+
+    def with_background(self, background: bool) -> Self:
+        other = copy(self)
+        other._with_background = background
+        return other
 
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
         """Embeds the names of classes and background concepts, and retrieves their prototypes."""

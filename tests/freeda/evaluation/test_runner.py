@@ -225,6 +225,9 @@ def test_undecided_pixels_are_of_no_class_at_any_threshold(tmp_path: Path) -> No
 
         batch, identity, image_settings, background = 1, {"method": "undecided"}, None, 0.4
 
+        def with_background(self, background: bool) -> Undecided:
+            return self
+
         def encode_classes(self, classes: tuple[ClassName, ...]) -> int:
             return len(classes)
 

@@ -26,6 +26,9 @@ class Grouping:
         self.batch = batch
         self.groups: list[int] = []
 
+    def with_background(self, background: bool) -> Grouping:
+        raise ConfigError("method grouping has no background")
+
     def encode_classes(self, classes: tuple[ClassName, ...]) -> int:
         return len(classes)
 
@@ -188,3 +191,21 @@ def test_models_that_need_no_classes_see_an_image_once(method: str, monkeypatch:
     segmenter.method.settings = replace(part, **{"seed" if method == "diffsegmenter" else "dense_size": 128})
     with pytest.raises(AssertionError, match="saw the image again"):
         segmenter.segment(image, "dog; sand")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_copy_with_a_background_has_the_same_models_and_results(method: str) -> None:
+    plain = freeda.load(method=method)
+    asked = plain.with_background(True)
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    expected = freeda.load(method=method, background=True).segment(image, "dog; sand")
+    found = asked.segment(image, "dog; sand")
+    assert found.classes == expected.classes == ("background", "dog", "sand")
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert asked.method.clip is plain.method.clip
+    if plain.explains:
+        names = [item.name for item in found.explain(5, 5).candidates]
+        assert set(names) - {"dog", "sand"}, "other nouns compete"
+    assert plain.segment(image, "dog; sand").classes == ("dog", "sand")
+    with pytest.raises(ConfigError, match="background is 0.4; expected True or False"):
+        plain.with_background(0.4)

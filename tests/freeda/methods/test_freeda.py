@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +85,7 @@ def test_superpixels_merge_by_their_features(index_folder: Path, tiny_preset: Pr
     for above, expected in ((cosine - 1e-3, 1), (cosine + 1e-3, 2)):
         config = replace(index.preset.segmentation, merge_above=above)
         method = FreedaMethod(index, clip, backbone, config, find_regions=stripes)
-        segmenter = MethodSegmenter(method, explain=partial(explain, method))
+        segmenter = MethodSegmenter(method, explain=explain)
         result = segmenter.segment(pixels, "cat;dog")
         assert result.paths["regions pooled"] == expected
         assert result.explain(5, 5).region.mean() == 1 / expected

@@ -150,6 +150,7 @@ def test_the_sheet_shows_every_vote(tmp_path: Path) -> None:
     encoded = io.BytesIO()
     Image.new("RGB", (20, 20), (10, 200, 30)).save(encoded, "PNG")
     vote = Vote(
+        row=0,
         id="1",
         noun="cat",
         caption="a cat " * 40,
