@@ -46,6 +46,7 @@ _Point = tuple[int, int] | None
     help="Explain pixel X,Y (column, row), or one pixel of every class found; may be repeated.",
 )
 @click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(FORMATS)}.")
+@click.option("--instances", is_flag=True, help="In COCO files, one annotation per connected piece.")
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse image files with more pixels."
 )
@@ -65,7 +66,7 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
     model.set_classes(parsed)
     if points and not model.explains:
         raise click.BadParameter("this method cannot explain its results", param_hint="--explain")
-    job = _Job(files, out, wanted, points, as_json)
+    job = _Job(files, out, wanted, points, as_json=as_json, instances=options["instances"])
     for result in model.stream(files, on_error=job.note_failure, max_pixels=options["max_pixels"]):
         job.save(result)
     if not job.succeeded():
@@ -88,10 +89,12 @@ class _Job:
         out: Path,
         formats: Sequence[str],
         points: Sequence[_Point],
+        *,
         as_json: bool,
+        instances: bool,
     ) -> None:
         self._files, self._out, self._formats = files, out, formats
-        self._points, self._as_json = points, as_json
+        self._points, self._as_json, self._instances = points, as_json, instances
         self._names = iter(_unique_stems(files))
         self._failed: set[object] = set()
         self._unexplained = 0
@@ -103,7 +106,7 @@ class _Job:
     def save(self, result: Segmentation) -> None:
         stem, path = next(item for item in self._names if item[1] not in self._failed)
         try:
-            written = result.save(self._out, stem, self._formats)
+            written = result.save(self._out, stem, self._formats, instances=self._instances)
         except Exception as error:  # one image costs no other
             self.note_failure(path, _told(path, error))
             return

@@ -1,4 +1,4 @@
-"""New indexes from finished ones: merge, subset, dedupe."""
+"""New indexes from finished ones: merge, subset, leave out, dedupe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from freeda.locking import locked
 from freeda.records import Prototype
 from freeda.vectors import unit
 
-__all__ = ["Edited", "dedupe", "merge", "subset"]
+__all__ = ["Edited", "dedupe", "leave_out", "merge", "subset"]
 
 
 _ADDED = re.compile("#[0-9a-f]{12}$")
@@ -89,6 +89,31 @@ def subset(
     )
     change = {"subset": {"of": _builds([index]), "nouns": sorted(wanted), "caption_ids": sorted(ids)}}
     return _write(out, kept, table.filter(chosen), [index], change, overwrite, keys)
+
+
+def leave_out(
+    index: PrototypeIndex,
+    out: Path,
+    *,
+    rows: Collection[int],
+    keys: KeyOptions | None = None,
+    overwrite: bool = False,
+) -> Edited:
+    """Takes all prototypes but some.
+
+    rows: of those that are left out.
+    keys: how they are indexed; None chooses the kind by their number, whatever that of `index` is.
+    Raises `IndexMismatchError` where none is left, or for a row that the index does not have, and
+    `OutputError`.
+    """
+    dropped = frozenset(rows)
+    if strange := sorted(row for row in dropped if not 0 <= row < len(index)):
+        raise IndexMismatchError(
+            f"'{index.folder}' has no row {strange[0]}; its rows end at {len(index) - 1}"
+        )
+    kept = (item for row, item in enumerate(index.prototypes()) if row not in dropped)
+    change = {"left_out": {"of": _builds([index]), "ids": sorted(index.ids(sorted(dropped)))}}
+    return _write(out, kept, index.rejects(), [index], change, overwrite, keys)
 
 
 def dedupe(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, overload
 
 import numpy as np
@@ -157,9 +158,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
         """The group's results; where it fails, each image is tried by itself, so that one costs no other."""
         try:
             scores = self.method.score(self._encoded(group), chosen.encoded)
-            results = [
-                self._decide(item.pixels, found, chosen) for item, found in zip(group, scores, strict=True)
-            ]
+            results = [self._decide(item, found, chosen) for item, found in zip(group, scores, strict=True)]
         except Exception as error:
             if on_error is None:
                 raise
@@ -207,8 +206,11 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
         if group:
             yield group
 
-    def _decide(self, pixels: np.ndarray, scores: Scores, chosen: _Chosen[Encoded]) -> Segmentation:
-        names = [item.name for item in chosen.classes]
+    def _decide(
+        self, item: _Item[Prepared, Features], scores: Scores, chosen: _Chosen[Encoded]
+    ) -> Segmentation:
+        pixels = item.pixels
+        names = [one.name for one in chosen.classes]
         size = (pixels.shape[0], pixels.shape[1])
         maps = DenseScores.of(scores.maps) if isinstance(scores.maps, torch.Tensor) else scores.maps
         decision = decide(maps, size, names, background=self.method.background)
@@ -222,6 +224,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
             paths=scores.paths,
             explainer=explainer,
             foreground=decision.foreground,
+            file_name=Path(item.source).name if isinstance(item.source, str | Path) else "",
         )
 
     def _explain_pixel(self, pixels: np.ndarray, encoded: Encoded, x: int, y: int) -> Evidence:

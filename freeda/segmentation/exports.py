@@ -12,23 +12,33 @@ import numpy as np
 
 from freeda.errors import ConfigError, OutputError, reason
 from freeda.segmentation import FORMATS
+from freeda.segmentation.coco import coco_document
 from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.evidence_sheet import draw_evidence
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["save_evidence", "save_result"]
+__all__ = ["result_summary", "save_evidence", "save_result"]
 
 
-def save_result(result: Segmentation, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
-    """Writes STEM.json and a file per format into `folder`; returns the paths. Raises `ConfigError`,
-    `OutputError`.
+def save_result(
+    result: Segmentation, folder: Path, stem: str, formats: Sequence[str], *, instances: bool = False
+) -> list[Path]:
+    """Writes STEM.json and a file per format into `folder`; returns the paths.
+
+    instances: whether every connected piece of a class is a COCO annotation of its own.
+    Raises `ConfigError`, `OutputError`.
     """
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise ConfigError(f"unknown format '{unknown[0]}'; expected any of {', '.join(FORMATS)}")
     with _writing_to(folder):
-        written = [_write(result, folder, stem, name) for name in FORMATS if name in formats]
-        return [*written, _write_json(_summary(result), folder / f"{stem}.json")]
+        written = [
+            _write(result, folder, stem, name) for name in FORMATS if name in formats and name != "coco"
+        ]
+        if "coco" in formats:
+            document = coco_document(result, result.file_name or stem, instances=instances)
+            written.append(_write_json(document, folder / f"{stem}.coco.json", indent=None))
+        return [*written, _write_json(result_summary(result), folder / f"{stem}.json")]
 
 
 def save_evidence(evidence: Evidence, folder: Path, stem: str) -> list[Path]:
@@ -61,7 +71,8 @@ def _write(result: Segmentation, folder: Path, stem: str, name: str) -> Path:
     return path
 
 
-def _summary(result: Segmentation) -> dict[str, Any]:
+def result_summary(result: Segmentation) -> dict[str, Any]:
+    """What a result's JSON file holds."""
     height, width = result.labels.shape
     return {
         "height": height,
@@ -74,6 +85,6 @@ def _summary(result: Segmentation) -> dict[str, Any]:
     }
 
 
-def _write_json(content: dict[str, Any], path: Path) -> Path:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write_json(content: dict[str, Any], path: Path, indent: int | None = 2) -> Path:
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

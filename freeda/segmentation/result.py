@@ -28,6 +28,7 @@ class Segmentation:
     classes: names, the background first where there is one.
     paths: how many regions, or classes, were handled in which way.
     explainer: what `explain` calls; None where the method cannot explain.
+    file_name: of the image, without its folder; empty where it came from no file.
     foreground: what was known before the background was decided; None where there is no background.
     """
 
@@ -39,6 +40,7 @@ class Segmentation:
     paths: Mapping[str, int] = field(default_factory=dict)
     explainer: Callable[[int, int], Evidence] | None = None
     foreground: Foreground | None = None
+    file_name: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         """A pickled result has no explainer, which would hold the models."""
@@ -101,12 +103,20 @@ class Segmentation:
         return np.asarray(self.labels == self.classes.index(name))
 
     def save(
-        self, folder: str | Path, stem: str = "segmentation", formats: Sequence[str] = ("labels", "overlay")
+        self,
+        folder: str | Path,
+        stem: str = "segmentation",
+        formats: Sequence[str] = ("labels", "overlay"),
+        *,
+        instances: bool = False,
     ) -> list[Path]:
-        """Writes STEM.json and, by format, STEM.labels.png, STEM.overlay.png, STEM.npz; returns the paths.
+        """Writes STEM.json and, by format, STEM.labels.png, STEM.overlay.png, STEM.npz, STEM.coco.json;
+        returns the paths.
 
-        formats: any of "labels", "overlay", "npz". Raises `OutputError`.
+        formats: any of "labels", "overlay", "npz", "coco".
+        instances: whether every connected piece of a class is a COCO annotation of its own.
+        Raises `OutputError`.
         """
         from freeda.segmentation.exports import save_result
 
-        return save_result(self, Path(folder), stem, formats)
+        return save_result(self, Path(folder), stem, formats, instances=instances)

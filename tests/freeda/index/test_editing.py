@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from freeda.cli import main
 from freeda.errors import ConfigError, IndexMismatchError, IndexNotFoundError, OutputError
-from freeda.index.editing import dedupe, merge, subset
+from freeda.index.editing import dedupe, leave_out, merge, subset
 from freeda.index.format import FILES, KEYS, MANIFEST
 from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
@@ -106,6 +106,18 @@ def test_a_subset_by_nouns_or_by_captions(tmp_path: Path) -> None:
     subset(index, tmp_path / "ids", caption_ids=["c4", "x"])
     assert_holds(PrototypeIndex.open(tmp_path / "ids"), [i for i in items if i.caption_id == "c4"])
     assert pq.read_table(tmp_path / "ids" / "rejects.parquet").column("caption_id").to_pylist() == ["x"]
+
+
+def test_some_prototypes_are_left_out(tmp_path: Path) -> None:
+    items = random_prototypes(30, KEY_DIM, VECTOR_DIM)
+    index = make(tmp_path / "a", items)
+    done = leave_out(index, tmp_path / "out", rows=[3, 29, 3])
+    assert done.dropped == 2
+    assert_holds(PrototypeIndex.open(tmp_path / "out", verify=True), [*items[:3], *items[4:29]])
+    with pytest.raises(IndexMismatchError, match="has no row 30; its rows end at 29"):
+        leave_out(index, tmp_path / "other", rows=[1, 30])
+    with pytest.raises(IndexMismatchError, match="no such prototype"):
+        leave_out(index, tmp_path / "other", rows=range(30))
 
 
 def test_an_empty_subset_leaves_what_was_there(tmp_path: Path) -> None:
