@@ -32,12 +32,8 @@ def save_result(
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise ConfigError(f"unknown format '{unknown[0]}'; expected any of {', '.join(FORMATS)}")
     with _writing_to(folder):
-        written = [
-            _write(result, folder, stem, name) for name in FORMATS if name in formats and name != "coco"
-        ]
-        if "coco" in formats:
-            document = coco_document(result, result.file_name or stem, instances=instances)
-            written.append(_write_json(document, folder / f"{stem}.coco.json", indent=None))
+        chosen = [name for name in FORMATS if name in formats]
+        written = [_write(result, folder, stem, name, instances) for name in chosen]
         return [*written, _write_json(result_summary(result), folder / f"{stem}.json")]
 
 
@@ -58,7 +54,10 @@ def _writing_to(folder: Path) -> Iterator[None]:
         raise OutputError(f"cannot write to '{folder}': {reason(error)}; choose another --out") from error
 
 
-def _write(result: Segmentation, folder: Path, stem: str, name: str) -> Path:
+def _write(result: Segmentation, folder: Path, stem: str, name: str, instances: bool) -> Path:
+    if name == "coco":
+        document = coco_document(result, result.file_name or stem, instances=instances)
+        return _write_json(document, folder / f"{stem}.coco.json", indent=None)
     if name == "npz":
         path = folder / f"{stem}.npz"
         np.savez_compressed(
