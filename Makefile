@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO := demo-output
 EXAMPLES := freeda/toyworld/examples
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint browser bench clean
 
 demo: $(READY)
 	$(BIN)/freeda build-index $(EXAMPLES)/captions.parquet --out $(DEMO)/index --overwrite
@@ -18,9 +18,10 @@ demo: $(READY)
 	@echo "Then try"
 	@echo "  $(BIN)/freeda segment $(EXAMPLES)/scene-5.png --classes 'owl; car; water' --explain all --out $(DEMO)/why"
 	@echo "  $(BIN)/freeda segment $(EXAMPLES)/scene-6.png --classes 'pig; car; rabbit' --background --out $(DEMO)/things"
+	@echo "  $(BIN)/freeda serve   a page: your own images, why a pixel has its class, what an index holds"
 	@echo "  $(BIN)/freeda evaluate toyworld --limit 20 --out $(DEMO)/figures"
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -28,6 +29,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The tests of the page drive a real browser.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "Chromium is not installed; the tests of the page are skipped"; fi
 
 bench: $(READY)
 	$(BIN)/python benchmarks/toy_quality.py

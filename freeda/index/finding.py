@@ -12,7 +12,7 @@ from freeda.errors import IndexCorruptError, IndexNotFoundError
 from freeda.files import user_folder
 from freeda.index.format import KEYS, MANIFEST, PROTOTYPES
 
-__all__ = ["find_index", "search_paths"]
+__all__ = ["find_index", "listed_indexes", "search_paths"]
 
 
 def search_paths(name: str | Path) -> list[Path]:
@@ -24,6 +24,15 @@ def search_paths(name: str | Path) -> list[Path]:
     if (package.parent / "pyproject.toml").exists():
         folders.append(package.parent / "indexes" / name)
     return [*folders, user_folder() / "indexes" / name, Path("indexes") / name]
+
+
+def listed_indexes() -> dict[str, str]:
+    """The folders of the package's and the user's own indexes, by name."""
+    found: dict[str, str] = {}
+    for folder in search_paths("*"):
+        places = sorted(folder.parent.glob("*")) if folder.parent.is_dir() else []
+        found = {**{place.name: str(place) for place in places if (place / MANIFEST).is_file()}, **found}
+    return found
 
 
 def find_index(name: str | Path) -> Path:

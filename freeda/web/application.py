@@ -1,0 +1,311 @@
+"""The page's routes: JSON in, JSON or files out. Every error is a sentence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+import freeda
+from freeda.errors import FreedaError
+from freeda.methods import METHODS
+from freeda.segmentation.coco import coco_document, run_lengths
+from freeda.segmentation.drawing import draw_labels, draw_overlay
+from freeda.segmentation.exports import result_summary
+from freeda.segmentation.result import Segmentation
+from freeda.web.examples import EXAMPLES, example_content
+from freeda.web.gallery import Gallery
+from freeda.web.guard import Guard
+from freeda.web.studio import ForgottenError, Studio
+
+__all__ = ["create_application"]
+
+_STATIC = Path(__file__).parent / "static"
+_JSON_BYTES = 2**20
+_PAGE_ROWS = 200
+_Given = TypeVar("_Given")
+_log = logging.getLogger(__name__)
+
+
+class BusyError(Exception):
+    """More requests wait for the models than may."""
+
+
+class _Turns:
+    """One request at a time has the models; some wait for their turn."""
+
+    def __init__(self, waiting: int) -> None:
+        self._most, self._count = 1 + waiting, 0
+        self._models = anyio.CapacityLimiter(1)
+
+    async def run(self, work: Callable[[], _Given]) -> _Given:
+        """Runs in a thread; raises `BusyError` at once where too many wait."""
+        if self._count >= self._most:
+            raise BusyError
+        self._count += 1
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._models)
+        finally:
+            self._count -= 1
+
+
+class _Api:
+    """Answers of the page's server."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio, self._gallery = studio, Gallery(studio)
+        self._turns = _Turns(studio.limits.waiting)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/about", self.about),
+            Route("/images", self.add_image, methods=["POST"]),
+            Route("/images/{image}", self.image),
+            Route("/examples/{name}", self.example),
+            Route("/segment", self.segment, methods=["POST"]),
+            Route("/results/{result}/{file}", self.result_file),
+            Route("/explain", self.explain, methods=["POST"]),
+            Route("/indexes/{index}", self.index),
+            Route("/indexes/{index}/search", self.search),
+            Route("/indexes/{index}/rows/{row:int}", self.row),
+            Route("/indexes/{index}/rows/{row:int}/picture", self.row_picture),
+            Route("/indexes/{index}/without", self.without, methods=["POST"]),
+        ]
+
+    async def about(self, request: Request) -> Response:
+        return JSONResponse(
+            {
+                "version": freeda.__version__,
+                "methods": list(METHODS),
+                "indexes": list(self._studio.indexes),
+                "examples": list(EXAMPLES),
+                "limits": asdict(self._studio.limits),
+            }
+        )
+
+    async def add_image(self, request: Request) -> Response:
+        content = await _body(request, self._studio.limits.upload_bytes)
+        name = request.query_params.get("name", "image")[:200]
+        picture = await run_in_threadpool(self._studio.add_picture, content, name)
+        height, width = picture.pixels.shape[:2]
+        return JSONResponse({"image": picture.id, "name": picture.name, "width": width, "height": height})
+
+    async def image(self, request: Request) -> Response:
+        """The pixels as they are segmented: upright, without transparency."""
+        pixels = self._studio.picture(request.path_params["image"]).pixels
+        return Response(await run_in_threadpool(_png, Image.fromarray(pixels)), media_type="image/png")
+
+    async def example(self, request: Request) -> Response:
+        content = example_content(request.path_params["name"])
+        if content is None:
+            raise HTTPException(404, "there is no such example")
+        return Response(content, media_type="image/png")
+
+    async def segment(self, request: Request) -> Response:
+        asked = await _json(request)
+        work = partial(
+            self._studio.segment,
+            _text(asked, "image"),
+            _texts(asked, "classes"),
+            method=_text(asked, "method"),
+            index=asked.get("index"),
+            background=asked.get("background") is True,
+        )
+        started = time.perf_counter()
+        result_id, result = await self._turns.run(work)
+        milliseconds = round(1000 * (time.perf_counter() - started))
+        return JSONResponse({**_described(result), "result": result_id, "milliseconds": milliseconds})
+
+    async def result_file(self, request: Request) -> Response:
+        result = self._studio.result(request.path_params["result"])
+        make = _FILES.get(request.path_params["file"])
+        if make is None:
+            raise HTTPException(404, f"there is no such file; known are {', '.join(_FILES)}")
+        content, media_type = await run_in_threadpool(make, result)
+        return Response(content, media_type=media_type)
+
+    async def explain(self, request: Request) -> Response:
+        asked = await _json(request)
+        result, x, y = self._studio.result(_text(asked, "result")), _whole(asked, "x"), _whole(asked, "y")
+        evidence = await self._turns.run(partial(result.explain, x, y))
+        region = {"size": list(evidence.region.shape), "counts": run_lengths(evidence.region)}
+        return JSONResponse({**evidence.as_dict(), "region": region, "color": list(evidence.color)})
+
+    async def index(self, request: Request) -> Response:
+        name = request.path_params["index"]
+        return JSONResponse(await run_in_threadpool(self._gallery.summary, name))
+
+    async def search(self, request: Request) -> Response:
+        asked, name = request.query_params, request.path_params["index"]
+        first, count = (
+            _bounded(asked.get(key), most, key) for key, most in (("first", 10**6), ("count", 200))
+        )
+        work = partial(self._gallery.search, name, asked.get("q", "")[:500], first, min(count, _PAGE_ROWS))
+        return JSONResponse(await self._turns.run(work))
+
+    async def row(self, request: Request) -> Response:
+        path = request.path_params
+        return JSONResponse(await run_in_threadpool(self._gallery.row, path["index"], path["row"]))
+
+    async def row_picture(self, request: Request) -> Response:
+        path = request.path_params
+        found = await run_in_threadpool(self._gallery.thumbnail, path["index"], path["row"])
+        if found is None:
+            raise HTTPException(404, "this prototype has no picture")
+        return Response(found[0], media_type=found[1])
+
+    async def without(self, request: Request) -> Response:
+        asked = await _json(request)
+        rows = asked.get("rows")
+        if not isinstance(rows, list) or not all(type(row) is int for row in rows):
+            raise HTTPException(422, "`rows` is no list of whole numbers")
+        name = request.path_params["index"]
+        work = partial(self._gallery.write_without, name, rows, _text(asked, "name"))
+        return JSONResponse(await run_in_threadpool(work))
+
+
+def create_application(
+    studio: Studio, *, hosts: frozenset[str] | None, token: str | None = None
+) -> Starlette:
+    """The page and its server. hosts, token: as `Guard` takes them."""
+    api = _Api(studio)
+    return Starlette(
+        routes=[
+            Mount("/api", routes=api.routes()),
+            Mount("/", StaticFiles(directory=_STATIC, html=True)),
+        ],
+        middleware=[Middleware(Guard, hosts=hosts, token=token)],
+        exception_handlers={
+            FreedaError: _told,
+            BusyError: _busy,
+            HTTPException: _refused,
+            ClientDisconnect: _left,
+            Exception: _failed,
+        },
+    )
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 404 if isinstance(error, ForgottenError) else 422)
+
+
+async def _busy(request: Request, error: Exception) -> Response:
+    why = "too many requests are waiting; try again in a moment"
+    return JSONResponse({"error": why}, 429, {"Retry-After": "1"})
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    why = f"the server failed with {type(error).__name__}; its terminal says where"
+    return JSONResponse({"error": why}, 500)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """Reads no more than is allowed, whatever the request says of its length."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            why = f"more than the {most:,} bytes that are taken; choose a smaller file"
+            raise HTTPException(413, why, {"Connection": "close"})  # the rest is not read
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise HTTPException(415, "expected application/json")
+    try:
+        content = json.loads(await _body(request, _JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"the request is no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise HTTPException(422, "the request is no JSON object")
+    return content
+
+
+def _text(asked: dict[str, Any], key: str) -> str:
+    if not isinstance(asked.get(key), str):
+        raise HTTPException(422, f"`{key}` is missing, or no text")
+    return str(asked[key])
+
+
+def _texts(asked: dict[str, Any], key: str) -> list[str]:
+    values = asked.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise HTTPException(422, f"`{key}` is no list of texts")
+    return values
+
+
+def _whole(asked: dict[str, Any], key: str) -> int:
+    if type(asked.get(key)) is not int:
+        raise HTTPException(422, f"`{key}` is no whole number")
+    return int(asked[key])
+
+
+def _bounded(given: str | None, most: int, key: str) -> int:
+    if given is None or not given.isdecimal() or not given.isascii() or int(given) > most:
+        raise HTTPException(422, f"`{key}` is no whole number from 0 to {most:,}")
+    return int(given)
+
+
+def _described(result: Segmentation) -> dict[str, Any]:
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in result.colors.tolist()]
+    return {
+        **result_summary(result),
+        "classes": [
+            {"name": name, "color": color} for name, color in zip(result.classes, colors, strict=True)
+        ],
+        "explains": result.explainer is not None,
+    }
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+_Make = Callable[[Segmentation], tuple[bytes, str]]
+_FILES: dict[str, _Make] = {
+    "labels.u16": lambda result: (result.labels.astype("<u2").tobytes(), "application/octet-stream"),
+    "labels.png": lambda result: (_png(draw_labels(result)), "image/png"),
+    "overlay.png": lambda result: (_png(draw_overlay(result)), "image/png"),
+    "result.json": lambda result: (_encoded(result_summary(result)), "application/json"),
+    "coco.json": lambda result: (
+        _encoded(coco_document(result, result.file_name or "image", instances=True)),
+        "application/json",
+    ),
+}
+"""What a result can be fetched as. labels.u16: (H, W) unsigned 16-bit little-endian numbers of classes."""

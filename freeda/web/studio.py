@@ -1,0 +1,162 @@
+"""What the page works on: images, segmenters and results, each kept by id within bounds. Knows no HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from freeda.caching import BoundedCache
+from freeda.class_names import parse_classes
+from freeda.errors import ClassNamesError, ConfigError, FreedaError
+from freeda.index.reader import PrototypeIndex
+from freeda.methods import METHODS, load
+from freeda.methods.base import Segmenter
+from freeda.segmentation.images import read_content, require_aspect
+from freeda.segmentation.result import Segmentation
+from freeda.web.limits import Limits
+
+__all__ = ["ForgottenError", "Picture", "Studio"]
+
+_RETRIEVING = ("freeda",)
+"""Methods that take an index."""
+_Key = tuple[str, str | None]
+"""A method, and the index of one that retrieves."""
+
+
+class ForgottenError(FreedaError):
+    """An image or a result that is not kept any more, or never was."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that was handed in. pixels: (H, W, 3) uint8 RGB, upright. name: of its file."""
+
+    id: str
+    name: str
+    pixels: np.ndarray
+
+
+class Studio:
+    """Images, loaded segmenters and results. One thread at a time may call what runs
+    models: `segment`, and searches of an index by text.
+    """
+
+    def __init__(
+        self,
+        indexes: Mapping[str, str],
+        limits: Limits,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        trust_models: bool = False,
+    ) -> None:
+        """indexes: where each index lies, by the name that the page shows. Others: as `freeda.load` takes
+        them.
+        """
+        self.indexes = dict(indexes)
+        self.limits = limits
+        self._options = {"preset": preset, "device": device}
+        self._trust_models = trust_models
+        self._pictures = BoundedCache[str, Picture](limits.images_bytes, lambda item: item.pixels.nbytes)
+        self._results = BoundedCache[str, Segmentation](limits.results_bytes, _result_bytes)
+        self._segmenters = BoundedCache[_Key, dict[bool, Segmenter]](limits.segmenters)
+        self._opened = BoundedCache[str, PrototypeIndex](len(self.indexes) + 16)
+        self._opening = Lock()
+
+    def add_picture(self, content: bytes, name: str) -> Picture:
+        """Reads an image file. The same content has the same id. Raises `ImageError`."""
+        pixels = read_content(content, name, max_pixels=self.limits.upload_pixels)
+        require_aspect(pixels)
+        picture = Picture(_short_digest(content), name, pixels)
+        self._pictures.keep({picture.id: picture})
+        return picture
+
+    def picture(self, picture_id: str) -> Picture:
+        """Raises `ForgottenError`."""
+        found = self._pictures.find([picture_id])
+        if not found:
+            raise ForgottenError("this image is not kept any more; choose it again")
+        return found[picture_id]
+
+    def result(self, result_id: str) -> Segmentation:
+        """Raises `ForgottenError`."""
+        found = self._results.find([result_id])
+        if not found:
+            raise ForgottenError("this result is not kept any more; segment the image again")
+        return found[result_id]
+
+    def segment(
+        self,
+        picture_id: str,
+        classes: Sequence[str],
+        *,
+        method: str,
+        index: str | None,
+        background: bool,
+    ) -> tuple[str, Segmentation]:
+        """The id of a result, and the result.
+
+        classes: an entry per class, "cat,kitten"; never a file's name.
+        index: for methods that retrieve.
+        """
+        picture = self.picture(picture_id)
+        parsed = parse_classes([entry for entry in classes if entry.strip(" ;,")])
+        if len(parsed) > self.limits.classes:
+            raise ClassNamesError(f"{len(parsed):,} classes; the page takes {self.limits.classes:,} at most")
+        what = repr((picture.id, parsed, method, index, background))
+        result_id = _short_digest(what.encode())
+        if found := self._results.find([result_id]):
+            return result_id, found[result_id]
+        segmenter = self.segmenter(method, index, background=background)
+        result = segmenter.segment(picture.pixels, parsed)
+        self._results.keep({result_id: result})
+        return result_id, result
+
+    def segmenter(self, method: str, index: str | None, *, background: bool = False) -> Segmenter:
+        """Loaded when it is first asked for; with and without background, the models are the same.
+
+        Raises `ConfigError`, and what `freeda.load` does.
+        """
+        if method not in METHODS:
+            raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
+        key = (method, index if method in _RETRIEVING else None)
+        with self._opening:
+            held = self._segmenters.find([key]).get(key)
+            if held is None:
+                held = {False: load(method=method, **self._load_options(method, index))}
+                self._segmenters.keep({key: held})
+            if background not in held:
+                held[background] = held[False].with_background(background)
+            return held[background]
+
+    def _load_options(self, method: str, index: str | None) -> dict[str, Any]:
+        if method not in _RETRIEVING:
+            return self._options
+        return {**self._options, "index": self._place(index), "trust_models": self._trust_models}
+
+    def index(self, name: str) -> PrototypeIndex:
+        """Raises `ConfigError` for a name that is not listed, and the errors of opening it."""
+        with self._opening:
+            if found := self._opened.find([name]):
+                return found[name]
+            opened = PrototypeIndex.open(self._place(name))
+            self._opened.keep({name: opened})
+            return opened
+
+    def _place(self, name: str | None) -> str:
+        if name is None or name not in self.indexes:
+            raise ConfigError(f"unknown index '{name}'; expected one of {', '.join(self.indexes)}")
+        return self.indexes[name]
+
+
+def _result_bytes(result: Segmentation) -> int:
+    return int(result.image.nbytes + result.labels.nbytes + result.scores.nbytes)
+
+
+def _short_digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=12).hexdigest()

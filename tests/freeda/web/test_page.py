@@ -1,0 +1,240 @@
+"""The page in a real browser, with the toy models."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+import freeda
+from freeda.toyworld.make_examples import EXAMPLES
+from tests.freeda.web.conftest import Served
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.xdist_group("web"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; `make test` installs it on Debian"),
+]
+CLASSES = "dog, puppy; lamp; gravel; sky"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """The page, opened. Nothing but the server may be asked, and no script may fail."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked: list[str] = []
+    failed: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("pageerror", lambda error: failed.append(str(error)))
+    opened.set_default_timeout(30_000)
+    opened.goto(served.url)
+    opened.wait_for_selector("body[data-ready]")
+    yield opened
+    opened.close()
+    assert not failed
+    assert {urlsplit(url).hostname for url in asked if not url.startswith("blob:")} == {"127.0.0.1"}
+
+
+def choose(page: Page, path: Path) -> None:
+    page.set_input_files("#file", path)
+    expect(page.locator("#status")).to_contain_text(path.name)
+
+
+def type_classes(page: Page, text: str) -> None:
+    page.fill("#class-input", text)
+    page.press("#class-input", "Enter")
+
+
+def legend(page: Page) -> list[str]:
+    expect(page.locator("#status")).to_contain_text(" ms")
+    return page.locator("#legend .name").all_inner_texts()
+
+
+def fetched(page: Page, button: str) -> bytes:
+    with page.expect_download() as download:
+        page.get_by_role("link", name=button, exact=True).click()
+    return Path(download.value.path()).read_bytes()
+
+
+def test_an_image_is_segmented_into_the_classes_typed(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    type_classes(page, CLASSES)
+    found = legend(page)
+    expected = freeda.load("toy", device="cpu").segment(EXAMPLES / "scene-4.png", CLASSES)
+    assert found == [item["label"] for item in expected.segments_info]
+    assert page.locator(".chip .name").all_inner_texts() == ["dog, puppy", "lamp", "gravel", "sky"]
+    labels = np.asarray(Image.open(io.BytesIO(fetched(page, "Labels"))))
+    np.testing.assert_array_equal(labels, expected.labels)
+    assert Image.open(io.BytesIO(fetched(page, "Overlay"))).size[0] >= 256
+    assert json.loads(fetched(page, "JSON"))["classes"] == list(expected.classes)
+    assert json.loads(fetched(page, "COCO"))["images"][0]["width"] == 256
+    shown = shown_pixels(page)
+    colors = 0.55 * expected.colors[expected.labels] + 0.45 * expected.image
+    assert np.abs(shown[4:-4, 4:-4] - colors[4:-4, 4:-4]).max() <= 2
+
+
+def shown_pixels(page: Page) -> np.ndarray:
+    """(H, W, 3): what the canvas holds."""
+    values = page.locator("#canvas").evaluate(
+        "(canvas) => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
+    )
+    size = page.locator("#canvas").evaluate("(canvas) => [canvas.height, canvas.width]")
+    return np.array(values, float).reshape(*size, 4)[..., :3]
+
+
+def test_a_click_shows_why(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    type_classes(page, CLASSES)
+    legend(page)
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    # The canvas is as wide as its column, and the square picture is centred in it.
+    scale = min(box["width"], box["height"]) / 256
+    left = box["x"] + (box["width"] - 256 * scale) / 2
+    page.mouse.click(left + 100.5 * scale, box["y"] + 70.5 * scale)
+    expect(page.locator("#why-pixel")).to_contain_text("Pixel 100, 70 ")
+    result = freeda.load("toy", device="cpu").segment(EXAMPLES / "scene-4.png", CLASSES)
+    evidence = result.explain(100, 70)
+    cells = page.locator("#candidates tbody td:first-child").all_inner_texts()
+    assert cells == [item.name for item in evidence.candidates]
+    captions = page.locator("#votes .hint").all_inner_texts()
+    assert captions == [vote.caption for vote in evidence.votes]
+    picture = page.locator("#votes img").first
+    expect(picture).to_have_js_property("complete", True)
+    assert picture.evaluate("(image) => image.naturalWidth") == 64
+
+
+def test_classes_change_the_picture_at_once(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    type_classes(page, "gravel; sky")
+    assert legend(page) == ["gravel", "sky"] or legend(page) == ["gravel"]
+    type_classes(page, "lamp")
+    expect(page.locator("#legend .name", has_text="lamp")).to_be_visible()
+    page.get_by_role("button", name="Remove lamp").click()
+    expect(page.locator("#legend .name", has_text="lamp")).to_have_count(0)
+    page.check("#background")
+    expect(page.locator("#legend .name", has_text="background")).to_be_visible()
+    page.select_option("#method", "diffsegmenter")
+    expect(page.locator("#index")).to_be_disabled()
+    expect(page.locator("#status")).to_contain_text(" ms")
+
+
+def test_everything_works_by_keyboard_alone(page: Page) -> None:
+    def tab_to(selector: str) -> None:
+        for _ in range(40):
+            if page.locator(f"{selector}:focus").count():
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"{selector} cannot be reached")
+
+    tab_to("#examples button:nth-child(4)")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("scene-4.png")
+    tab_to("#class-input")
+    page.keyboard.type("dog;gravel")
+    page.keyboard.press("Enter")
+    assert set(legend(page)) <= {"dog", "gravel"}
+    page.keyboard.press("Backspace")
+    expect(page.locator(".chip")).to_have_count(1)
+    page.locator("#tab-segment").focus()
+    tab_to("#canvas")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator("#why-pixel")).to_contain_text("Pixel 134, 128 ")
+    page.locator("#tab-segment").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#view-index")).to_be_visible()
+    tab_to("#query")
+    page.keyboard.type("cat")
+    page.keyboard.press("Enter")
+    expect(page.locator("#prototypes li").first).to_contain_text("cat")
+
+
+def test_bad_input_is_a_sentence_and_the_page_goes_on(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "<b>text.png").write_text("no image")
+    page.set_input_files("#file", tmp_path / "<b>text.png")
+    error = page.get_by_role("alert")
+    expect(error).to_contain_text("'<b>text.png' is no readable image: expected JPEG, PNG")
+    choose(page, EXAMPLES / "scene-4.png")
+    expect(error).to_be_hidden()
+    type_classes(page, "cat, dog; dog")
+    expect(error).to_contain_text("class name 'dog' is given twice")
+    page.get_by_role("button", name="Remove dog").click()
+    expect(error).to_be_hidden()
+    evil = "<img src=x onerror=alert(1)>"
+    type_classes(page, evil)
+    expect(page.locator(".chip .name", has_text=evil)).to_be_visible()
+    assert page.locator(".chip img").count() == 0
+
+
+def test_an_index_is_searched_and_written_without_what_is_marked(page: Page, served: Served) -> None:
+    page.click("#tab-index")
+    expect(page.locator("#summary")).to_contain_text("prototypes")
+    page.locator("#frequent button", has_text=re.compile(r"^wood ")).click()
+    cards = page.locator("#prototypes li")
+    expect(cards.first).to_contain_text("wood")
+    assert cards.count() == freeda.PrototypeIndex.open("toy").noun_counts()["wood"]
+    cards.first.get_by_role("button").click()
+    expect(page.locator("#prototype-text")).to_contain_text("the noun's mask covers")
+    expect(page.locator("#neighbors li")).to_have_count(12)
+    cards.nth(1).get_by_role("checkbox").check()
+    cards.nth(3).get_by_role("checkbox").check()
+    expect(page.locator("#marked")).to_have_text("2 prototypes marked.")
+    page.fill("#new-name", "from-the-page")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("#written")).to_contain_text("from-the-page")
+    written = freeda.PrototypeIndex.open(served.home / "indexes" / "from-the-page", verify=True)
+    assert len(written) == len(freeda.PrototypeIndex.open("toy")) - 2
+    page.fill("#query", "something with wings")
+    page.press("#query", "Enter")
+    expect(page.locator("#found")).to_contain_text("nearest by text")
+    page.click("#tab-segment")
+    assert "from-the-page" in page.locator("#index option").all_inner_texts()
+
+
+def test_a_narrow_screen_needs_no_scrolling_aside(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    choose(page, EXAMPLES / "scene-5.png")
+    type_classes(page, "owl; car; water; a class of a rather long name that has to be broken somewhere")
+    legend(page)
+    for tab in ("#tab-segment", "#tab-index"):
+        page.click(tab)
+        wide = page.locator("html").evaluate("(root) => root.scrollWidth - root.clientWidth")
+        assert wide <= 0
+
+
+def test_two_tabs_do_not_disturb_each_other(page: Page, browser: Browser, served: Served) -> None:
+    other = browser.new_page()
+    other.goto(served.url)
+    other.wait_for_selector("body[data-ready]")
+    choose(page, EXAMPLES / "scene-4.png")
+    choose(other, EXAMPLES / "scene-5.png")
+    type_classes(page, "dog; gravel")
+    type_classes(other, "owl; water")
+    assert set(legend(page)) <= {"dog", "gravel"}
+    assert set(legend(other)) <= {"owl", "water"}
+    other.close()
+
+
+def test_a_server_that_is_gone_is_told(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    page.route("**/api/segment", lambda route: route.abort())
+    type_classes(page, "dog")
+    expect(page.get_by_role("alert")).to_contain_text("is `freeda serve` still running?")
