@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 
 import click
@@ -59,13 +60,11 @@ def table() -> Iterator[str]:
     asking = Asking()
     image = asking.upload("scene-5.png")
     first = milliseconds(lambda: asking.segment(image, list(THINGS[:5])))
-    more = [
-        milliseconds(lambda count=count: asking.segment(image, list(THINGS[:count])))  # type: ignore[misc]
-        for count in range(6, 6 + _ROUNDS)
-    ]
+    counts = range(6, 6 + _ROUNDS)
+    more = [milliseconds(partial(asking.segment, image, list(THINGS[:count]))) for count in counts]
     result = asking.segment(image, list(THINGS[:5]))
-    clicks = [milliseconds(lambda x=x: asking.explain(result, x, 80)) for x in range(10, 10 + _ROUNDS)]  # type: ignore[misc]
-    yield "`python benchmarks/page.py --write`: the toy preset, an image of 240 x 160 pixels, as the page asks."
+    clicks = [milliseconds(partial(asking.explain, result, x, 80)) for x in range(10, 10 + _ROUNDS)]
+    yield "`python benchmarks/page.py --write`: the toy preset, an image of 240 x 160 pixels."
     yield f"{machine(choose_device('auto'))}. Medians of {_ROUNDS}."
     yield ""
     yield "| | ms |"

@@ -82,7 +82,7 @@ class Prototype:
     vector: (D,) float32, not normalised.
     area: share of the image inside the mask, (0, 1].
     peak: maximum of the attention map over its mean.
-    thumbnail: a small encoded image.
+    thumbnail: a small encoded image, faint outside of the noun's mask.
     """
 
     id: str

@@ -85,13 +85,16 @@ def _draw_vote(sheet: Image.Image, draw: ImageDraw.ImageDraw, vote: Vote, left: 
 
 
 def _thumbnail(data: bytes) -> Image.Image:
-    """The prototype's picture, or a grey square where none was kept, or its bytes are damaged or too many."""
+    """The prototype's picture, faint outside of its mask where that was kept; a grey square where there is
+    none, or its bytes are damaged or too many.
+    """
     square = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL), "#e6e8eb")
     try:
         picture = Image.open(io.BytesIO(data), formats=_THUMBNAILS)
         if max(picture.size) > _LARGEST:
             return square
-        square.paste(picture.convert("RGB").resize(square.size, Image.Resampling.LANCZOS))
+        shown = picture.convert("RGBA").resize(square.size, Image.Resampling.LANCZOS)
+        square = Image.alpha_composite(Image.new("RGBA", square.size, "white"), shown).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return square
     return square

@@ -33,12 +33,13 @@ def pamr(scores: torch.Tensor, image: torch.Tensor, iterations: int) -> torch.Te
 
 def _affinity(image: torch.Tensor) -> torch.Tensor:
     """(N, H, W): each neighbour's weight; they sum to 1."""
-    around = torch.stack(list(_neighbours(image)))
-    # Every dilation's 3 x 3 square holds the pixel itself, so it counts once per dilation.
-    squares = torch.cat([around, image.expand(len(DILATIONS), *image.shape)])
-    spread = squares.std(0, keepdim=True)
-    distance = (around - image).abs() / (1e-8 + _SOFTNESS * spread)
-    return (-distance.mean(1)).softmax(0)
+    offsets = torch.stack(list(_neighbours(image))).sub_(image)
+    # Every dilation's 3 x 3 square holds the pixel itself, at an offset of 0: it counts once per dilation.
+    count = len(offsets) + len(DILATIONS)
+    variance = (offsets.square().sum(0) - offsets.sum(0).square() / count) / (count - 1)
+    spread = variance.clamp_min(0).sqrt()
+    distance = offsets.abs_().div_(1e-8 + _SOFTNESS * spread)
+    return distance.mean(1).neg_().softmax(0)
 
 
 def _neighbours(values: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -27,6 +27,9 @@ from index_build.generation.textual_keys import textual_keys
 
 __all__ = ["BuildModels", "build_prototypes", "load_models"]
 
+_FAINT = 90
+"""Opacity, of 255, of what lies outside of a noun's mask in its thumbnail."""
+
 
 @dataclass(frozen=True)
 class BuildModels:
@@ -154,7 +157,6 @@ def _add_picture(
 ) -> None:
     source = item.source
     with outcome.timed("localisation"):
-        thumbnail = _thumbnail(item.picture.pixels, config.thumbnail)
         masks: dict[str, np.ndarray] = {}
         peaks: dict[str, float] = {}
         for span, key, noun_map in zip(source.spans, keys, item.picture.noun_maps, strict=True):
@@ -170,6 +172,7 @@ def _add_picture(
             if not np.isfinite(vector.astype(np.float16)).all():
                 outcome.rejects.append(_reject(item, span, "feature is not finite"))
                 continue
+            thumbnail = _thumbnail(item.picture.pixels, mask, config.thumbnail)
             outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
             masks[span.noun], peaks[span.noun] = mask, peak
         if masks:
@@ -218,9 +221,9 @@ def _reject(item: Illustrated, span: NounSpan, reason: str) -> Reject:
     return Reject(caption_id=caption.id, caption=caption.text, noun=span.noun, reason=reason)
 
 
-def _thumbnail(pixels: np.ndarray, side: int) -> bytes:
-    """The whole picture, its longer side at most `side`, as WebP."""
-    picture = Image.fromarray(pixels)
+def _thumbnail(pixels: np.ndarray, mask: np.ndarray, side: int) -> bytes:
+    """The whole picture, faint outside of an (H, W) mask, its longer side at most `side`, as WebP."""
+    picture = Image.fromarray(np.dstack([pixels, np.where(mask, 255, _FAINT).astype(np.uint8)]), "RGBA")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=80)

@@ -74,7 +74,9 @@ def test_a_prototype_is_the_pooled_feature_of_its_own_mask(
     upsampled = dense[:, tokens][:, :, tokens]
     np.testing.assert_allclose(prototype.vector, upsampled[:, mask].mean(1), rtol=1e-4, atol=1e-5)
     assert prototype.area == pytest.approx(mask.mean())
-    assert Image.open(io.BytesIO(prototype.thumbnail)).size == (64, 64)
+    shown = np.asarray(Image.open(io.BytesIO(prototype.thumbnail)))
+    assert shown.shape == (64, 64, 4)
+    np.testing.assert_array_equal(shown[..., 3] > 170, mask)
 
 
 def test_overlapped_stages_change_nothing(
