@@ -10,6 +10,7 @@ import click
 
 from freeda.commands.build import build_index_command
 from freeda.commands.captions import captions_group
+from freeda.commands.doctor import doctor_command
 from freeda.commands.evaluate import evaluate_command
 from freeda.commands.index import index_group
 from freeda.commands.presets import presets_command
@@ -61,6 +62,7 @@ for command in (
     segment_command,
     evaluate_command,
     serve_command,
+    doctor_command,
     presets_command,
     captions_group,
     index_group,

@@ -27,12 +27,14 @@ __all__ = [
     "choose_device",
     "chosen_dtype",
     "default_dtype",
+    "fetch_safetensors",
+    "hub_reachable",
     "is_folder",
     "load_first",
     "prepare",
     "repository_of",
     "require_weights",
-    "fetch_safetensors",
+    "resolve",
     "weights_fingerprint",
 ]
 
@@ -144,7 +146,7 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
     Raises `ModelNotFoundError`, which names all ids and the reason of each.
     """
     failures: list[str] = []
-    for model_id in map(_resolve, ids):
+    for model_id in map(resolve, ids):
         if _looks_like_path(model_id) and not is_folder(model_id):
             failures.append(f"{model_id} (no such folder)")
             continue
@@ -152,7 +154,7 @@ def load_first(kind: str, ids: Sequence[str], load: Callable[[str], Model]) -> M
             if is_folder(model_id):
                 inspect_folder(Path(model_id))
             repository = repository_of(model_id)
-            with _quiet_hub(online=is_folder(model_id) or _hub_reachable()):
+            with _quiet_hub(online=is_folder(model_id) or hub_reachable()):
                 if repository is not None:
                     inspect_configs(_configs(repository))
                 return load(model_id)
@@ -190,7 +192,7 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
-def _resolve(model_id: str) -> str:
+def resolve(model_id: str) -> str:
     """`package:PATH` is a folder inside this package, wherever that is installed."""
     if model_id.startswith(PACKAGE_PREFIX):
         folder = (_PACKAGE / model_id.removeprefix(PACKAGE_PREFIX)).resolve()
@@ -209,7 +211,8 @@ def _first_line(error: Exception) -> str:
 
 
 @lru_cache(maxsize=1)
-def _hub_reachable() -> bool:
+def hub_reachable() -> bool:
+    """Whether the hub of models answers; asked once."""
     from huggingface_hub import constants
 
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")

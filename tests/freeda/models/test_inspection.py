@@ -108,7 +108,7 @@ def test_a_folder_of_a_model_s_name_is_not_that_model(
     backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("freeda.models.loading._hub_reachable", lambda: False)
+    monkeypatch.setattr("freeda.models.loading.hub_reachable", lambda: False)
     shutil.copytree(backbone_folder, tmp_path / "vit_of_somebody")
     with pytest.raises(ModelNotFoundError, match="the folder of that name here is ./vit_of_somebody"):
         load_backbone(["vit_of_somebody"], CPU)

@@ -21,7 +21,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A hub address where nothing listens, and an empty cache."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    loading._hub_reachable.cache_clear()
+    loading.hub_reachable.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["sd15-vitb", "sd21-vitl", "sd-turbo-vitb"])

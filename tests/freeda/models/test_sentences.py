@@ -78,7 +78,7 @@ def test_a_hub_s_repository_is_looked_at_before_it_is_loaded(
     dense_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("freeda.models.loading._hub_reachable", lambda: False)
+    monkeypatch.setattr("freeda.models.loading.hub_reachable", lambda: False)
     in_hub_cache(tmp_path / "hub", "sentence-transformers/good", dense_folder)
     in_hub_cache(tmp_path / "hub", "some/bad", pickled(tmp_path / "bad", dense_folder))
     expected = load_sentence_model(str(dense_folder))(TEXTS)
