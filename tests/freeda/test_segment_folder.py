@@ -1,0 +1,143 @@
+"""`freeda segment` over folders: which images, where their results go, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from freeda.cli import main
+from freeda.toyworld.scenes import draw_scene, scene_rng
+
+CLASSES = ("--classes", "cat; grass; sand; sky")
+
+
+def segment(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["segment", *map(str, arguments), *CLASSES])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five scenes in three folders, two of one name."""
+    for number, name in enumerate(("a", "b", "one/a", "one/b", "one/two/a")):
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_scene(scene_rng("example", number), 64).image).save(path)
+    return tmp_path / "images"
+
+
+def results(out: Path) -> set[str]:
+    return {path.relative_to(out).as_posix() for path in out.rglob("*.labels.png")}
+
+
+def test_folders_within_folders_keep_their_places(folder: Path, tmp_path: Path) -> None:
+    plain = segment(folder, "--out", tmp_path / "plain")
+    assert plain.exit_code == 0
+    assert results(tmp_path / "plain") == {"a.labels.png", "b.labels.png"}
+    done = segment(folder, "--recursive", "--out", tmp_path / "deep")
+    assert done.exit_code == 0, done.output
+    assert results(tmp_path / "deep") == {
+        *("a.labels.png", "b.labels.png"),
+        *("one/a.labels.png", "one/b.labels.png", "one/two/a.labels.png"),
+    }
+    both = segment(folder, folder / "one", "--out", tmp_path / "both")
+    assert both.exit_code == 0
+    assert results(tmp_path / "both") == {f"{name}.labels.png" for name in ("a", "b", "a-2", "b-2")}
+
+
+def test_results_inside_the_images_folder_are_not_segmented(folder: Path) -> None:
+    for _ in range(2):
+        done = segment(folder, "--recursive", "--overwrite", "--out", folder / "results")
+        assert done.exit_code == 0
+    assert len(results(folder / "results")) == 5
+    told = segment(folder, "--out", folder)
+    assert told.exit_code == 2
+    assert "holds the images; name another folder" in told.output
+
+
+def test_an_empty_folder_says_how_to_look_deeper(folder: Path, tmp_path: Path) -> None:
+    (folder / "one" / "two" / "a.png").rename(tmp_path / "images" / "one" / "two" / "a.txt")
+    told = segment(folder / "one" / "two", "--out", tmp_path / "out")
+    assert told.exit_code == 1
+    assert "holds no images (--recursive looks into its folders)" in told.output
+
+
+def test_the_summary_adds_up_what_was_found(folder: Path, tmp_path: Path) -> None:
+    done = segment(folder, "--recursive", "--out", tmp_path / "out")
+    lines = done.stdout.splitlines()
+    start = lines.index("5 images, by share of all pixels decided:")
+    told = {line.split()[1]: float(line.split()[0].rstrip("%")) for line in lines[start + 1 :]}
+    labels = np.concatenate(
+        [np.asarray(Image.open(path)).ravel() for path in (tmp_path / "out").rglob("*.labels.png")]
+    )
+    for number, name in enumerate(("cat", "grass", "sand", "sky")):
+        assert told.get(name, 0.0) == pytest.approx(100 * np.mean(labels == number), abs=0.06)
+    assert list(told.values()) == sorted(told.values(), reverse=True)
+
+
+def test_finished_images_are_skipped_while_nothing_has_changed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = segment(folder, "--out", out)
+    assert "->" in first.stdout and first.exit_code == 0
+    again = segment(folder, "--out", out)
+    assert again.stderr == "2 of 2 images were finished already\n"
+    assert again.stdout == ""
+    assert again.exit_code == 0
+    Image.fromarray(draw_scene(scene_rng("example", 9), 64).image).save(folder / "b.png")
+    changed = segment(folder, "--out", out)
+    assert changed.stderr == "1 of 2 images were finished already\n"
+    (out / "a.overlay.png").unlink()
+    missing = segment(folder, "--out", out)
+    assert missing.stderr == "1 of 2 images were finished already\n"
+    assert (out / "a.overlay.png").exists()
+    for other in (["--set", "pamr=0"], ["--format", "labels"], ["--background"], ["--explain", "3,3"]):
+        assert "finished already" not in segment(folder, "--out", out, *other).stderr, other
+    renewed = segment(folder, "--out", out, "--overwrite")
+    assert renewed.stderr == "" and renewed.stdout.count("->") == 2
+
+
+def test_a_failed_image_is_tried_again(folder: Path, tmp_path: Path) -> None:
+    (folder / "b.png").write_text("no image")
+    first = segment(folder, "--out", tmp_path / "out")
+    assert first.exit_code == 1
+    again = segment(folder, "--out", tmp_path / "out")
+    assert again.exit_code == 1
+    assert "1 of 2 images were finished already" in again.stderr
+    assert "no readable image" in again.stderr
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(24):
+        Image.fromarray(draw_scene(scene_rng("example", number), 128).image).save(images / f"{number:02}.png")
+    command = [sys.executable, "-m", "freeda.cli", "segment", str(images), *CLASSES, "--device", "cpu"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 100
+    finished = tmp_path / "out" / ".finished.jsonl"
+    while not (finished.exists() and finished.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = finished.read_text().count('"made_of"')
+    assert 0 < before < 24
+    with finished.open("a") as file:  # as a line that was being written when the power failed
+        file.write('\n{"name": "23", "made_')
+    done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{before} of 24 images were finished already" in done.stderr
+    whole = segment(images, "--device", "cpu", "--out", tmp_path / "whole")
+    assert whole.exit_code == 0
+    for path in sorted((tmp_path / "whole").glob("*.json")):
+        other = tmp_path / "out" / path.name
+        assert json.loads(other.read_text())["segments"] == json.loads(path.read_text())["segments"]
+    assert len(list((tmp_path / "out").glob("*.labels.png"))) == 24
