@@ -9,7 +9,7 @@ import numpy as np
 
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["coco_document", "run_lengths"]
+__all__ = ["coco_document", "connected_pieces", "run_lengths"]
 
 
 def coco_document(result: Segmentation, file_name: str, *, instances: bool = False) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def coco_document(result: Segmentation, file_name: str, *, instances: bool = Fal
     annotations: list[dict[str, Any]] = []
     for item in result.segments_info:
         mask = result.labels == item["id"]
-        for piece in _pieces(mask) if instances else [mask]:
+        for piece in connected_pieces(mask) if instances else [mask]:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -53,8 +53,8 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return np.diff(np.concatenate([[0], changes])).tolist()
 
 
-def _pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """Connected pieces, of pixels that touch at a side or a corner, largest first."""
+def connected_pieces(mask: np.ndarray) -> list[np.ndarray]:
+    """The (H, W) connected pieces of a mask, of pixels that touch at a side or a corner, largest first."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     order = sorted(range(1, count), key=lambda number: -int(stats[number, cv2.CC_STAT_AREA]))
     return [np.asarray(labels == number) for number in order]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ from freeda.errors import ExplanationError
 from freeda.segmentation.colors import class_colors
 from freeda.segmentation.decision import Foreground
 from freeda.segmentation.evidence import Evidence
+
+if TYPE_CHECKING:
+    import supervision
 
 __all__ = ["Segmentation"]
 
@@ -101,6 +104,27 @@ class Segmentation:
     def mask(self, name: str) -> np.ndarray:
         """(H, W) bool: where class `name` was found."""
         return np.asarray(self.labels == self.classes.index(name))
+
+    def to_supervision(self, *, instances: bool = False) -> supervision.Detections:
+        """As `sv.Detections`, with class names in its `data`; `instances` takes connected pieces apart.
+
+        Raises `ConfigError` where supervision is not installed.
+        """
+        from freeda.segmentation.converting import to_supervision
+
+        return to_supervision(self, instances=instances)
+
+    def to_transformers(self) -> dict[str, Any]:
+        """As transformers' panoptic post-processing: a tensor of segments' ids, and `segments_info`."""
+        from freeda.segmentation.converting import to_transformers
+
+        return to_transformers(self)
+
+    def to_pipeline(self) -> list[dict[str, Any]]:
+        """As transformers' "image-segmentation" pipeline: a label, a score and a mask per class found."""
+        from freeda.segmentation.converting import to_pipeline
+
+        return to_pipeline(self)
 
     def save(
         self,
