@@ -31,7 +31,7 @@ from freeda.segmentation.coco import coco_document, run_lengths
 from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.exports import result_summary
 from freeda.segmentation.result import Segmentation
-from freeda.web.examples import EXAMPLES, example_content
+from freeda.web.examples import example_classes, example_content
 from freeda.web.gallery import Gallery
 from freeda.web.guard import Guard
 from freeda.web.studio import ForgottenError, Studio
@@ -91,12 +91,13 @@ class _Api:
         ]
 
     async def about(self, request: Request) -> Response:
+        examples = await run_in_threadpool(example_classes)
         return JSONResponse(
             {
                 "version": freeda.__version__,
                 "methods": list(METHODS),
                 "indexes": list(self._studio.indexes),
-                "examples": list(EXAMPLES),
+                "examples": [{"name": name, "classes": names} for name, names in examples.items()],
                 "limits": asdict(self._studio.limits),
             }
         )

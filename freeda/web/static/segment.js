@@ -34,9 +34,12 @@ export class SegmentView {
     if (this.about.indexes.includes("toy")) byId("index").value = "toy";
     byId("method").replaceChildren(...this.about.methods.map((name) => element("option", { text: name, value: name })));
     byId("examples").replaceChildren(
-      ...this.about.examples.map((name, number) => {
+      ...this.about.examples.map(({ name, classes }, number) => {
         const picture = element("img", { src: `api/examples/${name}`, alt: `Example ${number + 1}`, width: 64, height: 64 });
-        const choose = guarded(async () => this.#open(await api.blob(`examples/${name}`), name));
+        const choose = guarded(async () => {
+          await this.#open(await api.blob(`examples/${name}`), name);
+          if (!this.chips.entries.length) this.chips.add(classes);
+        });
         return element("button", { type: "button", onclick: choose }, picture);
       }),
     );
