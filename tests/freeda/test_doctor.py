@@ -53,13 +53,13 @@ def installed(
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def own_home(tmp_path: Path) -> Path:
     (tmp_path / "home" / "presets").mkdir(parents=True)
     return tmp_path / "home"
 
 
-def test_this_environment_is_in_order(home: Path) -> None:
-    code, found = doctor(home=home)
+def test_this_environment_is_in_order(own_home: Path) -> None:
+    code, found = doctor(home=own_home)
     assert code == 0, found
     assert not [item for item in found.values() if item["status"] == "broken"]
     assert found["torch"]["found"] == version("torch")
@@ -76,12 +76,12 @@ def test_this_environment_is_in_order(home: Path) -> None:
     assert "not on this machine: diffusion stable-diffusion-v1-5" in found["preset sd15-vitb"]["found"]
 
 
-def test_both_builds_of_faiss_are_told_with_the_cure(home: Path, tmp_path: Path) -> None:
+def test_both_builds_of_faiss_are_told_with_the_cure(own_home: Path, tmp_path: Path) -> None:
     names = {"faiss-cpu", "faiss-gpu"}
     here = next(name for name in names if _has(name))
     (other,) = names - {here}
     installed(tmp_path / "site", other, {})
-    code, found = doctor(tmp_path / "site", home=home)
+    code, found = doctor(tmp_path / "site", home=own_home)
     assert code == 1
     assert found["faiss"]["status"] == "broken"
     assert "faiss-gpu and faiss-cpu overwrite each other" in found["faiss"]["found"]
@@ -89,34 +89,34 @@ def test_both_builds_of_faiss_are_told_with_the_cure(home: Path, tmp_path: Path)
     assert "toy answer" not in found  # nothing is imported that may be broken
 
 
-def test_opencv_beside_the_headless_one_is_told(home: Path, tmp_path: Path) -> None:
+def test_opencv_beside_the_headless_one_is_told(own_home: Path, tmp_path: Path) -> None:
     installed(tmp_path / "site", "opencv-python", {})
-    code, found = doctor(tmp_path / "site", home=home)
+    code, found = doctor(tmp_path / "site", home=own_home)
     assert code == 1
     cure = found["opencv"]["cure"]
     assert cure.endswith("opencv-python && pip install opencv-contrib-python-headless")
 
 
 @pytest.mark.parametrize("damage", ["replaced", "missing"])
-def test_files_that_another_package_took_along_are_told(home: Path, tmp_path: Path, damage: str) -> None:
+def test_files_that_another_package_took_along_are_told(own_home: Path, tmp_path: Path, damage: str) -> None:
     here = "faiss-gpu" if _has("faiss-gpu") else "faiss-cpu"
     held = {"faiss/__init__.py": b"import os\n", "faiss/lib.so": b"binary"}
     left = {**held, "faiss/lib.so": b"another binary"}
     if damage == "missing":
         del left["faiss/lib.so"]
     installed(tmp_path / "site", here, left, held)
-    code, found = doctor(tmp_path / "site", home=home)
+    code, found = doctor(tmp_path / "site", home=own_home)
     assert code == 1
     assert f"files of {here} are missing or replaced: faiss/lib.so" in found["faiss"]["found"]
     assert found["faiss"]["cure"] == f"pip install --force-reinstall --no-deps {here}"
 
 
-def test_a_missing_weight_of_the_package_is_told(home: Path, tmp_path: Path) -> None:
+def test_a_missing_weight_of_the_package_is_told(own_home: Path, tmp_path: Path) -> None:
     copy = tmp_path / "site" / "freeda"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "toyworld" / "weights" / "clip" / "open_clip_model.safetensors").unlink()
     shutil.copytree(PACKAGE.parent / "indexes" / "toy", copy / "indexes" / "toy")
-    code, found = doctor(tmp_path / "site", home=home)
+    code, found = doctor(tmp_path / "site", home=own_home)
     assert code == 1
     assert found["preset toy"]["status"] == "broken"
     assert "not on this machine: clip package:toyworld/weights/clip" in found["preset toy"]["found"]
@@ -124,12 +124,12 @@ def test_a_missing_weight_of_the_package_is_told(home: Path, tmp_path: Path) -> 
     assert "no CLIP model could be loaded" in found["toy answer"]["found"]
 
 
-def test_own_presets_are_looked_at(home: Path, tiny_preset: freeda.Preset) -> None:
+def test_own_presets_are_looked_at(own_home: Path, tiny_preset: freeda.Preset) -> None:
     from freeda.presets.toml import to_toml
 
-    (home / "presets" / "mine.toml").write_text(to_toml(tiny_preset))
-    (home / "presets" / "wrong.toml").write_text("models = 3\n")
-    code, found = doctor(home=home)
+    (own_home / "presets" / "mine.toml").write_text(to_toml(tiny_preset))
+    (own_home / "presets" / "wrong.toml").write_text("models = 3\n")
+    code, found = doctor(home=own_home)
     assert code == 1
     assert found["preset mine"]["status"] == "ok"
     assert "diffusion" in found["preset mine"]["found"]
@@ -139,20 +139,20 @@ def test_own_presets_are_looked_at(home: Path, tiny_preset: freeda.Preset) -> No
     )
 
 
-def test_weights_in_the_hub_s_cache_are_counted(home: Path) -> None:
+def test_weights_in_the_hub_s_cache_are_counted(own_home: Path) -> None:
     """As `hf download` leaves them: a snapshot of links to blobs."""
-    repository = home / "hub" / "models--timm--vit_base_patch14_dinov2.lvd142m"
+    repository = own_home / "hub" / "models--timm--vit_base_patch14_dinov2.lvd142m"
     blob, snapshot = repository / "blobs" / "abc", repository / "snapshots" / ("1" * 40)
     blob.parent.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     blob.write_bytes(b"x" * 3_000_000)
     (snapshot / "model.safetensors").symlink_to(blob)
-    found = doctor(home=home)[1]["preset sd15-vitb"]
+    found = doctor(home=own_home)[1]["preset sd15-vitb"]
     assert "backbone" not in found["found"]
     assert "not on this machine: diffusion" in found["found"]
 
 
-def test_the_text_says_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_says_the_same(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
     told = CliRunner().invoke(doctor_command, [])

@@ -111,7 +111,7 @@ def test_an_image_that_fails_in_a_group_is_told_from_the_others(
     score = segmenter.method.score
 
     def failing(images, classes):
-        if any(item.pixels[0, 0, 0] == 77 for item in images):
+        if any(item.windowed.pixels[0, 0, 0] == 77 for item in images):
             raise RuntimeError("no such kernel")
         return score(images, classes)
 

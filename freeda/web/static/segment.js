@@ -12,6 +12,7 @@ export class SegmentView {
     this.about = about;
     this.image = null;
     this.result = null;
+    this.pixel = null; // the one that is explained
     this.asked = null;
     this.timer = 0;
     this.stage = new Stage({ onPoint: guarded((pixel) => this.#explain(pixel)), onHover: (label) => this.#light(label) });
@@ -74,6 +75,7 @@ export class SegmentView {
       const bitmap = await createImageBitmap(await api.blob(`images/${image.image}`));
       showError(null);
       this.image = image;
+      this.pixel = null;
       this.#forgetResult();
       this.stage.show(bitmap);
     } finally {
@@ -124,6 +126,7 @@ export class SegmentView {
       const labels = new Uint16Array(await api.bytes(`results/${result.result}/labels.u16`, asked.signal));
       showError(null);
       this.#show(result, labels);
+      if (this.pixel && result.explains) await this.#explain(this.pixel);
     } catch (error) {
       if (error.name !== "AbortError") byId("status").textContent = this.#size();
       throw error;
@@ -163,7 +166,9 @@ export class SegmentView {
     for (const line of byId("legend").children) line.classList.toggle("lit", Number(line.dataset.label) === label);
   }
 
+  // Where a new result is on its way, it is explained once it is there.
   async #explain({ x, y }) {
+    this.pixel = { x, y };
     if (!this.result) return;
     if (!this.result.explains) throw new Error("this method cannot explain its results; choose freeda");
     const { result } = this.result;
