@@ -57,6 +57,8 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
 
     chosen = taken_method_options(options)
     wanted = _parse_formats(options.pop("formats"))
+    if options["instances"] and "coco" not in wanted:
+        raise click.BadParameter("it is for COCO files; add --format coco", param_hint="--instances")
     points = [_parse_point(text) for text in options.pop("explain")]
     parsed = parse_classes(classes)
     planned = planned_images(images, out, recursive=options["recursive"])

@@ -28,8 +28,20 @@ _SHOWN_CLASSES = 20
 
 @dataclass(frozen=True)
 class Planned:
-    """An image and its results' path, relative to the folder of all results and without an ending."""
+    """An image and where its results go.
 
+    name: their path, relative to the folder of all results and without an ending.
+    state: path, size and time of change of the image, which tell whether it has changed since; None where there
+        is no such file.
+    """
+
+    path: Path
+    name: Path
+    state: tuple[str, int, int] | None
+
+
+@dataclass(frozen=True)
+class _Found:
     path: Path
     name: Path
 
@@ -50,31 +62,41 @@ def planned_images(images: Sequence[Path], out: Path, *, recursive: bool) -> lis
     Raises `ImageError` for a folder without images, and `click.BadParameter` for results beside images: they
     would replace some, and be segmented themselves the next time.
     """
-    if any((path if path.is_dir() else path.parent).resolve() == out.resolve() for path in images):
+    own = out.resolve()
+    if any((path if path.is_dir() else path.parent).resolve() == own for path in images):
         raise click.BadParameter(f"'{out}' holds the images; name another folder", param_hint="--out")
     found = [item for path in images for item in _in_path(path, out, recursive)]
     named: dict[Path, Planned] = {}
     for item in found:
         names = (item.name if n == 1 else item.name.with_name(f"{item.name.name}-{n}") for n in count(1))
         name = next(name for name in names if name not in named)
-        named[name] = Planned(item.path, name)
+        named[name] = Planned(item.path, name, _state(item.path))
     return list(named.values())
 
 
-def _in_path(path: Path, out: Path, recursive: bool) -> list[Planned]:
+def _state(path: Path) -> tuple[str, int, int] | None:
+    try:
+        held = path.stat()
+    except OSError:
+        return None  # reading the image tells why
+    return str(path.resolve()), held.st_size, held.st_mtime_ns
+
+
+def _in_path(path: Path, out: Path, recursive: bool) -> list[_Found]:
     from freeda.errors import ImageError
     from freeda.segmentation.images import IMAGE_ENDINGS
 
     if not path.is_dir():
-        return [Planned(path, Path(path.stem))]
+        return [_Found(path, Path(path.stem))]
     inside = path.rglob("*") if recursive else path.iterdir()
     pictures = sorted(item for item in inside if item.suffix.lower() in IMAGE_ENDINGS)
-    # Results may lie in a folder inside of the one with the images.
-    files = [item for item in pictures if not item.resolve().is_relative_to(out.resolve())]
+    own = out.resolve()
+    inside_path = own.is_relative_to(path.resolve())  # results may lie in a folder inside of the images' one
+    files = [item for item in pictures if not (inside_path and item.resolve().is_relative_to(own))]
     if not files:
         deeper = "" if recursive else " (--recursive looks into its folders)"
         raise ImageError(f"folder '{path}' holds no images{deeper}")
-    return [Planned(item, item.relative_to(path).with_suffix("")) for item in files]
+    return [_Found(item, item.relative_to(path).with_suffix("")) for item in files]
 
 
 class Job:
@@ -86,11 +108,11 @@ class Job:
     def __init__(self, planned: Sequence[Planned], out: Path, wanted: Wanted, made_by: Any) -> None:
         self._planned, self._out, self._wanted = list(planned), out, wanted
         self._made_by = made_by
-        self._left = iter(self._planned)
-        self._failed: set[object] = set()
-        self._unexplained = 0
+        self._total = len(self._planned)
+        self._left = list(self._planned)
+        self._failed = self._unexplained = 0
         self._pixels: dict[str, int] = {}
-        self._saved = 0
+        self._finished = 0
 
     @property
     def images(self) -> list[Path]:
@@ -98,80 +120,104 @@ class Job:
         return [item.path for item in self._planned]
 
     def skip_finished(self) -> None:
-        """Leaves out images whose results are there, made of the same by the same."""
-        finished = dict(_read_finished(self._out / _FINISHED))
-        left = [item for item in self._planned if not self._is_finished(finished.get(str(item.name)), item)]
-        if len(left) < len(self._planned):
-            skipped = len(self._planned) - len(left)
-            click.echo(f"{skipped} of {len(self._planned)} images were finished already", err=True)
-        self._planned, self._left = left, iter(left)
+        """Leaves out images that have their results, of the same image, classes, method and settings."""
+        entries = dict(_read_finished(self._out / _FINISHED))
+        left = []
+        for item in self._planned:
+            entry = entries.get(str(item.name), {})
+            if self._is_finished(entry, item):
+                self._tell(
+                    item.path, entry["segments"], [self._out / name for name in entry["files"]], new=False
+                )
+            else:
+                left.append(item)
+        if len(left) < self._total:
+            click.echo(f"{self._total - len(left)} of {self._total} images were finished already", err=True)
+        self._planned, self._left = left, list(left)
 
-    def _is_finished(self, entry: dict[str, Any] | None, item: Planned) -> bool:
+    def _is_finished(self, entry: dict[str, Any], item: Planned) -> bool:
         return (
-            entry is not None
+            item.state is not None
             and entry.get("made_of") == self._made_of(item)
-            and all((self._out / name).is_file() for name in entry.get("files", ()))
+            and all((self._out / name).is_file() for name in entry["files"])
         )
 
     def _made_of(self, item: Planned) -> str:
-        """A digest of all that an image's results depend on; the image itself by size and time of change."""
+        """A digest of all that an image's results depend on."""
         wanted = [self._wanted.formats, self._wanted.points, self._wanted.instances]
-        try:
-            held = item.path.stat()
-        except OSError:
-            return ""
-        image = [str(item.path.resolve()), held.st_size, held.st_mtime_ns]
-        text = json.dumps([image, wanted, self._made_by], default=str, sort_keys=True)
+        text = json.dumps([item.state, wanted, self._made_by], default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def note_failure(self, path: object, error: FreedaError) -> None:
+        """Tells why an image has no result; results of images before it may still come."""
+        self._left.remove(next(item for item in self._left if item.path == path))
+        self._tell_failure(error)
+
+    def _tell_failure(self, error: FreedaError) -> None:
         click.echo(f"error: {error}", err=True)
-        self._failed.add(path)
+        self._failed += 1
 
     def save(self, result: Segmentation) -> None:
-        item = next(item for item in self._left if item.path not in self._failed)
+        """Writes the next image's result and tells it; an error costs no other image."""
+        item = self._left.pop(0)
         folder, stem = self._out / item.name.parent, item.name.name
         try:
             written = result.save(folder, stem, self._wanted.formats, instances=self._wanted.instances)
-        except Exception as error:  # one image costs no other
-            self.note_failure(item.path, _told(item.path, error))
+            explained = self._explain(item, result, folder)
+            if explained is not None:
+                self._note_finished(item, result, [*written, *explained])
+        except Exception as error:
+            self._tell_failure(_told(item.path, error))
             return
-        unexplained = self._unexplained
+        self._tell(item.path, result.segments_info, [*written, *(explained or ())])
+
+    def _explain(self, item: Planned, result: Segmentation, folder: Path) -> list[Path] | None:
+        """The files of all points' evidence; None where one could not be explained."""
+        written, failed = [], self._unexplained
         for x, y in _chosen_points(self._wanted.points, result):
             try:
-                written += result.explain(x, y).save(folder, stem)
+                written += result.explain(x, y).save(folder, item.name.name)
             except Exception as error:
                 click.echo(f"error: {item.path}: {_told(item.path, error)}", err=True)
                 self._unexplained += 1
-        click.echo((_result_json if self._wanted.as_json else _result_text)(item.path, result, written))
-        self._count(result)
-        if self._unexplained == unexplained:
-            self._note_finished(item, written)
+        return written if self._unexplained == failed else None
 
-    def _note_finished(self, item: Planned, written: Sequence[Path]) -> None:
-        files = [str(path.relative_to(self._out)) for path in written]
-        entry = {"name": str(item.name), "made_of": self._made_of(item), "files": files}
+    def _note_finished(self, item: Planned, result: Segmentation, written: Sequence[Path]) -> None:
+        entry = {
+            "name": str(item.name),
+            "made_of": self._made_of(item),
+            "files": [str(path.relative_to(self._out)) for path in written],
+            "segments": result.segments_info,
+        }
         with (self._out / _FINISHED).open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(entry))  # first, for the line before may be half written
 
-    def _count(self, result: Segmentation) -> None:
-        self._saved += 1
-        for item in result.segments_info:
+    def _tell(
+        self, path: Path, segments: Sequence[dict[str, Any]], files: Sequence[Path], *, new: bool = True
+    ) -> None:
+        """Counts an image's classes and prints them; of one that was finished before, for scripts only."""
+        self._finished += 1
+        for item in segments:
             self._pixels[item["label"]] = self._pixels.get(item["label"], 0) + item["area"]
+        if self._wanted.as_json:
+            click.echo(_json_line(path, segments, files))
+        elif new:
+            click.echo(_text_line(path, segments, files))
 
     def succeeded(self) -> bool:
-        if self._saved > 1 and not self._wanted.as_json:
+        """Prints the summary, and says whether all went well."""
+        if self._finished > 1 and not self._wanted.as_json:
             click.echo(self._summary())
         if self._failed:
-            click.echo(f"{len(self._failed)} of {len(self._planned)} images failed", err=True)
+            click.echo(f"{self._failed} of {self._total} images failed", err=True)
         return not self._failed and not self._unexplained
 
     def _summary(self) -> str:
-        total = sum(self._pixels.values())
+        total = max(sum(self._pixels.values()), 1)
         ranked = sorted(self._pixels.items(), key=lambda entry: (-entry[1], entry[0]))
         lines = [f"  {area / total:6.1%}  {name}" for name, area in ranked[:_SHOWN_CLASSES]]
-        more = f"\n  and {len(ranked) - _SHOWN_CLASSES} classes more" if len(ranked) > _SHOWN_CLASSES else ""
-        return "\n".join([f"{self._saved} images, by share of all pixels decided:", *lines]) + more
+        more = f"\n  and {len(ranked) - _SHOWN_CLASSES} more classes" if len(ranked) > _SHOWN_CLASSES else ""
+        return "\n".join([f"{self._finished} images, by share of all pixels decided:", *lines]) + more
 
 
 def _read_finished(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -183,7 +229,7 @@ def _read_finished(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+        if isinstance(entry, dict) and entry.keys() >= {"name", "made_of", "files", "segments"}:
             yield entry["name"], entry
 
 
@@ -193,16 +239,14 @@ def _told(path: Path, error: Exception) -> FreedaError:
     return error if isinstance(error, FreedaError) else as_image_error(path, error)
 
 
-def _result_text(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
-    found = ", ".join(f"{item['label']} {item['share']:.0%}" for item in result.segments_info)
-    return f"{path}: {found or 'nothing decided'}  ->  {', '.join(str(item) for item in written)}"
+def _text_line(path: Path, segments: Sequence[dict[str, Any]], files: Sequence[Path]) -> str:
+    found = ", ".join(f"{item['label']} {item['share']:.0%}" for item in segments)
+    return f"{path}: {found or 'nothing decided'}  ->  {', '.join(map(str, files))}"
 
 
-def _result_json(path: Path, result: Segmentation, written: Sequence[Path]) -> str:
-    files = [str(item) for item in written]
-    return json.dumps(
-        {"image": str(path), "segments": result.segments_info, "files": files}, ensure_ascii=False
-    )
+def _json_line(path: Path, segments: Sequence[dict[str, Any]], files: Sequence[Path]) -> str:
+    content = {"image": str(path), "segments": list(segments), "files": [str(item) for item in files]}
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _chosen_points(points: Sequence[Point], result: Segmentation) -> list[tuple[int, int]]:

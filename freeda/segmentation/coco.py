@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -9,7 +11,47 @@ import numpy as np
 
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["coco_document", "connected_pieces", "run_lengths"]
+__all__ = ["Piece", "coco_document", "connected_pieces", "run_lengths"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a larger mask. mask: (h, w) bool, what lies in its box. left, top: of the box, in pixels."""
+
+    mask: np.ndarray
+    left: int
+    top: int
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> Piece:
+        """All of an (H, W) mask that is not empty."""
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        top, left = int(rows[0]), int(columns[0])
+        return cls(mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1], left, top)
+
+    def cut(self, values: np.ndarray) -> np.ndarray:
+        """(h, w): what an (H, W) array holds in the box."""
+        height, width = self.mask.shape
+        return values[self.top : self.top + height, self.left : self.left + width]
+
+    def whole(self, height: int, width: int) -> np.ndarray:
+        """(height, width) bool."""
+        found = np.zeros((height, width), bool)
+        self.cut(found)[:] = self.mask
+        return found
+
+    def column_runs(self, height: int, width: int) -> list[int]:
+        """COCO's run lengths of the whole mask, along columns; only columns of the box are gone through."""
+        columns = np.zeros((self.mask.shape[1], height), bool)
+        columns[:, self.top : self.top + self.mask.shape[0]] = self.mask.T
+        runs = run_lengths(columns)
+        runs[0] += self.left * height
+        after = (width - self.left - columns.shape[0]) * height
+        if len(runs) % 2:  # it ends outside of the mask
+            runs[-1] += after
+        elif after:
+            runs.append(after)
+        return runs
 
 
 def coco_document(result: Segmentation, file_name: str, *, instances: bool = False) -> dict[str, Any]:
@@ -24,17 +66,17 @@ def coco_document(result: Segmentation, file_name: str, *, instances: bool = Fal
     annotations: list[dict[str, Any]] = []
     for item in result.segments_info:
         mask = result.labels == item["id"]
-        for piece in connected_pieces(mask) if instances else [mask]:
+        for piece in connected_pieces(mask) if instances else [Piece.of(mask)]:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": 1,
                     "category_id": item["id"] + 1,
-                    "segmentation": {"size": [height, width], "counts": run_lengths(piece.T)},
-                    "area": int(piece.sum()),
-                    "bbox": _box(piece),
+                    "segmentation": {"size": [height, width], "counts": piece.column_runs(height, width)},
+                    "area": int(piece.mask.sum()),
+                    "bbox": [piece.left, piece.top, piece.mask.shape[1], piece.mask.shape[0]],
                     "iscrowd": 0,
-                    "score": round(float(result.scores[piece].mean()), 6),
+                    "score": round(float(piece.cut(result.scores)[piece.mask].mean()), 6),
                 }
             )
     return {
@@ -53,15 +95,9 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return np.diff(np.concatenate([[0], changes])).tolist()
 
 
-def connected_pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """The (H, W) connected pieces of a mask, of pixels that touch at a side or a corner, largest first."""
+def connected_pieces(mask: np.ndarray) -> Iterator[Piece]:
+    """The connected pieces of an (H, W) mask, of pixels that touch at a side or a corner, largest first."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    order = sorted(range(1, count), key=lambda number: -int(stats[number, cv2.CC_STAT_AREA]))
-    return [np.asarray(labels == number) for number in order]
-
-
-def _box(mask: np.ndarray) -> list[int]:
-    """Left, top, width and height."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    left, top = int(columns[0]), int(rows[0])
-    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+    for number in sorted(range(1, count), key=lambda number: -int(stats[number, cv2.CC_STAT_AREA])):
+        left, top, width, height, _ = (int(value) for value in stats[number])
+        yield Piece(np.asarray(labels[top : top + height, left : left + width] == number), left, top)

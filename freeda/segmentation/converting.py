@@ -34,7 +34,8 @@ def to_supervision(result: Segmentation, *, instances: bool = False) -> supervis
     numbers: list[int] = []
     for item in result.segments_info:
         mask = result.labels == item["id"]
-        pieces = connected_pieces(mask) if instances else [mask]
+        height, width = mask.shape
+        pieces = [piece.whole(height, width) for piece in connected_pieces(mask)] if instances else [mask]
         masks += pieces
         numbers += [item["id"]] * len(pieces)
     if not masks:
@@ -52,10 +53,10 @@ def to_supervision(result: Segmentation, *, instances: bool = False) -> supervis
 def to_transformers(result: Segmentation) -> dict[str, Any]:
     """As transformers' `post_process_panoptic_segmentation`.
 
-    "segmentation" is an (H, W) int32 tensor of segments' ids from 1, and -1 where nothing was decided;
+    "segmentation" is an (H, W) int32 tensor of segments' ids from 1, and 0 where nothing was decided;
     "segments_info" has id, label_id, label, score and was_fused.
     """
-    segments, info = np.full(result.labels.shape, -1, np.int32), []
+    segments, info = np.zeros(result.labels.shape, np.int32), []
     for number, item in enumerate(result.segments_info, 1):
         segments[result.labels == item["id"]] = number
         info.append(

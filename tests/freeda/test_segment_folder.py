@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from freeda.cli import main
+from freeda.segmentation.result import Segmentation
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 CLASSES = ("--classes", "cat; grass; sand; sky")
@@ -90,7 +91,7 @@ def test_finished_images_are_skipped_while_nothing_has_changed(folder: Path, tmp
     assert "->" in first.stdout and first.exit_code == 0
     again = segment(folder, "--out", out)
     assert again.stderr == "2 of 2 images were finished already\n"
-    assert again.stdout == ""
+    assert again.stdout == first.stdout[first.stdout.index("2 images, by share") :]
     assert again.exit_code == 0
     Image.fromarray(draw_scene(scene_rng("example", 9), 64).image).save(folder / "b.png")
     changed = segment(folder, "--out", out)
@@ -141,3 +142,70 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         other = tmp_path / "out" / path.name
         assert json.loads(other.read_text())["segments"] == json.loads(path.read_text())["segments"]
     assert len(list((tmp_path / "out").glob("*.labels.png"))) == 24
+
+
+def test_scripts_are_told_of_finished_images_too(folder: Path, tmp_path: Path) -> None:
+    first = segment(folder, "--json", "--out", tmp_path / "out")
+    again = segment(folder, "--json", "--out", tmp_path / "out")
+    assert again.stdout == first.stdout
+    assert [json.loads(line)["image"] for line in again.stdout.splitlines()] == [
+        str(folder / "a.png"),
+        str(folder / "b.png"),
+    ]
+
+
+def test_results_may_lie_above_the_images(folder: Path, tmp_path: Path) -> None:
+    done = segment(folder / "one", "--out", folder)
+    assert done.exit_code == 0, done.output
+    assert results(folder) == {"a.labels.png", "b.labels.png"}
+
+
+def test_an_image_that_changes_while_it_is_segmented_is_segmented_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Segmentation.save
+
+    def replaced(self: Segmentation, *arguments: object, **options: object) -> list[Path]:
+        Image.fromarray(draw_scene(scene_rng("example", 9), 64).image).save(folder / "one" / "b.png")
+        return save(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Segmentation, "save", replaced)
+        segment(folder / "one", "--out", tmp_path / "out")
+    again = segment(folder / "one", "--out", tmp_path / "out")
+    assert again.stderr == "1 of 2 images were finished already\n"
+
+
+def test_an_image_that_is_gone_is_not_finished(folder: Path, tmp_path: Path) -> None:
+    segment(folder / "a.png", folder / "b.png", "--out", tmp_path / "out")
+    (folder / "b.png").unlink()
+    again = segment(folder / "a.png", folder / "b.png", "--out", tmp_path / "out")
+    assert again.exit_code == 1
+    assert "1 of 2 images were finished already" in again.stderr
+    assert "no image file" in again.stderr
+
+
+def test_a_result_that_cannot_be_saved_leaves_the_others_their_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same image twice, of which the first result fails."""
+    save, saved = Segmentation.save, []
+
+    def failing(self: Segmentation, *arguments: object, **options: object) -> list[Path]:
+        saved.append(self.file_name)
+        if len(saved) == 1:
+            raise OSError("no space left")
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(Segmentation, "save", failing)
+    done = segment(folder / "a.png", folder / "a.png", folder / "b.png", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "1 of 3 images failed" in done.stderr
+    assert saved == ["a.png", "a.png", "b.png"]
+    assert results(tmp_path / "out") == {"a-2.labels.png", "b.labels.png"}
+
+
+def test_instances_without_coco_files_are_refused(folder: Path, tmp_path: Path) -> None:
+    told = segment(folder, "--instances", "--out", tmp_path / "out")
+    assert told.exit_code == 2
+    assert "it is for COCO files; add --format coco" in told.output

@@ -70,7 +70,7 @@ def test_transformers_shapes(result: Segmentation) -> None:
         assert item.keys() == {"id", "label_id", "label", "score", "was_fused"}
         mask = (segments == item["id"]).numpy()
         np.testing.assert_array_equal(mask, result.labels == item["label_id"])
-    np.testing.assert_array_equal((segments == -1).numpy(), result.labels == 255)
+    np.testing.assert_array_equal((segments == 0).numpy(), result.labels == 255)
 
 
 def test_the_pipeline_s_list(result: Segmentation) -> None:
