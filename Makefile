@@ -34,7 +34,8 @@ lint: $(READY)
 browser:
 	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	  || echo "Chromium cannot be installed; the tests of the page are skipped"; \
 	else echo "Chromium is not installed; the tests of the page are skipped"; fi
 
 bench: $(READY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from itertools import chain
 
 import click
 
@@ -35,9 +36,9 @@ def doctor_command(as_json: bool) -> None:
     if not any(item.status == "broken" for item in found):
         # What follows imports the packages that were looked at.
         from freeda.doctor.machine import machine_findings
-        from freeda.doctor.models import answer_finding, preset_findings
+        from freeda.doctor.models import model_findings
 
-        for finding in (*machine_findings(), *preset_findings(), answer_finding()):
+        for finding in chain(machine_findings(), model_findings()):
             tell(finding)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))

@@ -31,8 +31,7 @@ class Planned:
     """An image and where its results go.
 
     name: their path, relative to the folder of all results and without an ending.
-    state: path, size and time of change of the image, which tell whether it has changed since; None where there
-        is no such file.
+    state: the image's path, size and time of change; None where there is no such file.
     """
 
     path: Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +15,7 @@ __all__ = ["serve_command"]
 
 @click.command("serve", context_settings={"show_default": True})
 @click.option(
-    "--host", default="127.0.0.1", help="Address to listen on; any but this machine's own needs a token."
+    "--host", default="127.0.0.1", help="Address to listen on; any but the loopback asks for a token."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes a free one.")
 @click.option(
@@ -35,14 +34,19 @@ def serve_command(host: str, port: int, indexes: tuple[str, ...], **options: Any
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise ConfigError(f"`freeda serve` needs the package {package}: pip install 'freeda[web]'")
+    from freeda.presets import load_preset
     from freeda.web.address import listen
 
+    if options["preset"]:
+        load_preset(options["preset"])
     places = _places(indexes)
     listening = listen(host, port)
+    from freeda.models.loading import choose_device
     from freeda.web.limits import Limits
     from freeda.web.server import serve
     from freeda.web.studio import Studio
 
+    choose_device(options["device"])
     studio = Studio(
         places,
         Limits(),
@@ -61,7 +65,10 @@ def _places(indexes: tuple[str, ...]) -> dict[str, str]:
 
     if not indexes:
         return listed_indexes()
-    return {
-        Path(name).resolve().name if Path(name).name != name else name: str(find_index(name))
-        for name in indexes
-    }
+    places: dict[str, str] = {}
+    for given in indexes:
+        folder = find_index(given)
+        if folder.resolve().name in places:
+            raise ConfigError(f"two indexes are named '{folder.resolve().name}'; rename one of the folders")
+        places[folder.resolve().name] = str(folder)
+    return places

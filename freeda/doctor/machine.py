@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
-from freeda.doctor.findings import Finding
+from freeda.doctor.findings import Finding, checked
 from freeda.files import user_folder
 
 __all__ = ["machine_findings"]
@@ -18,10 +19,10 @@ _WANTED_MEMORY, _WANTED_DISK = 8 * _GIB, 20 * _GIB
 
 def machine_findings() -> Iterator[Finding]:
     """GPUs as PyTorch and FAISS see them, memory, disk and hub."""
-    yield from _devices()
-    yield _memory()
-    yield _disk()
-    yield _hub()
+    yield from checked("devices", _devices)
+    yield from checked("memory", lambda: [_memory()])
+    yield from checked("disk", _disks)
+    yield from checked("hub", lambda: [_hub()])
 
 
 def _devices() -> Iterator[Finding]:
@@ -41,7 +42,9 @@ def _devices() -> Iterator[Finding]:
         "devices", "ok", ", ".join(f"{item.name} {item.total_memory // _GIB} GiB" for item in names)
     )
     if faiss.get_num_gpus() == 0:
-        yield Finding("faiss and GPUs", "note", "FAISS searches on the CPU", "pip install faiss-gpu")
+        cure = "where keys are many: pip uninstall -y faiss-cpu && pip install faiss-gpu"
+        gpu_build = hasattr(faiss, "StandardGpuResources")
+        yield Finding("faiss and GPUs", "note", "FAISS searches on the CPU", "" if gpu_build else cure)
 
 
 def _memory() -> Finding:
@@ -51,14 +54,18 @@ def _memory() -> Finding:
     return Finding("memory", "ok", _size(total) if total else "unknown on this system")
 
 
-def _disk() -> Finding:
-    folder = user_folder()
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    found = f"{_size(free)} free at {folder}"
-    if free < _WANTED_DISK:
-        return Finding("disk", "note", found, "full-size models and an index of a million want 20 GiB")
-    return Finding("disk", "ok", found)
+def _disks() -> Iterator[Finding]:
+    """Where indexes lie, and where the hub's models are kept."""
+    from huggingface_hub import constants
+
+    for subject, folder in (("disk", user_folder()), ("disk of models", Path(constants.HF_HUB_CACHE))):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        found = f"{_size(free)} free at {folder}"
+        if free < _WANTED_DISK:
+            yield Finding(subject, "note", found, "full-size models and an index of a million want 20 GiB")
+        else:
+            yield Finding(subject, "ok", found)
 
 
 def _hub() -> Finding:

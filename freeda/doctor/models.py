@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from freeda.doctor.findings import Finding
+from freeda.doctor.findings import Finding, checked
 from freeda.errors import FreedaError
 from freeda.presets.builtin import PRESETS, load_preset, own_presets
 from freeda.presets.settings import Preset
 
-__all__ = ["answer_finding", "preset_findings"]
+__all__ = ["model_findings"]
 
 _ENOUGH = 0.95
 """Share of an example scene's pixels that the toy preset labels as the scene was drawn."""
 _ROLES = ("diffusion", "clip", "backbone")
+_DIFFUSION_PARTS = {"unet", "vae", "text_encoder"}
 
 
-def preset_findings() -> Iterator[Finding]:
-    """A line per preset: those of the package, then the user's own."""
+def model_findings() -> Iterator[Finding]:
+    """A line per preset, those of the package and then the user's own, and the toy preset's answer."""
     for name in (*PRESETS, *own_presets()):
-        try:
-            preset = load_preset(name)
-        except FreedaError as error:
-            yield Finding(f"preset {name}", "broken", str(error), "mend or remove the file")
-            continue
-        yield _weights(preset)
+        yield from checked(f"preset {name}", partial(_preset_findings, name))
+    yield from checked("toy answer", lambda: [_answer()])
 
 
-def _weights(preset: Preset) -> Finding:
+def _preset_findings(name: str) -> Iterator[Finding]:
+    try:
+        preset = load_preset(name)
+    except FreedaError as error:
+        yield Finding(f"preset {name}", "broken", str(error), "mend or remove the file")
+        return
+    yield _weights(f"preset {name}", preset)
+
+
+def _weights(subject: str, preset: Preset) -> Finding:
     sizes, missing = [], []
     for role in _ROLES:
         ids = preset.models.get(role, ())
@@ -36,7 +43,6 @@ def _weights(preset: Preset) -> Finding:
             sizes.append(f"{role} {held / 1e6:,.0f} MB")
         elif ids:
             missing.append(f"{role} {ids[0]}")
-    subject = f"preset {preset.name}"
     if not missing:
         return Finding(subject, "ok", ", ".join(sizes))
     found = f"not on this machine: {', '.join(missing)}"
@@ -46,15 +52,19 @@ def _weights(preset: Preset) -> Finding:
 
 
 def _bytes_here(role: str, model_id: str) -> int:
-    """Of a model's safetensors in a folder or in the hub's local cache; 0 where there are none."""
+    """Of a model's safetensors in a folder or in the hub's local cache; 0 where they are not complete."""
     from freeda.models.local import local_folder
 
     folder = local_folder(role, model_id)
-    found = folder.rglob("*.safetensors") if folder else ()
-    return sum(size for size in {path.resolve(): path.stat().st_size for path in found}.values())
+    if folder is None:
+        return 0
+    held = [path for path in folder.rglob("*.safetensors") if path.is_file()]
+    if role == "diffusion" and not {path.parent.name for path in held} >= _DIFFUSION_PARTS:
+        return 0
+    return sum(path.stat().st_size for path in {path.resolve() for path in held})
 
 
-def answer_finding() -> Finding:
+def _answer() -> Finding:
     """Segments an example scene with the toy index, and compares with how the scene was drawn."""
     import numpy as np
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,18 @@ from freeda.errors import ConfigError
 if TYPE_CHECKING:
     from freeda.methods.base import Segmenter
 
-__all__ = ["METHODS", "load"]
+__all__ = ["METHODS", "load", "retrieves"]
 
 METHODS = {
     "freeda": "freeda.methods.freeda",
     "diffsegmenter": "freeda.methods.diffsegmenter",
 }
 """A method's name, and the package whose `load(**options)` gives its segmenter."""
+
+
+def retrieves(method: str) -> bool:
+    """Whether a method takes an index."""
+    return "index" in signature(import_module(METHODS[method]).load).parameters
 
 
 def load(index: str | Path | None = None, *, method: str = "freeda", **options: Any) -> Segmenter:

@@ -43,6 +43,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 maintained.
 """
 _MAX_ASPECT = 32
+_CURE = "scale it down, or allow more (--max-pixels, max_pixels=)"
 _OPENING = Lock()
 
 
@@ -61,9 +62,9 @@ def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray
     return _decoded(Path(source), str(source), max_pixels)
 
 
-def read_content(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """As `read_image`, from the content of a file. name: for errors."""
-    return _decoded(BytesIO(content), name, max_pixels)
+def read_content(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS, cure: str = _CURE) -> np.ndarray:
+    """As `read_image`, from the content of a file. name: for errors. cure: for a file of too many pixels."""
+    return _decoded(BytesIO(content), name, max_pixels, cure)
 
 
 def require_aspect(pixels: np.ndarray) -> None:
@@ -76,13 +77,12 @@ def require_aspect(pixels: np.ndarray) -> None:
         )
 
 
-def _decoded(file: Path | BytesIO, name: str, max_pixels: int) -> np.ndarray:
+def _decoded(file: Path | BytesIO, name: str, max_pixels: int, cure: str = _CURE) -> np.ndarray:
     try:
         with _open(file) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(
-                    f"'{name}' has {image.width} x {image.height} pixels, more than {max_pixels:,}; "
-                    f"scale it down, or allow more (--max-pixels, max_pixels=)"
+                    f"'{name}' has {image.width} x {image.height} pixels, more than {max_pixels:,}; {cure}"
                 )
             return _to_rgb(image)
     except ImageError:

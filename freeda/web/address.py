@@ -12,6 +12,11 @@ from freeda.errors import ConfigError, reason
 __all__ = ["Listening", "listen"]
 
 
+_HTTP = 80
+_EVERY = ("", "0.0.0.0", "::")
+"""Names of all addresses of this machine."""
+
+
 @dataclass(frozen=True)
 class Listening:
     """A socket that listens.
@@ -40,10 +45,13 @@ def listen(host: str, port: int) -> Listening:
     shown = f"[{host}]" if ":" in host else host
     if not _is_loopback(host):
         token = secrets.token_urlsafe(24)
-        return Listening(opened, f"http://{shown}:{number}/?token={token}", None, token)
-    names = ("127.0.0.1", "localhost", "[::1]", shown)
-    hosts = frozenset(f"{name}:{number}" for name in names)
-    return Listening(opened, f"http://{shown}:{number}/", hosts, None)
+        reached = socket.gethostname() if host in _EVERY else shown
+        return Listening(opened, f"http://{reached}:{number}/?token={token}", None, token)
+    names = {"127.0.0.1", "localhost", "[::1]", shown}
+    hosts = {f"{name}:{number}" for name in names}
+    if number == _HTTP:  # browsers leave it out
+        hosts |= names
+    return Listening(opened, f"http://{shown}:{number}/", frozenset(hosts), None)
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
-import anyio.to_thread
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 import freeda
-from freeda.errors import FreedaError
-from freeda.methods import METHODS
+from freeda.errors import FreedaError, printable
+from freeda.methods import METHODS, retrieves
 from freeda.segmentation.coco import coco_document, run_lengths
 from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.exports import result_summary
@@ -50,19 +51,23 @@ class BusyError(Exception):
 
 
 class _Turns:
-    """One request at a time has the models; some wait for their turn."""
+    """One request at a time has the models, always in the same thread; some wait for their turn."""
 
     def __init__(self, waiting: int) -> None:
         self._most, self._count = 1 + waiting, 0
-        self._models = anyio.CapacityLimiter(1)
+        self._turn = asyncio.Lock()
+        self._models = ThreadPoolExecutor(1, "models")
 
-    async def run(self, work: Callable[[], _Given]) -> _Given:
-        """Runs in a thread; raises `BusyError` at once where too many wait."""
+    async def run(self, request: Request, work: Callable[[], _Given]) -> _Given:
+        """Raises `BusyError` at once where too many wait, `ClientDisconnect` where the client has gone."""
         if self._count >= self._most:
             raise BusyError
         self._count += 1
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._models)
+            async with self._turn:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                return await asyncio.get_running_loop().run_in_executor(self._models, work)
         finally:
             self._count -= 1
 
@@ -85,8 +90,8 @@ class _Api:
             Route("/explain", self.explain, methods=["POST"]),
             Route("/indexes/{index}", self.index),
             Route("/indexes/{index}/search", self.search),
-            Route("/indexes/{index}/rows/{row:int}", self.row),
-            Route("/indexes/{index}/rows/{row:int}/picture", self.row_picture),
+            Route("/indexes/{index}/rows/{row}", self.row),
+            Route("/indexes/{index}/rows/{row}/picture", self.row_picture),
             Route("/indexes/{index}/without", self.without, methods=["POST"]),
         ]
 
@@ -95,7 +100,7 @@ class _Api:
         return JSONResponse(
             {
                 "version": freeda.__version__,
-                "methods": list(METHODS),
+                "methods": [{"name": name, "retrieves": retrieves(name)} for name in METHODS],
                 "indexes": list(self._studio.indexes),
                 "examples": [{"name": name, "classes": names} for name, names in examples.items()],
                 "limits": asdict(self._studio.limits),
@@ -127,11 +132,11 @@ class _Api:
             _text(asked, "image"),
             _texts(asked, "classes"),
             method=_text(asked, "method"),
-            index=asked.get("index"),
+            index=None if asked.get("index") is None else _text(asked, "index"),
             background=asked.get("background") is True,
         )
         started = time.perf_counter()
-        result_id, result = await self._turns.run(work)
+        result_id, result = await self._turns.run(request, work)
         milliseconds = round(1000 * (time.perf_counter() - started))
         return JSONResponse({**_described(result), "result": result_id, "milliseconds": milliseconds})
 
@@ -146,7 +151,7 @@ class _Api:
     async def explain(self, request: Request) -> Response:
         asked = await _json(request)
         result, x, y = self._studio.result(_text(asked, "result")), _whole(asked, "x"), _whole(asked, "y")
-        evidence = await self._turns.run(partial(result.explain, x, y))
+        evidence = await self._turns.run(request, partial(result.explain, x, y))
         region = {"size": list(evidence.region.shape), "counts": run_lengths(evidence.region)}
         return JSONResponse({**evidence.as_dict(), "region": region, "color": list(evidence.color)})
 
@@ -160,15 +165,17 @@ class _Api:
             _bounded(asked.get(key), most, key) for key, most in (("first", 10**6), ("count", 200))
         )
         work = partial(self._gallery.search, name, asked.get("q", "")[:500], first, min(count, _PAGE_ROWS))
-        return JSONResponse(await self._turns.run(work))
+        return JSONResponse(await self._turns.run(request, work))
 
     async def row(self, request: Request) -> Response:
         path = request.path_params
-        return JSONResponse(await run_in_threadpool(self._gallery.row, path["index"], path["row"]))
+        row = _bounded(path["row"], 10**9, "row")
+        return JSONResponse(await run_in_threadpool(self._gallery.row, path["index"], row))
 
     async def row_picture(self, request: Request) -> Response:
         path = request.path_params
-        found = await run_in_threadpool(self._gallery.thumbnail, path["index"], path["row"])
+        row = _bounded(path["row"], 10**9, "row")
+        found = await run_in_threadpool(self._gallery.thumbnail, path["index"], row)
         if found is None:
             raise HTTPException(404, "this prototype has no picture")
         return Response(found[0], media_type=found[1])
@@ -183,17 +190,14 @@ class _Api:
         return JSONResponse(await run_in_threadpool(work))
 
 
-def create_application(
-    studio: Studio, *, hosts: frozenset[str] | None, token: str | None = None
-) -> Starlette:
+def create_application(studio: Studio, *, hosts: frozenset[str] | None, token: str | None = None) -> ASGIApp:
     """The page and its server. hosts, token: as `Guard` takes them."""
     api = _Api(studio)
-    return Starlette(
+    application = Starlette(
         routes=[
             Mount("/api", routes=api.routes()),
             Mount("/", StaticFiles(directory=_STATIC, html=True)),
         ],
-        middleware=[Middleware(Guard, hosts=hosts, token=token)],
         exception_handlers={
             FreedaError: _told,
             BusyError: _busy,
@@ -202,6 +206,7 @@ def create_application(
             Exception: _failed,
         },
     )
+    return Guard(application, hosts=hosts, token=token)
 
 
 async def _told(request: Request, error: Exception) -> Response:
@@ -223,7 +228,7 @@ async def _left(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    _log.error("%s %s failed", request.method, printable(request.url.path), exc_info=error)
     why = f"the server failed with {type(error).__name__}; its terminal says where"
     return JSONResponse({"error": why}, 500)
 
@@ -272,7 +277,7 @@ def _whole(asked: dict[str, Any], key: str) -> int:
 
 
 def _bounded(given: str | None, most: int, key: str) -> int:
-    if given is None or not given.isdecimal() or not given.isascii() or int(given) > most:
+    if given is None or not re.fullmatch("[0-9]{1,9}", given) or int(given) > most:
         raise HTTPException(422, f"`{key}` is no whole number from 0 to {most:,}")
     return int(given)
 

@@ -19,6 +19,7 @@ from freeda.index.finding import search_paths
 from freeda.index.format import MANIFEST
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter
+from freeda.methods.freeda.method import FreedaMethod
 from freeda.web.studio import Studio
 
 __all__ = ["Gallery"]
@@ -38,7 +39,7 @@ class Gallery:
         self._studio = studio
 
     def summary(self, name: str) -> dict[str, Any]:
-        """What an index holds, with its most frequent nouns."""
+        """What an index holds, with its most frequent nouns. Raises `ConfigError` for an unknown index."""
         index = self._studio.index(name)
         manifest, counts = index.manifest, _noun_counts(index)
         return {
@@ -56,6 +57,7 @@ class Gallery:
         """Prototypes of a noun that the index has, or those whose keys are nearest to a text.
 
         first, count: which of them.
+        Raises `ConfigError` for an unknown index, or nothing to search for.
         """
         index, text = self._studio.index(name), " ".join(query.lower().split())
         if not text:
@@ -73,14 +75,14 @@ class Gallery:
         self, name: str, index: PrototypeIndex, text: str, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
         segmenter = cast(FreedaSegmenter, self._studio.segmenter("freeda", name))
-        method = cast(Any, segmenter.method)
+        method = cast(FreedaMethod, segmenter.method)
         key = method.clip.embed_classes([ClassName(text)], method.settings.templates)
         similarities, rows = index.search(key, min(count, len(index)))
         held = rows[0] >= 0
         return similarities[0][held], rows[0][held]
 
     def row(self, name: str, row: int) -> dict[str, Any]:
-        """One prototype, and those that look most like it."""
+        """One prototype, and those that look most like it. Raises `ConfigError` for an unknown row."""
         index = self._studio.index(name)
         _require_row(index, row)
         near = index.search_vectors(index.vectors([row]), _NEIGHBORS + 1)[0]
@@ -96,13 +98,19 @@ class Gallery:
         return None if kind is None else (content, kind)
 
     def write_without(self, name: str, rows: Sequence[int], new_name: str) -> dict[str, Any]:
-        """A new index among the user's own, without some prototypes; the page lists it from then on."""
+        """A new index among the user's own, without some prototypes; the page lists it from then on.
+
+        Raises `ConfigError` for a name that is taken or no name, and the errors of writing an index.
+        """
         if not _NAME.fullmatch(new_name):
             raise ConfigError("name the new index with letters, digits, '.', '_' and '-'")
         if not rows:
             raise ConfigError("no prototypes are marked; mark those to leave out")
-        if any((place / MANIFEST).exists() for place in search_paths(new_name)[:-1]):
+        taken = any((place / MANIFEST).exists() for place in search_paths(new_name))
+        if new_name in self._studio.indexes or taken:
             raise ConfigError(f"there is an index '{new_name}' already; choose another name")
+        if len(set(rows)) >= len(self._studio.index(name)):
+            raise ConfigError("all prototypes are marked; leave some")
         folder = user_folder() / "indexes" / new_name
         done = leave_out(self._studio.index(name), folder, rows=rows)
         self._studio.indexes[new_name] = str(folder)

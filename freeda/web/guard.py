@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hmac
-from http.cookies import SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["COOKIE", "Guard"]
+__all__ = ["Guard"]
 
-COOKIE = "freeda_token"
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -23,7 +22,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_READING = ("GET", "HEAD")
 
 
 class Guard:
@@ -58,17 +56,19 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._hosts is not None and host not in self._hosts:
-            return _refusal(403, f"this server does not answer to the name '{host}'; use http://127.0.0.1")
-        if scope["method"] not in _READING and _is_cross_site(headers, host):
+            known = next(name for name in sorted(self._hosts) if name.startswith("127."))
+            return _refusal(403, f"this server does not answer to the name '{host}'; use http://{known}/")
+        if scope["path"].startswith("/api") and _is_cross_site(headers, host):
             return _refusal(403, "requests of other sites are not answered")
         if self._token is None:
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and self._is_token(given):
             entry = RedirectResponse("/", 303)
-            entry.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
+            # Lax, for the first request may follow a link in a message; requests of other sites are refused.
+            entry.set_cookie(_cookie(scope), self._token, httponly=True, samesite="lax")
             return entry
-        if self._is_token(_carried(headers)):
+        if self._is_token(_carried(headers, _cookie(scope))):
             return None
         return _refusal(401, "this page needs its token; open the address that `freeda serve` printed")
 
@@ -82,12 +82,16 @@ def _is_cross_site(headers: Headers, host: str) -> bool:
     return other or site not in ("same-origin", "none")
 
 
-def _carried(headers: Headers) -> str:
+def _cookie(scope: Scope) -> str:
+    """Cookies are shared by all servers of a machine, so that each needs a name of its own."""
+    return f"freeda_token_{(scope.get('server') or ('', 0))[1]}"
+
+
+def _carried(headers: Headers, cookie: str) -> str:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return bearer
-    morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    return "" if morsel is None else morsel.value
+    return cookie_parser(headers.get("cookie", "")).get(cookie, "")
 
 
 def _refusal(status: int, why: str) -> JSONResponse:

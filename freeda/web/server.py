@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import uvicorn
 
 from freeda.web.address import Listening
@@ -15,5 +17,5 @@ def serve(studio: Studio, listening: Listening) -> None:
     """Answers until an interrupt."""
     application = create_application(studio, hosts=listening.hosts, token=listening.token)
     config = uvicorn.Config(application, log_level="warning", server_header=False, lifespan="off")
-    with listening.socket:
+    with listening.socket, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to end
         uvicorn.Server(config).run(sockets=[listening.socket])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -14,7 +14,7 @@ from freeda.caching import BoundedCache
 from freeda.class_names import parse_classes
 from freeda.errors import ClassNamesError, ConfigError, FreedaError
 from freeda.index.reader import PrototypeIndex
-from freeda.methods import METHODS, load
+from freeda.methods import METHODS, load, retrieves
 from freeda.methods.base import Segmenter
 from freeda.segmentation.images import read_content, require_aspect
 from freeda.segmentation.result import Segmentation
@@ -22,8 +22,6 @@ from freeda.web.limits import Limits
 
 __all__ = ["ForgottenError", "Picture", "Studio"]
 
-_RETRIEVING = ("freeda",)
-"""Methods that take an index."""
 _Key = tuple[str, str | None]
 """A method, and the index of one that retrieves."""
 
@@ -42,8 +40,9 @@ class Picture:
 
 
 class Studio:
-    """Images, loaded segmenters and results. One thread at a time may call what runs
-    models: `segment`, and searches of an index by text.
+    """Images, loaded segmenters and results.
+
+    One thread at a time may call `segment` and `segmenter`, which load and run models.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Studio:
 
     def add_picture(self, content: bytes, name: str) -> Picture:
         """Reads an image file. The same content has the same id. Raises `ImageError`."""
-        pixels = read_content(content, name, max_pixels=self.limits.upload_pixels)
+        pixels = read_content(content, name, max_pixels=self.limits.upload_pixels, cure="scale it down")
         require_aspect(pixels)
         picture = Picture(_short_digest(content), name, pixels)
         self._pictures.keep({picture.id: picture})
@@ -108,12 +107,12 @@ class Studio:
         parsed = parse_classes([entry for entry in classes if entry.strip(" ;,")])
         if len(parsed) > self.limits.classes:
             raise ClassNamesError(f"{len(parsed):,} classes; the page takes {self.limits.classes:,} at most")
-        what = repr((picture.id, parsed, method, index, background))
+        what = repr((picture.id, picture.name, parsed, method, index, background))
         result_id = _short_digest(what.encode())
         if found := self._results.find([result_id]):
             return result_id, found[result_id]
         segmenter = self.segmenter(method, index, background=background)
-        result = segmenter.segment(picture.pixels, parsed)
+        result = replace(segmenter.segment(picture.pixels, parsed), file_name=picture.name)
         self._results.keep({result_id: result})
         return result_id, result
 
@@ -124,24 +123,25 @@ class Studio:
         """
         if method not in METHODS:
             raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
-        key = (method, index if method in _RETRIEVING else None)
-        with self._opening:
-            held = self._segmenters.find([key]).get(key)
-            if held is None:
-                held = {False: load(method=method, **self._load_options(method, index))}
-                self._segmenters.keep({key: held})
-            if background not in held:
-                held[background] = held[False].with_background(background)
-            return held[background]
+        key = (method, index if retrieves(method) else None)
+        held = self._segmenters.find([key]).get(key)
+        if held is None:
+            held = {False: load(method=method, **self._load_options(method, index))}
+            self._segmenters.keep({key: held})
+        if background not in held:
+            held[background] = held[False].with_background(background)
+        return held[background]
 
     def _load_options(self, method: str, index: str | None) -> dict[str, Any]:
-        if method not in _RETRIEVING:
+        if not retrieves(method):
             return self._options
         return {**self._options, "index": self._place(index), "trust_models": self._trust_models}
 
     def index(self, name: str) -> PrototypeIndex:
         """Raises `ConfigError` for a name that is not listed, and the errors of opening it."""
-        with self._opening:
+        if found := self._opened.find([name]):
+            return found[name]
+        with self._opening:  # one thread opens it, the others take what that one opened
             if found := self._opened.find([name]):
                 return found[name]
             opened = PrototypeIndex.open(self._place(name))

@@ -147,6 +147,10 @@ def test_weights_in_the_hub_s_cache_are_counted(own_home: Path) -> None:
     snapshot.mkdir(parents=True)
     blob.write_bytes(b"x" * 3_000_000)
     (snapshot / "model.safetensors").symlink_to(blob)
+    (snapshot / "other.safetensors").symlink_to(repository / "blobs" / "gone")
+    part = own_home / "hub" / "models--runwayml--stable-diffusion-v1-5" / "snapshots" / "1" / "text_encoder"
+    part.mkdir(parents=True)
+    (part / "model.safetensors").write_bytes(b"x")  # the other parts were never fetched
     found = doctor(home=own_home)[1]["preset sd15-vitb"]
     assert "backbone" not in found["found"]
     assert "not on this machine: diffusion" in found["found"]
@@ -165,3 +169,27 @@ def _has(name: str) -> bool:
     from freeda.doctor.packages import _is_installed
 
     return _is_installed(name)
+
+
+def test_a_check_that_fails_itself_is_a_finding_and_the_others_go_on(own_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "timm.py").write_text("raise RuntimeError('no\\x1b[31m such symbol')\n")
+    code, found = doctor(tmp_path / "site", home=own_home)
+    assert code == 1
+    assert found["preset sd15-vitb"]["status"] == "broken"
+    assert found["preset sd15-vitb"]["found"] == "RuntimeError: no\N{REPLACEMENT CHARACTER}[31m such symbol"
+    assert found["toy answer"]["status"] == "broken"
+    assert found["preset toy"]["status"] == "ok"
+
+
+def test_opencv_with_windows_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    from freeda.doctor import packages
+
+    monkeypatch.setattr(
+        packages, "_installed", lambda names: [n for n in names if n == "opencv-contrib-python"]
+    )
+    monkeypatch.setattr(packages, "_damaged_files", lambda *_: "")
+    monkeypatch.setattr(packages, "distribution", lambda name: name)
+    monkeypatch.setattr(packages, "version", lambda name: "5.0")
+    (found,) = packages._one_of("opencv", packages._OPENCV, "cv2", enough=packages._WHOLE_OPENCV)
+    assert (found.status, found.found) == ("ok", "opencv-contrib-python 5.0")

@@ -11,6 +11,7 @@ export class GalleryView {
     this.onNewIndex = onNewIndex;
     this.marked = new Set();
     this.query = "";
+    this.asked = new AbortController(); // for what is shown at present
     about.indexes.forEach((name) => this.#addIndex(name));
     if (about.indexes.includes("toy")) byId("search-index").value = "toy";
     byId("search-index").addEventListener("change", guarded(() => this.open()));
@@ -37,15 +38,23 @@ export class GalleryView {
     byId("search-index").append(element("option", { text: name, value: name }));
   }
 
+  // Answers that come after something else was asked for are dropped.
+  #askAnew() {
+    this.asked.abort();
+    this.asked = new AbortController();
+    return this.asked.signal;
+  }
+
   // Shows what the chosen index holds.
   async open() {
+    const signal = this.#askAnew();
     this.marked.clear();
     this.#tellMarked();
     byId("prototype").hidden = true;
     byId("prototypes").replaceChildren();
     byId("found").textContent = "";
     byId("more").hidden = true;
-    const summary = await api.get(this.#path());
+    const summary = await api.get(this.#path(), signal);
     showError(null);
     const parts = [count(summary.prototypes, "prototype"), count(summary.nouns, "noun"), count(summary.captions, "caption")];
     byId("summary").textContent = `${parts.join(", ")}; preset ${summary.preset}.`;
@@ -63,9 +72,10 @@ export class GalleryView {
   }
 
   async #more() {
+    const signal = this.#askAnew();
     const list = byId("prototypes");
     const asked = new URLSearchParams({ q: this.query, first: list.children.length, count: PAGE });
-    const found = await api.get(this.#path(`/search?${asked}`));
+    const found = await api.get(this.#path(`/search?${asked}`), signal);
     showError(null);
     list.append(...found.rows.map((item) => this.#card(item)));
     byId("found").textContent = found.by === "noun"
@@ -88,7 +98,7 @@ export class GalleryView {
   }
 
   async #look(row) {
-    const item = await api.get(this.#path(`/rows/${row}`));
+    const item = await api.get(this.#path(`/rows/${row}`), this.asked.signal);
     showError(null);
     byId("prototype-noun").textContent = item.noun;
     Object.assign(byId("prototype-picture"), { src: `api/${this.#path(`/rows/${row}/picture`)}`, alt: item.caption });

@@ -33,7 +33,7 @@ export class SegmentView {
   #fillChoices() {
     this.about.indexes.forEach((name) => this.addIndex(name));
     if (this.about.indexes.includes("toy")) byId("index").value = "toy";
-    byId("method").replaceChildren(...this.about.methods.map((name) => element("option", { text: name, value: name })));
+    byId("method").replaceChildren(...this.about.methods.map(({ name }) => element("option", { text: name, value: name })));
     byId("examples").replaceChildren(
       ...this.about.examples.map(({ name, classes }, number) => {
         const picture = element("img", { src: `api/examples/${name}`, alt: `Example ${number + 1}`, width: 64, height: 64 });
@@ -70,16 +70,18 @@ export class SegmentView {
     const most = this.about.limits.upload_bytes;
     if (file.size > most) throw new Error(`${name} has more than the ${most.toLocaleString("en")} bytes that are taken`);
     byId("status").textContent = `reading ${name} ...`;
+    const opening = (this.opening = Symbol(name));
     try {
       const image = await api.upload(file, name);
       const bitmap = await createImageBitmap(await api.blob(`images/${image.image}`));
+      if (this.opening !== opening) return; // another image was chosen meanwhile
       showError(null);
       this.image = image;
       this.pixel = null;
       this.#forgetResult();
       this.stage.show(bitmap);
     } finally {
-      byId("status").textContent = this.image ? this.#size() : "";
+      if (this.opening === opening) byId("status").textContent = this.image ? this.#size() : "";
     }
     byId("empty").hidden = true;
     byId("drop").classList.add("filled");
@@ -98,7 +100,8 @@ export class SegmentView {
   }
 
   #changed(wait = WAIT) {
-    byId("index").disabled = byId("method").value !== "freeda";
+    const method = byId("method").value;
+    byId("index").disabled = !this.about.methods.find(({ name }) => name === method).retrieves;
     clearTimeout(this.timer);
     this.asked?.abort();
     this.timer = setTimeout(guarded(() => this.#segment()), wait);
@@ -125,7 +128,7 @@ export class SegmentView {
       const result = await api.post("segment", question, asked.signal);
       const labels = new Uint16Array(await api.bytes(`results/${result.result}/labels.u16`, asked.signal));
       showError(null);
-      this.#show(result, labels);
+      this.#show({ ...result, index: question.index }, labels);
       if (this.pixel && result.explains) await this.#explain(this.pixel);
     } catch (error) {
       if (error.name !== "AbortError") byId("status").textContent = this.#size();
@@ -171,14 +174,13 @@ export class SegmentView {
     this.pixel = { x, y };
     if (!this.result) return;
     if (!this.result.explains) throw new Error("this method cannot explain its results; choose freeda");
-    const { result } = this.result;
+    const { result, index } = this.result;
     const why = await api.post("explain", { result, x, y });
     if (this.result?.result !== result) return;
     showError(null);
     const [best] = why.candidates;
     byId("why-pixel").textContent = `Pixel ${x}, ${y} lies in a region of ${why.region_pixels.toLocaleString("en")} pixels. Best: ${best.class}.`;
     byId("candidates").tBodies[0].replaceChildren(...why.candidates.map((item) => this.#candidate(item)));
-    const index = byId("index").value;
     byId("votes").replaceChildren(...why.prototypes.map((item) => prototypeCard(index, item)));
     byId("why-votes").hidden = !why.prototypes.length;
     this.stage.outline(why.region.counts);
