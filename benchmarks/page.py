@@ -1,4 +1,4 @@
-"""How long the page's server takes for a class more and for a click, beside an image it has not seen.
+"""How long the page's server takes for one more class and for a click, beside an image it has not seen.
 
 Run from the checkout's root: `python benchmarks/page.py [--write]`.
 """
@@ -70,7 +70,7 @@ def table() -> Iterator[str]:
     yield "| | ms |"
     yield "|---|---|"
     yield f"| an image not seen before, 5 classes | {first:.0f} |"
-    yield f"| **the same image with a class more** | {median(more):.0f} |"
+    yield f"| **the same image with one more class** | {median(more):.0f} |"
     yield f"| **a click: region, scores, prototypes** | {median(clicks):.0f} |"
 
 

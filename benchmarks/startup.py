@@ -23,7 +23,8 @@ _SCENE = str(EXAMPLES / "scene-1.png")
 
 
 def commands(folder: str) -> dict[str, list[str]]:
-    segment = ["-m", "freeda.cli", "segment", _SCENE, "--classes", "cat; grass; sand", "--out", folder]
+    segment = ["-m", "freeda.cli", "segment", _SCENE, "--classes", "cat; grass; sand", "--overwrite"]
+    segment += ["--out", folder]
     return {
         "freeda --help": ["-m", "freeda.cli", "--help"],
         "freeda segment, an unknown index": [*segment, "--index", "none"],
@@ -35,7 +36,9 @@ def commands(folder: str) -> dict[str, list[str]]:
 def cpu_seconds(arguments: Sequence[str]) -> float:
     """User and system time of one run in a process of its own."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    if (done.returncode == 1) != ("none" in arguments):  # of all commands, only the unknown index fails
+        raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
