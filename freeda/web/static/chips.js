@@ -2,7 +2,21 @@
 
 import { byId, element } from "./dom.js";
 
-const normal = (entry) => entry.split(",").map((name) => name.trim()).filter(Boolean).join(", ");
+const namesOf = (entry) => entry.split(",").map((name) => name.trim()).filter(Boolean);
+
+const key = (name) => name.toLowerCase();
+
+// The entries, where names of a new one that an old one has too make both one class.
+function merged(entries, fresh) {
+  const classes = entries.map(namesOf);
+  for (const names of fresh.map(namesOf).filter((names) => names.length)) {
+    const same = classes.find((known) => known.some((name) => names.some((other) => key(other) === key(name))));
+    const held = same ?? [];
+    for (const name of names) if (!held.some((known) => key(known) === key(name))) held.push(name);
+    if (!same) classes.push(held);
+  }
+  return classes.map((names) => names.join(", "));
+}
 
 export class Chips {
   constructor(onChange) {
@@ -22,11 +36,10 @@ export class Chips {
     this.input.addEventListener("change", () => this.#take());
   }
 
-  // Adds entries that are not there yet, whatever their case.
-  add(entries) {
-    const known = new Set(this.entries.map((entry) => entry.toLowerCase()));
-    const fresh = entries.map(normal).filter((entry) => entry && !known.has(entry.toLowerCase()));
-    if (fresh.length) this.#set([...this.entries, ...new Set(fresh)]);
+  // Adds classes; names of one that is there already become its synonyms.
+  add(fresh) {
+    const entries = merged(this.entries, fresh);
+    if (entries.join(";") !== this.entries.join(";")) this.#set(entries);
   }
 
   #key(event) {

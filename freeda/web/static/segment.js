@@ -110,6 +110,7 @@ export class SegmentView {
   async #segment() {
     if (!this.image) return;
     if (!this.chips.entries.length) {
+      showError(null);
       this.#forgetResult();
       this.stage.clear();
       byId("status").textContent = `${this.#size()}; type a class to look for`;

@@ -136,6 +136,12 @@ def test_classes_change_the_picture_at_once(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text(" ms")
 
 
+def test_names_of_a_class_that_is_there_become_its_synonyms(page: Page) -> None:
+    type_classes(page, "cat; dog")
+    type_classes(page, "Kitten, CAT; dog; dog, puppy; ; bird")
+    assert page.locator(".chip .name").all_inner_texts() == ["cat, Kitten", "dog, puppy", "bird"]
+
+
 def test_everything_works_by_keyboard_alone(page: Page) -> None:
     def tab_to(selector: str) -> None:
         for _ in range(40):
@@ -180,9 +186,10 @@ def test_bad_input_is_a_sentence_and_the_page_goes_on(page: Page, tmp_path: Path
     expect(error).to_contain_text("'<b>text.png' is no readable image: expected JPEG, PNG")
     choose(page, EXAMPLES / "scene-4.png")
     expect(error).to_be_hidden()
-    type_classes(page, "cat, dog; dog")
-    expect(error).to_contain_text("class name 'dog' is given twice")
-    page.get_by_role("button", name="Remove dog").click()
+    page.check("#background")
+    type_classes(page, "background")
+    expect(error).to_contain_text("class 'background' is named, but a background was asked for as well")
+    page.get_by_role("button", name="Remove background").click()
     expect(error).to_be_hidden()
     evil = "<img src=x onerror=alert(1)>"
     type_classes(page, evil)
