@@ -27,6 +27,10 @@ _REMEMBERED_BYTES = 64 * 2**20
 """What is kept of the latest classes: about 8,000 of 350 prototypes and 768-d vectors."""
 _TIE = 1e-6
 """Similarities that differ by less are equal but for rounding."""
+_BEYOND = 64
+"""Neighbours beyond the k-th that are searched too: where similarities tie by chance, the tie ends there."""
+_BLOCK = 16_384
+"""Keys that are compared at once."""
 _MOST_TIED = 4096
 """Prototypes per class; more are sampled, for their mean does not change any more."""
 
@@ -78,7 +82,7 @@ class ClassRetrieval:
         new = {name: number for number, name in enumerate(names) if name not in found}
         if new:
             chosen = queries[list(new.values())]
-            similarities, rows = self._index.search(chosen, min(k + 1, len(self._index)))
+            similarities, rows = self._index.search(chosen, min(k + _BEYOND, len(self._index)))
             for name, query, near, values in zip(new, chosen, rows, similarities, strict=True):
                 found[name] = self._neighborhood(*self._with_ties(query, near, values, k), margin)
             self._known.keep({name: found[name] for name in new})
@@ -87,18 +91,25 @@ class ClassRetrieval:
     def _with_ties(
         self, query: np.ndarray, rows: np.ndarray, similarities: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest of k + 1 rows and their similarities, with all that tie with the last of them."""
+        """The k nearest of more rows and their similarities, with all that tie with the last of them."""
         if len(rows) <= k or rows[k] < 0 or similarities[k] < similarities[k - 1] - _TIE:
             kept = rows[:k] >= 0
             return rows[:k][kept], similarities[:k][kept]
         last = similarities[k - 1]
         above = similarities[:k] > last + _TIE
-        tied = self._index.rows_of_same_nouns(rows[: k + 1][similarities[: k + 1] <= last + _TIE])
-        tied = np.setdiff1d(tied, rows[:k][above])
-        values = self._index.keys_of(tied) @ query
-        tied = self._sample(tied[np.abs(values - last) <= _TIE], max(k, _MOST_TIED) - int(above.sum()))
+        tied = rows[(rows >= 0) & (np.abs(similarities - last) <= _TIE)]
+        if rows[-1] >= 0 and similarities[-1] >= last - _TIE and len(rows) < len(self._index):
+            others = np.setdiff1d(self._index.rows_of_same_nouns(tied), rows[:k][above])
+            tied = self._with_similarity(others, query, last)
+        tied = self._sample(tied, max(k, _MOST_TIED) - int(above.sum()))
         taken = np.concatenate([rows[:k][above], tied])
         return taken, np.concatenate([similarities[:k][above], np.full(len(tied), last, np.float32)])
+
+    def _with_similarity(self, rows: np.ndarray, query: np.ndarray, wanted: float) -> np.ndarray:
+        """Those of some rows whose keys have that similarity to a query."""
+        parts = np.split(rows, range(_BLOCK, len(rows), _BLOCK))
+        found = [part[np.abs(self._index.keys_of(part) @ query - wanted) <= _TIE] for part in parts]
+        return np.concatenate(found)
 
     def _sample(self, rows: np.ndarray, count: int) -> np.ndarray:
         """At most so many rows, in an order that depends on their prototypes' ids only."""

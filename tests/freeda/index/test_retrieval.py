@@ -48,17 +48,37 @@ def class_vectors(index: PrototypeIndex, k: int) -> np.ndarray:
     return index.class_prototypes(np.stack(list(noun_keys().values())), k).vectors
 
 
-def test_all_prototypes_that_tie_are_taken(write: Write) -> None:
-    items = template_prototypes({"cat": 30, "dog": 5, "owl": 12})
+@pytest.mark.parametrize("cats", [30, 300])
+def test_all_prototypes_that_tie_are_taken(write: Write, monkeypatch: pytest.MonkeyPatch, cats: int) -> None:
+    monkeypatch.setattr("freeda.index.retrieval._BLOCK", 64)
+    items = template_prototypes({"cat": cats, "dog": 105, "owl": 112})
     index = write("one", items)
     found = index.class_prototypes(noun_keys()["cat"][None], 7)
-    assert sorted(row for row in found.rows[0] if row >= 0) == list(range(30))
-    mean = np.stack([item.vector for item in items[:30]]).astype(np.float64).mean(0)
-    np.testing.assert_allclose(found.vectors[0], mean / np.linalg.norm(mean), rtol=1e-4)
+    assert sorted(row for row in found.rows[0] if row >= 0) == list(range(cats))
+    mean = np.stack([item.vector for item in items[:cats]]).astype(np.float64).mean(0)
+    np.testing.assert_allclose(found.vectors[0], mean / np.linalg.norm(mean), rtol=1e-4, atol=1e-5)
     # Where the k-th nearest is the last of its noun, nothing more is taken.
-    assert (index.class_prototypes(noun_keys()["cat"][None], 30).rows >= 0).sum() == 30
-    beyond = index.class_prototypes(noun_keys()["cat"][None], 31).rows
-    assert (beyond >= 0).sum() in (35, 42)
+    assert (index.class_prototypes(noun_keys()["cat"][None], cats).rows >= 0).sum() == cats
+    beyond = index.class_prototypes(noun_keys()["cat"][None], cats + 1).rows
+    assert (beyond >= 0).sum() in (cats + 105, cats + 112)
+
+
+def test_a_tie_by_chance_reads_no_more_keys(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a noun with many prototypes, two have the same similarity where k ends."""
+    query = noun_keys()["cat"]
+    items = [replace(item, noun="cat") for item in random_prototypes(500, DIM, DIM)]
+    order = np.argsort([-float(item.key @ query) for item in items])
+    ninth, tenth = int(order[9]), int(order[10])
+    items[tenth] = replace(items[tenth], key=items[ninth].key)
+    index = write("one", items)
+
+    def read(*_: object) -> None:
+        raise AssertionError("all keys of the noun were read")
+
+    monkeypatch.setattr(index, "rows_of_same_nouns", read)
+    found = index.class_prototypes(query[None], 10).rows[0]
+    assert {ninth, tenth} <= set(found.tolist())
+    assert (found >= 0).sum() == 11
 
 
 def test_every_prototype_is_behind_some_class(write: Write) -> None:
