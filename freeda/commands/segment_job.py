@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +40,6 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class _Found:
-    path: Path
-    name: Path
-
-
-@dataclass(frozen=True)
 class Wanted:
     """What is saved and shown of every image."""
 
@@ -69,7 +63,7 @@ def planned_images(images: Sequence[Path], out: Path, *, recursive: bool) -> lis
     for item in found:
         names = (item.name if n == 1 else item.name.with_name(f"{item.name.name}-{n}") for n in count(1))
         name = next(name for name in names if name not in named)
-        named[name] = Planned(item.path, name, _state(item.path))
+        named[name] = replace(item, name=name)
     return list(named.values())
 
 
@@ -81,12 +75,12 @@ def _state(path: Path) -> tuple[str, int, int] | None:
     return str(path.resolve()), held.st_size, held.st_mtime_ns
 
 
-def _in_path(path: Path, out: Path, recursive: bool) -> list[_Found]:
+def _in_path(path: Path, out: Path, recursive: bool) -> list[Planned]:
     from freeda.errors import ImageError
     from freeda.segmentation.images import IMAGE_ENDINGS
 
     if not path.is_dir():
-        return [_Found(path, Path(path.stem))]
+        return [Planned(path, Path(path.stem), _state(path))]
     inside = path.rglob("*") if recursive else path.iterdir()
     pictures = sorted(item for item in inside if item.suffix.lower() in IMAGE_ENDINGS)
     own = out.resolve()
@@ -95,7 +89,7 @@ def _in_path(path: Path, out: Path, recursive: bool) -> list[_Found]:
     if not files:
         deeper = "" if recursive else " (--recursive looks into its folders)"
         raise ImageError(f"folder '{path}' holds no images{deeper}")
-    return [_Found(item, item.relative_to(path).with_suffix("")) for item in files]
+    return [Planned(item, item.relative_to(path).with_suffix(""), _state(item)) for item in files]
 
 
 class Job:

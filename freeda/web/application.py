@@ -100,7 +100,7 @@ class _Api:
         return JSONResponse(
             {
                 "version": freeda.__version__,
-                "methods": [{"name": name, "retrieves": retrieves(name)} for name in METHODS],
+                "methods": await run_in_threadpool(_methods),  # which imports them
                 "indexes": list(self._studio.indexes),
                 "examples": [{"name": name, "classes": names} for name, names in examples.items()],
                 "limits": asdict(self._studio.limits),
@@ -162,9 +162,9 @@ class _Api:
     async def search(self, request: Request) -> Response:
         asked, name = request.query_params, request.path_params["index"]
         first, count = (
-            _bounded(asked.get(key), most, key) for key, most in (("first", 10**6), ("count", 200))
+            _bounded(asked.get(key), most, key) for key, most in (("first", 10**6), ("count", _PAGE_ROWS))
         )
-        work = partial(self._gallery.search, name, asked.get("q", "")[:500], first, min(count, _PAGE_ROWS))
+        work = partial(self._gallery.search, name, asked.get("q", "")[:500], first, count)
         return JSONResponse(await self._turns.run(request, work))
 
     async def row(self, request: Request) -> Response:
@@ -280,6 +280,10 @@ def _bounded(given: str | None, most: int, key: str) -> int:
     if given is None or not re.fullmatch("[0-9]{1,9}", given) or int(given) > most:
         raise HTTPException(422, f"`{key}` is no whole number from 0 to {most:,}")
     return int(given)
+
+
+def _methods() -> list[dict[str, Any]]:
+    return [{"name": name, "retrieves": retrieves(name)} for name in METHODS]
 
 
 def _described(result: Segmentation) -> dict[str, Any]:

@@ -16,19 +16,6 @@ from freeda.segmentation.result import Segmentation
 from freeda.toyworld.make_examples import EXAMPLES
 
 
-@pytest.fixture
-def result() -> Segmentation:
-    rng = np.random.default_rng(0)
-    labels = np.kron(rng.integers(0, 3, (6, 9)), np.ones((5, 4), int)).astype(np.int32)
-    labels[:3, :3] = 255
-    return Segmentation(
-        image=np.zeros((*labels.shape, 3), np.uint8),
-        labels=labels,
-        scores=rng.random(labels.shape).astype(np.float32),
-        classes=("cat", "dog", "grass", "absent"),
-    )
-
-
 def read_back(document: dict, folder: Path) -> COCO:
     path = folder / "coco.json"
     path.write_text(json.dumps(document))
@@ -36,14 +23,14 @@ def read_back(document: dict, folder: Path) -> COCO:
 
 
 @pytest.mark.parametrize("instances", [False, True])
-def test_pycocotools_reads_every_mask_back(result: Segmentation, tmp_path: Path, instances: bool) -> None:
-    coco = read_back(coco_document(result, "a.png", instances=instances), tmp_path)
-    assert [item["name"] for item in coco.loadCats(coco.getCatIds())] == list(result.classes)
+def test_pycocotools_reads_every_mask_back(patchwork: Segmentation, tmp_path: Path, instances: bool) -> None:
+    coco = read_back(coco_document(patchwork, "a.png", instances=instances), tmp_path)
+    assert [item["name"] for item in coco.loadCats(coco.getCatIds())] == list(patchwork.classes)
     assert coco.imgs[1] == {"id": 1, "file_name": "a.png", "height": 30, "width": 36}
     for number in range(4):
         found = coco.loadAnns(coco.getAnnIds(catIds=[number + 1]))
         masks = [coco.annToMask(item).astype(bool) for item in found]
-        expected = result.labels == number
+        expected = patchwork.labels == number
         np.testing.assert_array_equal(sum(masks, np.zeros_like(expected, int)), expected)
         pieces = ndimage.label(expected, np.ones((3, 3)))[1]
         assert len(masks) == (pieces if instances else min(pieces, 1))
@@ -52,7 +39,7 @@ def test_pycocotools_reads_every_mask_back(result: Segmentation, tmp_path: Path,
             assert item["area"] == mask.sum()
             box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
             assert item["bbox"] == box
-            assert item["score"] == pytest.approx(result.scores[mask].mean(), abs=1e-5)
+            assert item["score"] == pytest.approx(patchwork.scores[mask].mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
