@@ -133,7 +133,7 @@ class _Api:
             _texts(asked, "classes"),
             method=_text(asked, "method"),
             index=None if asked.get("index") is None else _text(asked, "index"),
-            background=asked.get("background") is True,
+            background=_flag(asked, "background"),
         )
         started = time.perf_counter()
         result_id, result = await self._turns.run(request, work)
@@ -268,6 +268,13 @@ def _texts(asked: dict[str, Any], key: str) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise HTTPException(422, f"`{key}` is no list of texts")
     return values
+
+
+def _flag(asked: dict[str, Any], key: str) -> bool:
+    """False where it is left out."""
+    if not isinstance(asked.get(key, False), bool):
+        raise HTTPException(422, f"`{key}` is neither true nor false")
+    return bool(asked.get(key, False))
 
 
 def _whole(asked: dict[str, Any], key: str) -> int:

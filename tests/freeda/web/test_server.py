@@ -149,6 +149,12 @@ def test_class_names_are_never_files(client: httpx.Client, tmp_path: Path) -> No
     ("path", "body", "status", "message"),
     [
         ("/api/segment", {"image": "x"}, 422, "`classes` is no list of texts"),
+        (
+            "/api/segment",
+            {"image": "x", "classes": ["cat"], "method": "freeda", "background": "yes"},
+            422,
+            "`background` is neither true nor false",
+        ),
         ("/api/segment", {"image": "gone", "classes": ["cat"], "method": "freeda"}, 404, "choose it again"),
         ("/api/explain", {"result": "gone", "x": 1, "y": 1}, 404, "segment the image again"),
         ("/api/segment", {"image": "x", "classes": ["cat"], "method": "freeda", "index": []}, 422, "`index`"),
