@@ -56,7 +56,7 @@ def load_models(device: torch.device) -> tuple[ClipModel, Backbone]:
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
     vit = timm.create_model("vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True)
-    backbone = Backbone(prepare(vit, device, dtype), 14, _VECTOR, (0.5,) * 3, (0.25,) * 3, device, dtype)
+    backbone = Backbone(prepare(vit, device, dtype), 14, _VECTOR, (0.5,) * 3, (0.25,) * 3, device, dtype, "")
     network, _, _ = open_clip.create_model_and_transforms("ViT-B-16-quickgelu")
     tokenizer = open_clip.get_tokenizer("ViT-B-16-quickgelu")
     clip = ClipModel(
@@ -68,6 +68,7 @@ def load_models(device: torch.device) -> tuple[ClipModel, Backbone]:
         std=(0.27,) * 3,
         device=device,
         dtype=dtype,
+        weights="",
     )
     return clip, backbone
 

@@ -10,6 +10,7 @@ import click
 
 from freeda.commands.paths import out_folder
 from freeda.methods import METHODS
+from freeda.presets.settings import PRECISIONS
 
 __all__ = [
     "DEVICE",
@@ -58,7 +59,7 @@ _COLUMNS = {
 }
 _OPTION_NAMES = (
     *("method", "index", "preset", "recipe", "trust_models"),
-    *("background_concepts", "threshold", "device", "index_device"),
+    *("background_concepts", "threshold", "device", "index_device", "precision", "batch", "threads"),
 )
 TRUST = click.option(
     "--trust-models",
@@ -100,6 +101,17 @@ METHOD_OPTIONS = (
         help="Where keys are searched: cpu, cuda, or auto for a GPU where the models are on one.  "
         "[default: auto]",
     ),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="Of the models.  [default: float16 on an NVIDIA GPU, else float32]",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(1),
+        help="Windows, or prompts, that pass the models at once.  [default: 8; DiffSegmenter: 4]",
+    ),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: one per core]"),
 )
 """How a method is chosen and set up."""
 
@@ -130,6 +142,10 @@ def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
         if mixed[0] == "background":
             advice += ", and --threshold SCORE for a score that classes must exceed"
         raise click.BadParameter(f"{mixed[0]} is an option of its own; {advice}", param_hint="--set")
+    if taken["threads"]:
+        import torch
+
+        torch.set_num_threads(taken["threads"])
     return {**taken, **settings}
 
 

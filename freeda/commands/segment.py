@@ -11,7 +11,7 @@ import click
 from freeda.commands.options import method_options, taken_method_options
 from freeda.commands.paths import out_folder
 from freeda.commands.segment_job import Job, Point, Wanted, planned_images
-from freeda.segmentation import FORMATS, MAX_PIXELS
+from freeda.segmentation import FORMATS, MAX_PIXELS, SEGMENT_FORMATS
 
 if TYPE_CHECKING:
     from freeda.methods.base import Segmenter
@@ -39,7 +39,11 @@ __all__ = ["segment_command"]
     help="Explain pixel X,Y (column, row), or one pixel of every class found; may be repeated.",
 )
 @click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(FORMATS)}.")
-@click.option("--instances", is_flag=True, help="In COCO files, one annotation per connected piece.")
+@click.option(
+    "--instances",
+    is_flag=True,
+    help=f"One segment per connected piece, in {', '.join(SEGMENT_FORMATS)}.",
+)
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse image files with more pixels."
 )
@@ -57,8 +61,10 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
 
     chosen = taken_method_options(options)
     wanted = _parse_formats(options.pop("formats"))
-    if options["instances"] and "coco" not in wanted:
-        raise click.BadParameter("it is for COCO files; add --format coco", param_hint="--instances")
+    if options["instances"] and not set(wanted) & set(SEGMENT_FORMATS):
+        raise click.BadParameter(
+            f"it is for segments; add a --format of {', '.join(SEGMENT_FORMATS)}", param_hint="--instances"
+        )
     points = [_parse_point(text) for text in options.pop("explain")]
     parsed = parse_classes(classes)
     planned = planned_images(images, out, recursive=options["recursive"])

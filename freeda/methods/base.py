@@ -7,7 +7,7 @@ A method's author writes a `Method`: how class names and images are encoded, and
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 
 from freeda.class_names import Classes, ClassName
 from freeda.errors import ConfigError
+from freeda.models.loading import choose_device, chosen_dtype
 from freeda.presets import Preset, load_preset
-from freeda.presets.settings import require
+from freeda.presets.settings import PRECISIONS, Precision, require
 from freeda.segmentation import MAX_PIXELS
 from freeda.segmentation.images import ImageLike, OnError
 from freeda.segmentation.result import Segmentation
@@ -25,7 +26,7 @@ from freeda.segmentation.score_maps import ScoreMaps
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SETTING_NAMES", "Method", "Scores", "Segmenter", "as_preset", "require_switch"]
+__all__ = ["SETTING_NAMES", "Method", "Runtime", "Scores", "Segmenter", "as_preset", "require_switch"]
 
 SETTING_NAMES = {"threshold": "background"}
 """A method's `background` is on or off; the score that a class must then exceed is set as `threshold`."""
@@ -134,6 +135,39 @@ class Method(Protocol[Prepared, Features, Encoded]):
 
     def score(self, images: Sequence[Features], classes: Encoded) -> Sequence[Scores]:
         """Scores of encoded images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where and how a method runs, whatever it computes: options that methods share.
+
+    device: "auto" is the first GPU, then the CPU.
+    precision: of the models; "auto" is float16 on an NVIDIA GPU, float32 elsewhere.
+    threads: that read and prepare images; 0 for one per core.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        counted = isinstance(self.threads, int) and self.threads >= 0
+        require(counted, "threads", self.threads, "a whole number, 0 or more")
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> Runtime:
+        """Takes what is set of it out of a method's options."""
+        return cls(**{item.name: options.pop(item.name) for item in fields(cls) if item.name in options})
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Raises `ConfigError` for a device that is not there."""
+        return choose_device(self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return chosen_dtype(self.precision, self.torch_device)
 
 
 def require_switch(background: object) -> None:

@@ -18,7 +18,7 @@ from freeda.class_names import Classes, ClassName, parse_classes, without_backgr
 from freeda.errors import ClassNamesError
 from freeda.methods.base import Encoded, Features, Method, Prepared, Scores, require_switch
 from freeda.segmentation import MAX_PIXELS
-from freeda.segmentation.decision import decide
+from freeda.segmentation.decision import class_scores, decide
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.images import (
     ImageLike,
@@ -30,7 +30,7 @@ from freeda.segmentation.images import (
     require_aspect,
 )
 from freeda.segmentation.result import Segmentation
-from freeda.segmentation.score_maps import DenseScores
+from freeda.segmentation.score_maps import DenseScores, ScoreMaps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -212,7 +212,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
         pixels = item.pixels
         names = [one.name for one in chosen.classes]
         size = (pixels.shape[0], pixels.shape[1])
-        maps = DenseScores.of(scores.maps) if isinstance(scores.maps, torch.Tensor) else scores.maps
+        maps = _as_score_maps(scores)
         decision = decide(maps, size, names, background=self.method.background)
         explainer = partial(self._explain_pixel, pixels, chosen.encoded) if self.explains else None
         return Segmentation(
@@ -223,14 +223,35 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
             ignore_index=decision.ignore_index,
             paths=scores.paths,
             explainer=explainer,
+            scorer=partial(self._class_scores, pixels, chosen),
             foreground=decision.foreground,
             file_name=Path(item.source).name if isinstance(item.source, str | Path) else "",
+        )
+
+    def _class_scores(
+        self, pixels: np.ndarray, chosen: _Chosen[Encoded], numbers: Sequence[int]
+    ) -> np.ndarray:
+        """(K, H, W): the scores of some of a result's classes.
+
+        They are made anew: a result that kept all maps would take hundreds of megabytes.
+        """
+        (scores,) = self.method.score(self._encoded([self._item(pixels, pixels)]), chosen.encoded)
+        return class_scores(
+            _as_score_maps(scores),
+            (pixels.shape[0], pixels.shape[1]),
+            numbers,
+            classes=len(chosen.classes),
+            background=self.method.background,
         )
 
     def _explain_pixel(self, pixels: np.ndarray, encoded: Encoded, x: int, y: int) -> Evidence:
         assert self._explain is not None
         (features,) = self._encoded([self._item(pixels, pixels)])
         return self._explain(self.method, features, encoded, x, y)
+
+
+def _as_score_maps(scores: Scores) -> ScoreMaps:
+    return DenseScores.of(scores.maps) if isinstance(scores.maps, torch.Tensor) else scores.maps
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,11 @@ class Backbone:
     std: tuple[float, ...]
     device: torch.device
     dtype: torch.dtype
+    weights: str
 
     def fingerprint(self) -> str:
-        return weights_fingerprint(self.network.state_dict())
+        """A digest of the weights as they were loaded, whatever they were cast to."""
+        return self.weights
 
     @torch.inference_mode()
     def dense_features(
@@ -69,6 +71,7 @@ def _load_backbone(model_id: str, device: torch.device, dtype: torch.dtype) -> B
         raise ValueError(f"no ViT or XCiT, which take any image size: {error}") from error
     patch = network.patch_embed.patch_size
     statistics = timm.data.resolve_model_data_config(network)
+    weights = weights_fingerprint(network.state_dict())
     return Backbone(
         network=prepare(network, device, dtype),
         patch_size=patch if isinstance(patch, int) else patch[0],
@@ -77,6 +80,7 @@ def _load_backbone(model_id: str, device: torch.device, dtype: torch.dtype) -> B
         std=tuple(statistics["std"]),
         device=device,
         dtype=dtype,
+        weights=weights,
     )
 
 

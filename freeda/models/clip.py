@@ -48,12 +48,14 @@ class ClipModel:
     std: tuple[float, ...]
     device: torch.device
     dtype: torch.dtype
+    weights: str
     _classes: BoundedCache[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = field(
         default_factory=lambda: BoundedCache(_REMEMBERED_CLASSES), init=False, repr=False, compare=False
     )
 
     def fingerprint(self) -> str:
-        return weights_fingerprint(self.network.state_dict())
+        """A digest of the weights as they were loaded, whatever they were cast to."""
+        return self.weights
 
     @property
     def context_length(self) -> int:
@@ -153,6 +155,7 @@ def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipM
     network, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
     tokenizer = open_clip.get_tokenizer(name)
     size = network.visual.image_size
+    weights = weights_fingerprint(network.state_dict())
     return ClipModel(
         network=prepare(network, device, dtype),
         tokenize=tokenizer,
@@ -162,6 +165,7 @@ def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipM
         std=tuple(network.visual.image_std),
         device=device,
         dtype=dtype,
+        weights=weights,
     )
 
 

@@ -1,57 +1,15 @@
-"""Results in COCO's format, with masks as run lengths."""
+"""Results in COCO's formats: annotations with masks as run lengths, and panoptic maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
+from freeda.segmentation.pieces import result_pieces
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["Piece", "coco_document", "connected_pieces", "run_lengths"]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a larger mask. mask: (h, w) bool, what lies in its box. left, top: of the box, in pixels."""
-
-    mask: np.ndarray
-    left: int
-    top: int
-
-    @classmethod
-    def of(cls, mask: np.ndarray) -> Piece:
-        """All of an (H, W) mask that is not empty."""
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        top, left = int(rows[0]), int(columns[0])
-        return cls(mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1], left, top)
-
-    def cut(self, values: np.ndarray) -> np.ndarray:
-        """(h, w): what an (H, W) array holds in the box."""
-        height, width = self.mask.shape
-        return values[self.top : self.top + height, self.left : self.left + width]
-
-    def whole(self, height: int, width: int) -> np.ndarray:
-        """(height, width) bool."""
-        found = np.zeros((height, width), bool)
-        self.cut(found)[:] = self.mask
-        return found
-
-    def column_runs(self, height: int, width: int) -> list[int]:
-        """COCO's run lengths of the whole mask, along columns; only columns of the box are gone through."""
-        columns = np.zeros((self.mask.shape[1], height), bool)
-        columns[:, self.top : self.top + self.mask.shape[0]] = self.mask.T
-        runs = run_lengths(columns)
-        runs[0] += self.left * height
-        after = (width - self.left - columns.shape[0]) * height
-        if len(runs) % 2:  # it ends outside of the mask
-            runs[-1] += after
-        elif after:
-            runs.append(after)
-        return runs
+__all__ = ["coco_document", "coco_panoptic"]
 
 
 def coco_document(result: Segmentation, file_name: str, *, instances: bool = False) -> dict[str, Any]:
@@ -63,41 +21,63 @@ def coco_document(result: Segmentation, file_name: str, *, instances: bool = Fal
     instances: whether every connected piece of a class is an annotation of its own.
     """
     height, width = result.labels.shape
-    annotations: list[dict[str, Any]] = []
-    for item in result.segments_info:
-        mask = result.labels == item["id"]
-        for piece in connected_pieces(mask) if instances else [Piece.of(mask)]:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": 1,
-                    "category_id": item["id"] + 1,
-                    "segmentation": {"size": [height, width], "counts": piece.column_runs(height, width)},
-                    "area": int(piece.mask.sum()),
-                    "bbox": [piece.left, piece.top, piece.mask.shape[1], piece.mask.shape[0]],
-                    "iscrowd": 0,
-                    "score": round(float(piece.cut(result.scores)[piece.mask].mean()), 6),
-                }
-            )
+    annotations = [
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": label + 1,
+            "segmentation": {"size": [height, width], "counts": piece.column_runs(height, width)},
+            "area": piece.area,
+            "bbox": piece.box,
+            "iscrowd": 0,
+            "score": piece.mean(result.scores),
+        }
+        for number, (label, piece) in enumerate(result_pieces(result, instances=instances), 1)
+    ]
     return {
-        "images": [{"id": 1, "file_name": file_name, "height": height, "width": width}],
+        "images": [_image(result, file_name)],
         "categories": [{"id": number + 1, "name": name} for number, name in enumerate(result.classes)],
         "annotations": annotations,
     }
 
 
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """Lengths of the runs of a mask's rows laid end to end: of False first (0 where there are none), then of
-    True, and so on. COCO's run along columns: give it the transposed mask.
+def coco_panoptic(
+    result: Segmentation, file_name: str, map_name: str, *, instances: bool = False
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A result as COCO's panoptic map and its document.
+
+    The map is (H, W, 3) uint8: a segment's id is R + 256 G + 65536 B, and 0 where nothing was decided.
+    file_name: of the image. map_name: of the map's PNG.
+    instances: whether every connected piece of a class is a segment of its own. Classes are then marked as
+        things, else as stuff.
     """
-    flat = np.concatenate([[False], mask.ravel(), [not mask.ravel()[-1]]])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(np.concatenate([[0], changes])).tolist()
+    ids = np.zeros(result.labels.shape, np.uint32)
+    segments = []
+    for number, (label, piece) in enumerate(result_pieces(result, instances=instances), 1):
+        piece.cut(ids)[piece.mask] = number
+        segments.append(
+            {
+                "id": number,
+                "category_id": label + 1,
+                "area": piece.area,
+                "bbox": piece.box,
+                "iscrowd": 0,
+                "score": piece.mean(result.scores),
+            }
+        )
+    categories = [
+        {"id": number + 1, "name": name, "isthing": int(instances), "color": result.colors[number].tolist()}
+        for number, name in enumerate(result.classes)
+    ]
+    document = {
+        "images": [_image(result, file_name)],
+        "categories": categories,
+        "annotations": [{"image_id": 1, "file_name": map_name, "segments_info": segments}],
+    }
+    colored = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+    return colored, document
 
 
-def connected_pieces(mask: np.ndarray) -> Iterator[Piece]:
-    """The connected pieces of an (H, W) mask, of pixels that touch at a side or a corner, largest first."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    for number in sorted(range(1, count), key=lambda number: -int(stats[number, cv2.CC_STAT_AREA])):
-        left, top, width, height, _ = (int(value) for value in stats[number])
-        yield Piece(np.asarray(labels[top : top + height, left : left + width] == number), left, top)
+def _image(result: Segmentation, file_name: str) -> dict[str, Any]:
+    height, width = result.labels.shape
+    return {"id": 1, "file_name": file_name, "height": height, "width": width}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from freeda.errors import ConfigError
-from freeda.segmentation.coco import connected_pieces
+from freeda.segmentation.pieces import result_pieces
 from freeda.segmentation.result import Segmentation
 
 if TYPE_CHECKING:
@@ -30,14 +30,10 @@ def to_supervision(result: Segmentation, *, instances: bool = False) -> supervis
         raise ConfigError(
             "to_supervision() needs the package supervision: pip install supervision"
         ) from error
-    masks: list[np.ndarray] = []
-    numbers: list[int] = []
-    for item in result.segments_info:
-        mask = result.labels == item["id"]
-        height, width = mask.shape
-        pieces = [piece.whole(height, width) for piece in connected_pieces(mask)] if instances else [mask]
-        masks += pieces
-        numbers += [item["id"]] * len(pieces)
+    height, width = result.labels.shape
+    pieces = list(result_pieces(result, instances=instances))
+    masks = [piece.whole(height, width) for _, piece in pieces]
+    numbers = [number for number, _ in pieces]
     if not masks:
         return supervision.Detections.empty()
     stacked = np.stack(masks)

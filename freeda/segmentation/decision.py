@@ -13,7 +13,7 @@ import numpy as np
 from freeda.class_names import BACKGROUND
 from freeda.segmentation.score_maps import ScoreMaps
 
-__all__ = ["THRESHOLD_ROW", "Decision", "Foreground", "decide", "ignore_index_for", "rank"]
+__all__ = ["THRESHOLD_ROW", "Decision", "Foreground", "class_scores", "decide", "ignore_index_for", "rank"]
 
 THRESHOLD_ROW = -1
 """What `rank` gives for the background's threshold, which has no row of scores."""
@@ -90,6 +90,32 @@ def decide(
     foreground = Foreground(counted, best, rivals)
     labels, best = foreground.decide(background, ignore_index)
     return Decision(labels, best, classes, ignore_index, foreground)
+
+
+def class_scores(
+    scores: ScoreMaps,
+    size: tuple[int, int],
+    numbers: Sequence[int],
+    *,
+    classes: int,
+    background: float | None,
+) -> np.ndarray:
+    """(K, H, W) float32: scores of classes numbered as `decide` numbers them. The background's is the greater
+    of its threshold and its concepts' best.
+
+    classes: how many of the rows are classes.
+    """
+    first = 0 if background is None else 1
+
+    def row(number: int) -> np.ndarray:
+        if number >= first:
+            return scores.best(size, slice(number - first, number - first + 1))[1]
+        assert background is not None
+        floor = np.full(size, background, np.float32)
+        concepts = slice(classes, len(scores))
+        return np.fmax(floor, scores.best(size, concepts)[1]) if len(scores) > classes else floor
+
+    return np.stack([row(number) for number in numbers]) if numbers else np.empty((0, *size), np.float32)
 
 
 def rank(scores: Sequence[float], classes: int, background: float | None) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from freeda.errors import ExplanationError
+from freeda.errors import ConfigError, ExplanationError
 from freeda.segmentation.colors import class_colors
 from freeda.segmentation.decision import Foreground
 from freeda.segmentation.evidence import Evidence
@@ -31,6 +31,7 @@ class Segmentation:
     classes: names, the background first where there is one.
     paths: how many regions, or classes, were handled in which way.
     explainer: what `explain` calls; None where the method cannot explain.
+    scorer: what `score_maps` calls; None where the result has no such scores.
     file_name: of the image, without its folder; empty where it came from no file.
     foreground: what was known before the background was decided; None where there is no background.
     """
@@ -42,12 +43,13 @@ class Segmentation:
     ignore_index: int = 255
     paths: Mapping[str, int] = field(default_factory=dict)
     explainer: Callable[[int, int], Evidence] | None = None
+    scorer: Callable[[Sequence[int]], np.ndarray] | None = None
     foreground: Foreground | None = None
     file_name: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickled result has no explainer, which would hold the models."""
-        return {**self.__dict__, "explainer": None}
+        """A pickled result has no explainer and no scorer, which would hold the models."""
+        return {**self.__dict__, "explainer": None, "scorer": None}
 
     def __post_init__(self) -> None:
         shapes = {self.image.shape[:2], self.labels.shape, self.scores.shape}
@@ -90,6 +92,19 @@ class Segmentation:
         if label == self.ignore_index:
             return evidence
         return replace(evidence, color=tuple(self.colors[label].tolist()))
+
+    def score_maps(self, names: Sequence[str]) -> np.ndarray:
+        """(K, H, W) float32: the score of each of K classes at every pixel.
+
+        The background's is the score that a class had to exceed. Minus infinity stands for a class that could
+        not win. The image is scored again; the latest images' features are kept, so that no model runs.
+        Raises `ConfigError` for a class that was not asked for, or a result without scores.
+        """
+        if self.scorer is None:
+            raise ConfigError("this result has no scores per class: it was put together, or pickled")
+        if unknown := [name for name in names if name not in self.classes]:
+            raise ConfigError(f"no class '{unknown[0]}' in this result; it has {', '.join(self.classes)}")
+        return self.scorer([self.classes.index(name) for name in names])
 
     def inner_points(self) -> dict[str, tuple[int, int]]:
         """For every class found, the (x, y) deepest inside its largest piece, largest class first."""
@@ -134,12 +149,13 @@ class Segmentation:
         *,
         instances: bool = False,
     ) -> list[Path]:
-        """Writes STEM.json and, by format, STEM.labels.png, STEM.overlay.png, STEM.npz, STEM.coco.json;
-        returns the paths.
+        """Writes STEM.json and the files of each format; returns their paths.
 
-        formats: any of "labels", "overlay", "npz", "coco".
-        instances: whether every connected piece of a class is a COCO annotation of its own.
-        Raises `OutputError`.
+        formats: any of "labels" (STEM.labels.png), "overlay" (STEM.overlay.png), "npz" (STEM.npz), "scores"
+            (STEM.scores.npz), "coco" (STEM.coco.json), "panoptic" (STEM.panoptic.png and .json) and
+            "labelstudio" (STEM.labelstudio.json).
+        instances: whether every connected piece of a class is a segment of its own in the last three.
+        Raises `ConfigError`, `OutputError`.
         """
         from freeda.segmentation.exports import save_result
 

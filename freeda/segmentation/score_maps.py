@@ -60,6 +60,8 @@ class DenseScores:
     def best(self, size: tuple[int, int], classes: slice) -> tuple[np.ndarray, np.ndarray]:
         chosen = range(self.count)[classes]
         kept = [place for place, number in enumerate(self.numbers) if number in chosen]
+        if not kept:
+            return np.zeros(size, np.int32), np.full(size, -np.inf, np.float32)
         labels, scores = best_class(self.maps[kept[0] : kept[-1] + 1], size)
         numbers = np.array([self.numbers[place] - chosen.start for place in kept], np.int32)
         return numbers[labels], scores

@@ -28,9 +28,10 @@ from starlette.types import ASGIApp
 import freeda
 from freeda.errors import FreedaError, printable
 from freeda.methods import METHODS, retrieves
-from freeda.segmentation.coco import coco_document, run_lengths
+from freeda.segmentation.coco import coco_document
 from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.exports import result_summary
+from freeda.segmentation.pieces import run_lengths
 from freeda.segmentation.result import Segmentation
 from freeda.web.examples import example_classes, example_content
 from freeda.web.gallery import Gallery

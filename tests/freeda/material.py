@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from safetensors.torch import load_file, save_file
 
 from freeda.index.writer import Origin
 from freeda.index.writer import write_index as write_index_folder
@@ -33,6 +35,16 @@ def random_prototypes(count: int, key_dim: int, vector_dim: int) -> list[Prototy
         )
         for n in range(count)
     ]
+
+
+def changed_copy(model: Path, folder: Path) -> Path:
+    """A model's folder once more, with other weights in one of its tensors."""
+    shutil.copytree(model, folder)
+    (path,) = folder.glob("*.safetensors")
+    weights = load_file(path)
+    name = next(name for name, tensor in weights.items() if tensor.ndim == 2)
+    save_file({**weights, name: weights[name] + 0.1}, path)
+    return folder
 
 
 def write_index(

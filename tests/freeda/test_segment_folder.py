@@ -205,7 +205,7 @@ def test_a_result_that_cannot_be_saved_leaves_the_others_their_names(
     assert results(tmp_path / "out") == {"a-2.labels.png", "b.labels.png"}
 
 
-def test_instances_without_coco_files_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_instances_without_segments_are_refused(folder: Path, tmp_path: Path) -> None:
     told = segment(folder, "--instances", "--out", tmp_path / "out")
     assert told.exit_code == 2
-    assert "it is for COCO files; add --format coco" in told.output
+    assert "it is for segments; add a --format of coco, panoptic, labelstudio" in told.output

@@ -120,6 +120,7 @@ class DiffSegmenterMethod:
             "method": "diffsegmenter",
             "diffusion": pipeline_fingerprint(self.pipeline),
             "clip": self.clip.fingerprint(),
+            "precision": str(self.pipeline.unet.dtype).removeprefix("torch."),
             "templates": self._templates,
             "with_background": self._with_background,
             **asdict(self.settings),

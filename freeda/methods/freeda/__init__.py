@@ -8,7 +8,7 @@ from typing import Any
 
 from freeda.errors import ConfigError
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.base import SETTING_NAMES, as_preset, require_switch
+from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
 from freeda.methods.freeda.concepts import parse_concepts
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
@@ -17,10 +17,9 @@ from freeda.methods.freeda.windows import EncodedImage
 from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
-from freeda.models.loading import choose_device, default_dtype
 from freeda.presets import Preset
 from freeda.presets.recipes import load_recipe
-from freeda.presets.settings import FreedaSettings
+from freeda.presets.settings import FreedaSettings, require
 from freeda.presets.toml import changed
 from freeda.presets.trust import known_models
 from freeda.segmentation.windows import WindowedImage
@@ -35,11 +34,11 @@ def load(
     *,
     preset: str | Preset | None = None,
     recipe: str = "default",
-    device: str = "auto",
     background: bool = False,
     trust_models: bool = False,
     index_device: str = "auto",
-    **settings: Any,
+    batch: int = 8,
+    **options: Any,
 ) -> FreedaSegmenter:
     """Opens an index and the models it was built with.
 
@@ -49,28 +48,34 @@ def load(
     preset: where the models and settings are taken from instead of the index.
     recipe: "default", or "paper" for the released code's algorithm.
     background: whether pixels of none of the classes are labelled as background.
-    settings: single fields of `FreedaSettings`, such as `neighbors=50`; an inner one as `superpixels.scale`;
-        the score that a class must exceed against the background as `threshold`. `background_concepts` may be
-        a text: "sky; wall", "index" for the index's other nouns, "usual" for what surrounds things in
-        photographs, or "none".
+    batch: windows that pass the models at once.
+    options: of the `Runtime`, such as `device`; and single fields of `FreedaSettings`, such as
+        `neighbors=50`; an inner one as `superpixels.scale`; the score that a class must exceed against the
+        background as `threshold`. `background_concepts` may be a text: "sky; wall", "index" for the index's
+        other nouns, "usual" for what surrounds things in photographs, or "none".
     """
     require_switch(background)
-    torch_device = choose_device(device)
-    searching = "cpu" if index_device == "auto" and torch_device.type != "cuda" else index_device
+    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
+    runtime = Runtime.taken_from(options)
+    device, dtype = runtime.torch_device, runtime.dtype
+    searching = "cpu" if index_device == "auto" and device.type != "cuda" else index_device
     opened = PrototypeIndex.open(index, device=searching)
-    if preset is None:
-        chosen = known_models(opened.preset, ("clip", "backbone"), opened.folder.name, trust=trust_models)
-    else:
-        chosen = as_preset(preset)
-    dtype = default_dtype(torch_device)
+    chosen = as_preset(preset) if preset is not None else _known_preset(opened, trust_models)
     method = FreedaMethod(
         opened,
-        load_clip(chosen.model_ids("clip"), torch_device, dtype),
-        load_backbone(chosen.model_ids("backbone"), torch_device, dtype),
-        _settings(load_recipe(recipe, chosen), settings, background),
+        load_clip(chosen.model_ids("clip"), device, dtype),
+        load_backbone(chosen.model_ids("backbone"), device, dtype),
+        _settings(load_recipe(recipe, chosen), options, background),
         background=background,
+        batch=batch,
     )
-    return MethodSegmenter(method, explain=explain, size_of=lambda image: len(image.areas))
+    return MethodSegmenter(
+        method, explain=explain, size_of=lambda image: len(image.areas), threads=runtime.threads
+    )
+
+
+def _known_preset(index: PrototypeIndex, trust: bool) -> Preset:
+    return known_models(index.preset, ("clip", "backbone"), index.folder.name, trust=trust)
 
 
 def _settings(base: FreedaSettings, changes: dict[str, Any], background: bool) -> FreedaSettings:

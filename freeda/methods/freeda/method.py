@@ -87,6 +87,7 @@ class FreedaMethod:
             "method": "freeda",
             "index": self.index.manifest.build_fingerprint,
             "prototypes": len(self.index),
+            "precision": str(self.backbone.dtype).removeprefix("torch."),
             "with_background": self._with_background,
             **asdict(self.settings),
         }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freeda.errors import ClassNamesError, ImageError
+from freeda.errors import ClassNamesError, ConfigError, ImageError
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -52,6 +52,18 @@ class MethodContract:
         forward = segmenter.segment(image, self.CLASSES)
         backward = segmenter.segment(image, self.CLASSES[::-1])
         np.testing.assert_array_equal(forward.labels, 2 - backward.labels)
+
+    def test_labels_are_the_best_of_the_score_maps(self, segmenter) -> None:
+        result = segmenter.segment(picture(70, 90), self.CLASSES)
+        maps = result.score_maps(result.classes)
+        assert maps.shape == (3, 70, 90) and maps.dtype == np.float32
+        np.testing.assert_allclose(maps.max(0), result.scores, atol=1e-5)
+        chosen = np.take_along_axis(maps, result.labels[None].astype(int), 0)[0]
+        np.testing.assert_allclose(chosen, result.scores, atol=1e-5)
+        np.testing.assert_array_equal(result.score_maps(["grass"])[0], maps[2])
+        assert result.score_maps([]).shape == (0, 70, 90)
+        with pytest.raises(ConfigError, match="no class 'cow' in this result; it has cat, dog, grass"):
+            result.score_maps(["cow"])
 
     def test_classes_can_be_set_once(self, segmenter) -> None:
         with pytest.raises(ClassNamesError, match="no classes chosen"):

@@ -15,6 +15,7 @@ from freeda.errors import ConfigError
 from freeda.methods import METHODS
 from freeda.methods.base import Scores
 from freeda.methods.segmenter import MethodSegmenter
+from freeda.toyworld.make_examples import EXAMPLES
 
 
 class Grouping:
@@ -111,6 +112,27 @@ def test_a_method_s_identity_names_it(method: str) -> None:
 
 def test_options_that_are_none_are_left_out() -> None:
     assert freeda.load(recipe=None, neighbors=None, pamr=2).identity["pamr"] == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_models_are_those_of_the_index_and_agree_nearly(method: str) -> None:
+    plain = freeda.load(method=method, device="cpu", precision="float32")
+    short = freeda.load(method=method, device="cpu", precision="bfloat16", threads=1, batch=2)
+    assert (plain.identity["precision"], short.identity["precision"]) == ("float32", "bfloat16")
+    image = EXAMPLES / "scene-1.png"
+    results = [segmenter.segment(image, "hammer; sky; sand; owl") for segmenter in (plain, short)]
+    assert (results[0].labels == results[1].labels).mean() > 0.9
+    assert not np.array_equal(results[0].scores, results[1].scores)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_of_the_runtime_are_checked(method: str) -> None:
+    with pytest.raises(ConfigError, match="precision is 'float8'; expected auto, float32, float16, bfloat16"):
+        freeda.load(method=method, precision="float8")
+    with pytest.raises(ConfigError, match="threads is -1; expected a whole number, 0 or more"):
+        freeda.load(method=method, threads=-1)
+    with pytest.raises(ConfigError, match=r"batch is 0; expected .*whole number above 0"):
+        freeda.load(method=method, batch=0)
 
 
 OTHERS = {

@@ -20,6 +20,7 @@ from freeda.models.clip import ClipModel, load_clip
 from freeda.presets.settings import Preset
 from freeda.records import Regions
 from freeda.segmentation.pamr import pamr
+from tests.freeda.material import changed_copy
 from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")
@@ -189,6 +190,7 @@ def test_background_takes_what_scores_below_it(index_folder: Path) -> None:
     result = segmenter.segment(picture(56, 56), "cat;dog")
     assert result.classes == ("background", "cat", "dog")
     assert (result.labels == 0).all()
+    assert (result.score_maps(["background"]) == 2.0).all()
     segmenter.method.settings = replace(segmenter.method.settings, background=-2.0)
     assert (segmenter.segment(picture(56, 56), "cat;dog").labels > 0).all()
     with pytest.raises(ClassNamesError, match="'background' is named"):
@@ -205,6 +207,9 @@ def test_background_concepts_compete_as_classes_do(index_folder: Path) -> None:
     np.testing.assert_array_equal(result.labels, np.array([1, 2, 0, 0])[named.labels])
     np.testing.assert_allclose(result.scores, named.scores, rtol=1e-5)
     assert set(np.unique(result.labels)) == {0, 1}
+    rivals = named.score_maps(["clock", "sky"]).max(0)
+    np.testing.assert_allclose(result.score_maps(["background"])[0], rivals, atol=1e-5)
+    np.testing.assert_allclose(result.score_maps(["dog"]), named.score_maps(["dog"]), atol=1e-5)
 
 
 def test_background_concepts_by_name(index_folder: Path, tiny_preset: Preset) -> None:
@@ -273,10 +278,11 @@ def test_regions_retrieve_the_keys_of_what_they_look_like(index_folder: Path) ->
     assert [vote.id for vote in votes] == ids
 
 
-def test_other_models_are_refused(index_folder: Path, tiny_preset: Preset) -> None:
+def test_other_models_are_refused(index_folder: Path, tiny_preset: Preset, tmp_path: Path) -> None:
     index = PrototypeIndex.open(index_folder)
-    clip, backbone = load_models(tiny_preset)
-    with torch.no_grad():
-        clip.network.token_embedding.weight += 0.1
+    _, backbone = load_models(tiny_preset)
+    clip = load_clip(
+        [str(changed_copy(Path(tiny_preset.model_ids("clip")[0]), tmp_path / "clip"))], backbone.device
+    )
     with pytest.raises(IndexMismatchError, match="another clip model"):
         FreedaMethod(index, clip, backbone, tiny_preset.segmentation)

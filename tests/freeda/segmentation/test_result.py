@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freeda.errors import OutputError
+import freeda
+from freeda.errors import ConfigError, OutputError
+from freeda.segmentation import FORMATS
 from freeda.segmentation.decision import ignore_index_for
 from freeda.segmentation.drawing import draw_overlay
 from freeda.segmentation.result import Segmentation
+from freeda.toyworld.make_examples import EXAMPLES
 
 
 @pytest.fixture
@@ -85,3 +88,30 @@ def test_unwritable_places_are_named(result: Segmentation, tmp_path: Path) -> No
 def test_sizes_must_agree() -> None:
     with pytest.raises(ValueError, match="differ in size"):
         Segmentation(np.zeros((2, 3, 3), np.uint8), np.zeros((2, 2), np.int32), np.zeros((2, 2)), ("a",))
+
+
+def test_score_maps_are_saved_as_float16(tmp_path: Path) -> None:
+    result = freeda.load("toy").segment(EXAMPLES / "scene-1.png", "hammer; sky; sand; owl")
+    (path, _) = result.save(tmp_path, "a", ["scores"])
+    with np.load(path) as saved:
+        found = [item["label"] for item in result.segments_info]
+        assert saved["classes"].tolist() == found
+        assert saved["scores"].dtype == np.float16
+        np.testing.assert_allclose(saved["scores"], result.score_maps(found), atol=1e-3)
+        labels = saved["scores"].argmax(0)
+    agreeing = np.array([result.classes.index(name) for name in found])[labels] == result.labels
+    assert agreeing.mean() > 0.995  # float16 rounds
+
+
+def test_a_result_without_a_method_has_no_score_maps(patchwork: Segmentation) -> None:
+    with pytest.raises(ConfigError, match="no scores per class"):
+        patchwork.score_maps(["cat"])
+
+
+def test_every_format_has_a_writer_and_the_files_it_names(patchwork: Segmentation, tmp_path: Path) -> None:
+    chosen = [name for name in FORMATS if name != "scores"]
+    written = patchwork.save(tmp_path, "a", chosen)
+    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
+    assert len(written) == len(chosen) + 2  # the summary, and the panoptic map's document
+    with pytest.raises(ConfigError, match="unknown format 'gif'"):
+        patchwork.save(tmp_path, "a", ["gif"])
