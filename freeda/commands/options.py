@@ -59,7 +59,16 @@ _COLUMNS = {
 }
 _OPTION_NAMES = (
     *("method", "index", "preset", "recipe", "trust_models"),
-    *("background_concepts", "threshold", "device", "index_device", "precision", "batch", "threads"),
+    *(
+        "background_concepts",
+        "threshold",
+        "device",
+        "index_device",
+        "precision",
+        "batch",
+        "threads",
+        "native",
+    ),
 )
 TRUST = click.option(
     "--trust-models",
@@ -110,6 +119,12 @@ METHOD_OPTIONS = (
         "--batch",
         type=click.IntRange(1),
         help="Windows, or prompts, that pass the models at once.  [default: 8; DiffSegmenter: 4]",
+    ),
+    click.option(
+        "--native",
+        is_flag=True,
+        default=None,
+        help="Segment images at their own resolution, tile by tile, instead of resized.",
     ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: one per core]"),
 )

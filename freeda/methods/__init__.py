@@ -26,11 +26,14 @@ def retrieves(method: str) -> bool:
     return "index" in signature(import_module(METHODS[method]).load).parameters
 
 
-def load(index: str | Path | None = None, *, method: str = "freeda", **options: Any) -> Segmenter:
+def load(
+    index: str | Path | None = None, *, method: str = "freeda", native: bool = False, **options: Any
+) -> Segmenter:
     """Loads a method with its models.
 
     index: name or folder of a prototype index, for methods that retrieve; None for the method's default.
     method: its name.
+    native: whether images are segmented at their own resolution, tile by tile, instead of resized.
     options: of that method, such as `preset`, `device`, `background`, and any of its settings by name; those
         that are None are left out.
     Raises `ConfigError` for an unknown method, option or value, and the errors of opening index and models.
@@ -39,4 +42,8 @@ def load(index: str | Path | None = None, *, method: str = "freeda", **options: 
         raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
     given = {name: value for name, value in {"index": index, **options}.items() if value is not None}
     segmenter: Segmenter = import_module(METHODS[method]).load(**given)
-    return segmenter
+    if not native:
+        return segmenter
+    from freeda.methods.tiling import TiledSegmenter
+
+    return TiledSegmenter(segmenter)

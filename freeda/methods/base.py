@@ -48,11 +48,14 @@ class Segmenter(Protocol):
     """Segments images into any classes.
 
     identity: what a result depends on besides image and classes, as plain data, with the method's name.
+    native_side: side in pixels of a square image that is not resized.
     explains: whether results can explain their pixels.
     """
 
     @property
     def identity(self) -> Mapping[str, Any]: ...
+    @property
+    def native_side(self) -> int: ...
     @property
     def explains(self) -> bool: ...
 
@@ -109,6 +112,7 @@ class Method(Protocol[Prepared, Features, Encoded]):
     batch: images, or parts of images, that pass the models at once.
     identity: what a result depends on, as plain data; "method" is the method's name.
     image_settings: what images' features depend on besides the pixels.
+    native_side: side in pixels of a square image that is not resized.
     background: the score that a class must exceed; None where no background was asked for.
     """
 
@@ -118,6 +122,8 @@ class Method(Protocol[Prepared, Features, Encoded]):
     def identity(self) -> Mapping[str, Any]: ...
     @property
     def image_settings(self) -> Hashable: ...
+    @property
+    def native_side(self) -> int: ...
     @property
     def background(self) -> float | None: ...
 

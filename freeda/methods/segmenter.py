@@ -89,6 +89,10 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
     def identity(self) -> Mapping[str, Any]:
         return self.method.identity
 
+    @property
+    def native_side(self) -> int:
+        return self.method.native_side
+
     def with_background(self, background: bool) -> Self:
         require_switch(background)
         other = object.__new__(type(self))

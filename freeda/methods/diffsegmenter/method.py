@@ -131,6 +131,10 @@ class DiffSegmenterMethod:
         return self.settings.height, self.settings.width, self.settings.timestep, self.settings.seed
 
     @property
+    def native_side(self) -> int:
+        return min(self.settings.height, self.settings.width)
+
+    @property
     def background(self) -> float | None:
         return self.settings.background if self._with_background else None
 

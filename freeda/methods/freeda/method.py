@@ -99,6 +99,10 @@ class FreedaMethod:
         return self.find_regions, chosen.superpixels, size, chosen.pooling, chosen.merge_above
 
     @property
+    def native_side(self) -> int:
+        return self.settings.short_side
+
+    @property
     def background(self) -> float | None:
         if not self._with_background:
             return None

@@ -23,6 +23,7 @@ class MethodContract:
     """Subclass, and override the fixture `segmenter`."""
 
     CLASSES = ("cat,kitten", "dog", "grass")
+    TOO_LONG = (2, 100)
 
     @pytest.fixture
     def segmenter(self):
@@ -87,4 +88,4 @@ class MethodContract:
         with pytest.raises(ImageError):
             segmenter.segment(np.zeros((4, 4), np.float64), "cat")
         with pytest.raises(ImageError, match="differ by 32 times"):
-            segmenter.segment(picture(2, 100), "cat")
+            segmenter.segment(picture(*self.TOO_LONG), "cat")
