@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from freeda.commands.finished import Finished
 from freeda.commands.options import method_options, taken_method_options
 from freeda.commands.paths import out_folder
-from freeda.commands.segment_job import Job, Point, Wanted, planned_images
+from freeda.commands.segment_job import Job, Point, Wanted, planned_files
+from freeda.commands.segment_media import RasterWork, VideoWork
+from freeda.media import GEOTIFF, VIDEO_ENDINGS
 from freeda.segmentation import FORMATS, MAX_PIXELS, SEGMENT_FORMATS
 
 if TYPE_CHECKING:
@@ -38,12 +41,17 @@ __all__ = ["segment_command"]
     metavar="X,Y|all",
     help="Explain pixel X,Y (column, row), or one pixel of every class found; may be repeated.",
 )
-@click.option("--format", "formats", default="labels,overlay", help=f"Any of {','.join(FORMATS)}.")
 @click.option(
-    "--instances",
-    is_flag=True,
-    help=f"One segment per connected piece, in {', '.join(SEGMENT_FORMATS)}.",
+    "--format",
+    "formats",
+    default="labels,overlay",
+    help=f"Any of {','.join(FORMATS)}; or {GEOTIFF} alone, for rasters of any size, at their own resolution.",
 )
+@click.option(
+    "--instances", is_flag=True, help=f"One segment per connected piece, in {', '.join(SEGMENT_FORMATS)}."
+)
+@click.option("--bands", help="Of rasters: red, green and blue, such as 4,3,2, or one.  [default: 1,2,3]")
+@click.option("--every", type=click.IntRange(1), default=1, help="Of videos: take every so many frames.")
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse image files with more pixels."
 )
@@ -53,33 +61,76 @@ __all__ = ["segment_command"]
 @click.option("--overwrite", is_flag=True, help="Segment images again whose results are there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, one line per image.")
 def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options: Any) -> None:
-    """Segment IMAGES (files or folders) into the classes named.
+    """Segment IMAGES (files, folders, or videos) into the classes named.
 
     Run the same command again after an interruption: it resumes.
     """
     from freeda.class_names import parse_classes
 
     chosen = taken_method_options(options)
-    wanted = _parse_formats(options.pop("formats"))
-    if options["instances"] and not set(wanted) & set(SEGMENT_FORMATS):
-        raise click.BadParameter(
-            f"it is for segments; add a --format of {', '.join(SEGMENT_FORMATS)}", param_hint="--instances"
-        )
-    points = [_parse_point(text) for text in options.pop("explain")]
+    what = _wanted(options)
+    bands = _parse_bands(options["bands"], what.formats)
     parsed = parse_classes(classes)
-    planned = planned_images(images, out, recursive=options["recursive"])
+    if what.points and any(map(_is_video, images)):
+        raise click.BadParameter(
+            "frames of videos are not explained; save one as an image", param_hint="--explain"
+        )
+    planned = planned_files(images, out, recursive=options["recursive"])
     model = _load(chosen, options["neighbors"], options["background"])
     model.set_classes(parsed)
-    if points and not model.explains:
+    if what.points and not model.explains:
         raise click.BadParameter("this method cannot explain its results", param_hint="--explain")
-    what = Wanted(tuple(wanted), tuple(points), as_json=options["as_json"], instances=options["instances"])
-    job = Job(planned, out, what, made_by=[model.identity, [item.names for item in parsed]])
+    made_by = [what.formats, what.points, what.instances, bands, options["every"], model.identity]
+    job = Job(
+        planned,
+        out,
+        what,
+        Finished(out, [*made_by, [item.names for item in parsed]]),
+        apart=(lambda path: True) if GEOTIFF in what.formats else _is_video,
+    )
     if not options["overwrite"]:
         job.skip_finished()
     for result in model.stream(job.images, on_error=job.note_failure, max_pixels=options["max_pixels"]):
         job.save(result)
+    job.run_apart(
+        RasterWork(model, bands) if GEOTIFF in what.formats else VideoWork(model, what, options["every"])
+    )
     if not job.succeeded():
         sys.exit(1)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_ENDINGS
+
+
+def _wanted(options: dict[str, Any]) -> Wanted:
+    """What is asked for of every image; raises `click.BadParameter` for what does not go together."""
+    formats = _parse_formats(options["formats"])
+    points = tuple(_parse_point(text) for text in options["explain"])
+    if options["instances"] and not set(formats) & set(SEGMENT_FORMATS):
+        raise click.BadParameter(
+            f"it is for segments; add a --format of {', '.join(SEGMENT_FORMATS)}", param_hint="--instances"
+        )
+    if GEOTIFF in formats and (len(formats) > 1 or points):
+        raise click.BadParameter(
+            f"{GEOTIFF} stands alone: a raster may be larger than memory; leave out other formats and "
+            f"--explain",
+            param_hint="--format",
+        )
+    return Wanted(formats, points, as_json=options["as_json"], instances=options["instances"])
+
+
+def _parse_bands(text: str | None, formats: tuple[str, ...]) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    if GEOTIFF not in formats:
+        raise click.BadParameter(f"it is for rasters; add --format {GEOTIFF}", param_hint="--bands")
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(
+            f"{text!r}; expected three numbers such as 4,3,2, or one", param_hint="--bands"
+        )
+    return tuple(map(int, parts))
 
 
 def _load(chosen: dict[str, Any], neighbors: int | None, background: bool) -> Segmenter:
@@ -91,9 +142,9 @@ def _load(chosen: dict[str, Any], neighbors: int | None, background: bool) -> Se
 
 def _parse_formats(formats: str) -> tuple[str, ...]:
     wanted = tuple(item.strip() for item in formats.split(",") if item.strip())
-    unknown = [item for item in wanted if item not in FORMATS]
-    if unknown or not wanted:
-        raise click.BadParameter(f"{formats!r}; expected any of {','.join(FORMATS)}", param_hint="--format")
+    known = (*FORMATS, GEOTIFF)
+    if not wanted or any(item not in known for item in wanted):
+        raise click.BadParameter(f"{formats!r}; expected any of {','.join(known)}", param_hint="--format")
     return wanted
 
 

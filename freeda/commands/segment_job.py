@@ -1,10 +1,9 @@
-"""Segmenting many images: which ones, where results go, what is finished, and what came out."""
+"""Segmenting many files: which ones, where results go, what is finished, and what came out."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -12,31 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from freeda.commands.finished import Finished, Planned
 from freeda.errors import FreedaError
 
 if TYPE_CHECKING:
     from freeda.segmentation.result import Segmentation
 
-__all__ = ["Job", "Planned", "Point", "Wanted", "planned_images"]
+__all__ = ["Job", "Made", "Point", "Wanted", "planned_files"]
 
 Point = tuple[int, int] | None
 """Column and row of a pixel; None for one pixel per class found."""
-_FINISHED = ".finished.jsonl"
-"""In the folder of the results: a line per finished image, with what it was made of."""
+Made = tuple[list[Path], list[dict[str, Any]]]
+"""The files written for a file segmented, and its segments."""
 _SHOWN_CLASSES = 20
-
-
-@dataclass(frozen=True)
-class Planned:
-    """An image and where its results go.
-
-    name: their path, relative to the folder of all results and without an ending.
-    state: the image's path, size and time of change; None where there is no such file.
-    """
-
-    path: Path
-    name: Path
-    state: tuple[str, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -49,16 +36,16 @@ class Wanted:
     instances: bool = field(kw_only=True)
 
 
-def planned_images(images: Sequence[Path], out: Path, *, recursive: bool) -> list[Planned]:
+def planned_files(files: Sequence[Path], out: Path, *, recursive: bool) -> list[Planned]:
     """Files as they are, folders by the images in them; names are numbered where two would be the same.
 
     Raises `ImageError` for a folder without images, and `click.BadParameter` for results beside images: they
     would replace some, and be segmented themselves the next time.
     """
     own = out.resolve()
-    if any((path if path.is_dir() else path.parent).resolve() == own for path in images):
+    if any((path if path.is_dir() else path.parent).resolve() == own for path in files):
         raise click.BadParameter(f"'{out}' holds the images; name another folder", param_hint="--out")
-    found = [item for path in images for item in _in_path(path, out, recursive)]
+    found = [item for path in files for item in _in_path(path, out, recursive)]
     named: dict[Path, Planned] = {}
     for item in found:
         names = (item.name if n == 1 else item.name.with_name(f"{item.name.name}-{n}") for n in count(1))
@@ -67,20 +54,12 @@ def planned_images(images: Sequence[Path], out: Path, *, recursive: bool) -> lis
     return list(named.values())
 
 
-def _state(path: Path) -> tuple[str, int, int] | None:
-    try:
-        held = path.stat()
-    except OSError:
-        return None  # reading the image tells why
-    return str(path.resolve()), held.st_size, held.st_mtime_ns
-
-
 def _in_path(path: Path, out: Path, recursive: bool) -> list[Planned]:
     from freeda.errors import ImageError
     from freeda.segmentation.images import IMAGE_ENDINGS
 
     if not path.is_dir():
-        return [Planned(path, Path(path.stem), _state(path))]
+        return [Planned.of(path, Path(path.stem))]
     inside = path.rglob("*") if recursive else path.iterdir()
     pictures = sorted(item for item in inside if item.suffix.lower() in IMAGE_ENDINGS)
     own = out.resolve()
@@ -89,57 +68,49 @@ def _in_path(path: Path, out: Path, recursive: bool) -> list[Planned]:
     if not files:
         deeper = "" if recursive else " (--recursive looks into its folders)"
         raise ImageError(f"folder '{path}' holds no images{deeper}")
-    return [Planned(item, item.relative_to(path).with_suffix(""), _state(item)) for item in files]
+    return [Planned.of(item, item.relative_to(path).with_suffix("")) for item in files]
 
 
 class Job:
     """Saves results as they come, and remembers what failed.
 
-    made_by: what results depend on besides images and `wanted`, as plain data.
+    apart: which files are no images and go through `run`, one by one.
     """
 
-    def __init__(self, planned: Sequence[Planned], out: Path, wanted: Wanted, made_by: Any) -> None:
-        self._planned, self._out, self._wanted = list(planned), out, wanted
-        self._made_by = made_by
-        self._total = len(self._planned)
-        self._left = list(self._planned)
-        self._failed = self._unexplained = 0
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        out: Path,
+        wanted: Wanted,
+        finished: Finished,
+        *,
+        apart: Callable[[Path], bool] = lambda path: False,
+    ) -> None:
+        self._out, self._wanted, self._finished = out, wanted, finished
+        self._total = len(planned)
+        self._apart = [item for item in planned if apart(item.path)]
+        self._left = [item for item in planned if not apart(item.path)]
+        self._failed = self._unexplained = self._done = 0
         self._pixels: dict[str, int] = {}
-        self._finished = 0
 
     @property
     def images(self) -> list[Path]:
         """Those that are to be segmented, in order."""
-        return [item.path for item in self._planned]
+        return [item.path for item in self._left]
 
     def skip_finished(self) -> None:
-        """Leaves out images that have their results, of the same image, classes, method and settings."""
-        entries = dict(_read_finished(self._out / _FINISHED))
-        left = []
-        for item in self._planned:
-            entry = entries.get(str(item.name), {})
-            if self._is_finished(entry, item):
-                self._tell(
-                    item.path, entry["segments"], [self._out / name for name in entry["files"]], new=False
-                )
-            else:
-                left.append(item)
-        if len(left) < self._total:
-            click.echo(f"{self._total - len(left)} of {self._total} images were finished already", err=True)
-        self._planned, self._left = left, list(left)
+        """Leaves out files that have their results, of the same file, classes, method and settings."""
+        self._left = [item for item in self._left if not self._was_finished(item)]
+        self._apart = [item for item in self._apart if not self._was_finished(item)]
+        if self._done:
+            click.echo(f"{self._done} of {self._total} images were finished already", err=True)
 
-    def _is_finished(self, entry: dict[str, Any], item: Planned) -> bool:
-        return (
-            item.state is not None
-            and entry.get("made_of") == self._made_of(item)
-            and all((self._out / name).is_file() for name in entry["files"])
-        )
-
-    def _made_of(self, item: Planned) -> str:
-        """A digest of all that an image's results depend on."""
-        wanted = [self._wanted.formats, self._wanted.points, self._wanted.instances]
-        text = json.dumps([item.state, wanted, self._made_by], default=str, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+    def _was_finished(self, item: Planned) -> bool:
+        entry = self._finished.entry(item)
+        if entry is None:
+            return False
+        self._tell(item.path, entry["segments"], [self._out / name for name in entry["files"]], new=False)
+        return True
 
     def note_failure(self, path: object, error: FreedaError) -> None:
         """Tells why an image has no result; results of images before it may still come."""
@@ -158,11 +129,26 @@ class Job:
             written = result.save(folder, stem, self._wanted.formats, instances=self._wanted.instances)
             explained = self._explain(item, result, folder)
             if explained is not None:
-                self._note_finished(item, result, [*written, *explained])
+                self._finished.note(item, [*written, *explained], result.segments_info)
         except Exception as error:
             self._tell_failure(_told(item.path, error))
             return
         self._tell(item.path, result.segments_info, [*written, *(explained or ())])
+
+    def run_apart(self, work: Callable[[Path, Path], Made]) -> None:
+        """Runs each file that is no image through `work`, with its path and that of its results, without an
+        ending; an error costs no other file.
+        """
+        for item in self._apart:
+            target = self._out / item.name
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files, segments = work(item.path, target)
+                self._finished.note(item, files, segments)
+            except Exception as error:
+                self._tell_failure(_told(item.path, error))
+            else:
+                self._tell(item.path, segments, files)
 
     def _explain(self, item: Planned, result: Segmentation, folder: Path) -> list[Path] | None:
         """The files of all points' evidence; None where one could not be explained."""
@@ -175,21 +161,11 @@ class Job:
                 self._unexplained += 1
         return written if self._unexplained == failed else None
 
-    def _note_finished(self, item: Planned, result: Segmentation, written: Sequence[Path]) -> None:
-        entry = {
-            "name": str(item.name),
-            "made_of": self._made_of(item),
-            "files": [str(path.relative_to(self._out)) for path in written],
-            "segments": result.segments_info,
-        }
-        with (self._out / _FINISHED).open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(entry))  # first, for the line before may be half written
-
     def _tell(
         self, path: Path, segments: Sequence[dict[str, Any]], files: Sequence[Path], *, new: bool = True
     ) -> None:
-        """Counts an image's classes and prints them; of one that was finished before, for scripts only."""
-        self._finished += 1
+        """Counts a file's classes and prints them; of one that was finished before, for scripts only."""
+        self._done += 1
         for item in segments:
             self._pixels[item["label"]] = self._pixels.get(item["label"], 0) + item["area"]
         if self._wanted.as_json:
@@ -199,7 +175,7 @@ class Job:
 
     def succeeded(self) -> bool:
         """Prints the summary, and says whether all went well."""
-        if self._finished > 1 and not self._wanted.as_json:
+        if self._done > 1 and not self._wanted.as_json:
             click.echo(self._summary())
         if self._failed:
             click.echo(f"{self._failed} of {self._total} images failed", err=True)
@@ -210,20 +186,7 @@ class Job:
         ranked = sorted(self._pixels.items(), key=lambda entry: (-entry[1], entry[0]))
         lines = [f"  {area / total:6.1%}  {name}" for name, area in ranked[:_SHOWN_CLASSES]]
         more = f"\n  and {len(ranked) - _SHOWN_CLASSES} more classes" if len(ranked) > _SHOWN_CLASSES else ""
-        return "\n".join([f"{self._finished} images, by share of all pixels decided:", *lines]) + more
-
-
-def _read_finished(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names with their entries; a line that a killed run left half written is passed over."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.keys() >= {"name", "made_of", "files", "segments"}:
-            yield entry["name"], entry
+        return "\n".join([f"{self._done} images, by share of all pixels decided:", *lines]) + more
 
 
 def _told(path: Path, error: Exception) -> FreedaError:

@@ -49,6 +49,8 @@ class Segmenter(Protocol):
 
     identity: what a result depends on besides image and classes, as plain data, with the method's name.
     native_side: side in pixels of a square image that is not resized.
+    classes: names of the classes set, the background first where there is one; raises `ClassNamesError` where
+        none were.
     explains: whether results can explain their pixels.
     """
 
@@ -56,6 +58,8 @@ class Segmenter(Protocol):
     def identity(self) -> Mapping[str, Any]: ...
     @property
     def native_side(self) -> int: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
     @property
     def explains(self) -> bool: ...
 

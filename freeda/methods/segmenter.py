@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from freeda.caching import BoundedCache
-from freeda.class_names import Classes, ClassName, parse_classes, without_background
+from freeda.class_names import BACKGROUND, Classes, ClassName, parse_classes, without_background
 from freeda.errors import ClassNamesError
 from freeda.methods.base import Encoded, Features, Method, Prepared, Scores, require_switch
 from freeda.segmentation import MAX_PIXELS
@@ -92,6 +92,11 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
     @property
     def native_side(self) -> int:
         return self.method.native_side
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        names = tuple(item.name for item in self._require_classes().classes)
+        return names if self.method.background is None else (BACKGROUND, *names)
 
     def with_background(self, background: bool) -> Self:
         require_switch(background)

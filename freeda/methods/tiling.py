@@ -110,6 +110,10 @@ class TiledSegmenter:
         return self._segmenter.native_side
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        return self._segmenter.classes
+
+    @property
     def explains(self) -> bool:
         return self._segmenter.explains
 

@@ -29,12 +29,17 @@ def draw_labels(result: Segmentation) -> Image.Image:
 
 
 def draw_overlay(
-    result: Segmentation, opacity: float = 0.5, *, colors: np.ndarray | None = None
+    result: Segmentation,
+    opacity: float = 0.5,
+    *,
+    colors: np.ndarray | None = None,
+    legend: bool = True,
 ) -> Image.Image:
     """The image under its coloured label map, with white borders, names where they fit, and a legend.
 
     opacity: of the colours, 0 .. 1.
     colors: (C, 3) uint8 RGB; None for the result's own.
+    legend: whether a column of names stands on the right.
     """
     chosen = result.colors if colors is None else colors
     image, labels = _resized(result.image, result.labels)
@@ -44,7 +49,7 @@ def draw_overlay(
     mixed[_borders(labels)] = 255
     picture = Image.fromarray(mixed.round().astype(np.uint8))
     _write_names(picture, labels, result)
-    return _with_legend(picture, result, chosen)
+    return _with_legend(picture, result, chosen) if legend else picture
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
