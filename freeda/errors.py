@@ -19,6 +19,7 @@ __all__ = [
     "ModelNotFoundError",
     "NothingBuiltError",
     "OutputError",
+    "RemoteError",
     "UntrustedIndexError",
     "WorkerError",
     "masked",
@@ -26,8 +27,8 @@ __all__ = [
     "reason",
 ]
 
-_CREDENTIALS = re.compile(r"://[^\s'\"]+@")
-"""Up to the last @, for a password may hold any sign."""
+_CREDENTIALS = re.compile(r"(?<!hf)://[^\s'\"]+@")
+"""Up to the last @, for a password may hold any sign; hf://USER/NAME@REVISION holds none."""
 
 
 class FreedaError(Exception):
@@ -58,6 +59,10 @@ class IndexCorruptError(FreedaError, ValueError):
 
 class IndexMismatchError(FreedaError, ValueError):
     """An index built with other models than those it is opened with."""
+
+
+class RemoteError(FreedaError, OSError):
+    """An index at an address that cannot be reached, read or written."""
 
 
 class UntrustedIndexError(FreedaError, ValueError):

@@ -18,6 +18,7 @@ from freeda.index.finding import find_index, search_paths
 from freeda.index.format import FILES, MANIFEST, REPORT, Manifest
 from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
+from freeda.index.sharing.fetched import read_source
 from freeda.locking import locked
 from freeda.presets import Preset
 from freeda.presets.settings import PRECISIONS
@@ -224,6 +225,11 @@ def _was_drawn(why: str) -> bool:
 
 def _require_own(folder: Path) -> None:
     package = Path(freeda.__file__).resolve().parent
+    if (source := read_source(folder)) is not None:
+        raise OutputError(
+            f"'{folder}' is a copy of {source.address}; take one of your own first: "
+            f"`freeda index pull {source.address} --out DIR`"
+        )
     if package in folder.parents or folder.parent == package.parent / "indexes":
         raise OutputError(
             f"'{folder.name}' comes with freeda; copy it first: `freeda index merge {folder.name} --out DIR`"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from freeda.commands.options import method_options, taken_method_options
+from freeda.commands.options import asking_for_trust, method_options, taken_method_options
 from freeda.commands.paths import optional_out_folder
 from freeda.commands.progress_bar import ProgressBar
 
@@ -43,7 +43,10 @@ def evaluate_command(dataset: str, root: Path | None, out: Path | None, **option
     from freeda.methods import load
 
     data = open_dataset(dataset, root)
-    segmenter = load(**chosen, background=data.background)
+    trust = chosen.pop("trust_models")
+    segmenter = asking_for_trust(
+        lambda trusted: load(**chosen, trust_models=trusted, background=data.background), trust
+    )
     target = out or Path("evaluated") / Path(dataset).resolve().name
     as_json = options.pop("as_json")
     with ProgressBar(" images") as bar:

@@ -1,4 +1,4 @@
-"""`freeda index`: info, verify, append, merge, subset, dedupe, import-upstream."""
+"""`freeda index`: info, verify, append, merge, subset, dedupe, import-upstream, and those of `sharing`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from freeda.commands.options import (
     read_lines,
 )
 from freeda.commands.progress_bar import ProgressBar
+from freeda.commands.sharing import pull_command, push_command
 from freeda.errors import printable
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def index_info(name: str, as_json: bool) -> None:
         return
     nouns = list(index.noun_counts().items())
     click.echo(f"{index.folder}")
+    if index.source is not None:
+        click.echo(f"fetched from {index.source}")
     click.echo(
         f"{manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns from {manifest.captions:,} captions"
     )
@@ -207,6 +210,10 @@ def index_import_upstream(embeddings: Path, knn_index: Path, out: Path, preset: 
     click.echo(f"index       {out}")
     click.echo(f"prototypes  {manifest.prototypes:,}")
     click.echo(f"rejects     {manifest.rejects:,}")
+
+
+index_group.add_command(pull_command)
+index_group.add_command(push_command)
 
 
 def _edited_text(name: str, manifest: Manifest, note: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -23,11 +24,14 @@ __all__ = [
     "TAGGER",
     "TRUST",
     "WORKERS",
+    "asking_for_trust",
     "column_options",
     "method_options",
     "read_lines",
     "taken_method_options",
 ]
+
+_Loaded = TypeVar("_Loaded")
 
 OUT = click.option("--out", callback=out_folder, required=True, help="Folder of the index.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace another index in --out.")
@@ -78,7 +82,11 @@ TRUST = click.option(
 )
 METHOD_OPTIONS = (
     click.option("--method", default="freeda", help=f"One of {', '.join(METHODS)}."),
-    click.option("--index", help="Index name or folder, for methods that retrieve.  [default: toy]"),
+    click.option(
+        "--index",
+        help="For methods that retrieve: an index's name, ./FOLDER, hf://USER/NAME or https://...  "
+        "[default: toy]",
+    ),
     click.option(
         "--preset", help="Take models and settings from this preset.  [default: the index's own, or toy]"
     ),
@@ -174,6 +182,23 @@ def _check_names(taken: dict[str, Any]) -> None:
     for name, check in checks.items():
         if taken[name] is not None:
             check(taken[name])
+
+
+def asking_for_trust(load: Callable[[bool | None], _Loaded], trust: bool | None) -> _Loaded:
+    """What `load` gives, which is told whether to trust an index's models; a person at a terminal is asked
+    about unknown ones.
+    """
+    from freeda.errors import UntrustedIndexError
+
+    try:
+        return load(trust)
+    except UntrustedIndexError as error:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        click.echo(f"{error}", err=True)
+        if not click.confirm("Load these models?", err=True):
+            raise
+        return load(True)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from freeda.commands.finished import Finished
-from freeda.commands.options import method_options, taken_method_options
+from freeda.commands.options import asking_for_trust, method_options, taken_method_options
 from freeda.commands.paths import out_folder
 from freeda.commands.segment_job import Job, Point, Wanted, planned_files
 from freeda.commands.segment_media import RasterWork, VideoWork
@@ -137,7 +137,9 @@ def _load(chosen: dict[str, Any], neighbors: int | None, background: bool) -> Se
     from freeda.methods import load
 
     implied = any(chosen[name] is not None for name in ("background_concepts", "threshold"))
-    return load(**{"neighbors": neighbors, **chosen}, background=background or implied)
+    trust = chosen.pop("trust_models")
+    options = {"neighbors": neighbors, **chosen, "background": background or implied}
+    return asking_for_trust(lambda trusted: load(**options, trust_models=trusted), trust)
 
 
 def _parse_formats(formats: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Where an index is looked for.
 
-A path (with a separator, or beginning with "." or "~") names a folder. Any other name is looked for among the
-indexes of the package first, so that nothing that lies in the current folder takes the place of one.
+An address (`hf://...`, `https://...`) is fetched. A path (with a separator, or beginning with "." or "~")
+names a folder. Any other name is looked for among the indexes of the package first, so that nothing that lies
+in the current folder takes the place of one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from freeda.errors import IndexCorruptError, IndexNotFoundError
 from freeda.files import user_folder
 from freeda.index.format import KEYS, MANIFEST, PROTOTYPES
+from freeda.index.sharing.addresses import is_address
 
 __all__ = ["find_index", "listed_indexes", "search_paths"]
 
@@ -36,7 +38,14 @@ def listed_indexes() -> dict[str, str]:
 
 
 def find_index(name: str | Path) -> Path:
-    """The folder of an index given by name or path; raises `IndexNotFoundError`, `IndexCorruptError`."""
+    """The folder of an index given by name, path or address.
+
+    Raises `IndexNotFoundError`, `IndexCorruptError`, and `RemoteError` for an address.
+    """
+    if is_address(name):
+        from freeda.index.sharing.fetch import fetch_index
+
+        return fetch_index(str(name))
     folders = search_paths(name)
     for folder in folders:
         if (folder / MANIFEST).is_file():

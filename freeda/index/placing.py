@@ -12,7 +12,7 @@ from freeda.errors import OutputError
 from freeda.files import sync
 from freeda.index.format import FILES, KEYS, MANIFEST, PROTOTYPES, REPORT
 
-__all__ = ["holds_index", "placed", "require_free"]
+__all__ = ["copy_index", "holds_index", "placed", "require_free"]
 
 _NEW = ".new"
 _OWN = (".work", _NEW, ".lock", "progress.jsonl")
@@ -58,3 +58,15 @@ def placed(folder: Path) -> Iterator[Path]:
             sync(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def copy_index(source: Path, folder: Path, *, overwrite: bool) -> None:
+    """Copies an index's files into a folder; raises `OutputError` where another index or other files lie."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [path.name for path in folder.iterdir()]
+    require_free(names, str(folder))
+    if MANIFEST in names and not overwrite:
+        raise OutputError(f"'{folder}' holds an index; replace it with --overwrite, or choose another --out")
+    with placed(folder) as new:
+        for name in (*FILES, MANIFEST):
+            shutil.copyfile(source / name, new / name)

@@ -31,6 +31,7 @@ from freeda.index.format import (
 from freeda.index.gpu_keys import GpuKeys, takes_gpu
 from freeda.index.keys import open_keys, prepare_reconstruction
 from freeda.index.retrieval import ClassRetrieval
+from freeda.index.sharing.fetched import Source, read_source
 from freeda.presets.settings import Preset
 from freeda.presets.toml import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
@@ -56,13 +57,14 @@ class PrototypeIndex:
 
     @classmethod
     def open(cls, name: str | Path, *, verify: bool | None = None, device: str = "cpu") -> PrototypeIndex:
-        """Opens an index by name or folder.
+        """Opens an index by name, folder or address (`hf://...`, `https://...`).
 
         verify: whether to check every file's digest. None does so for up to 128 MiB, which takes no time, and
             checks names and sizes only for more.
         device: where keys are searched: "cpu", "cuda", or "auto" for a GPU where FAISS sees one that takes
             them. Each thread copies them to the GPU, which pays with thousands of classes.
-        Raises `IndexNotFoundError`, `IndexCorruptError`, and `ConfigError` for "cuda" without a GPU.
+        Raises `IndexNotFoundError`, `IndexCorruptError`, `RemoteError`, and `ConfigError` for "cuda" without
+        a GPU.
         """
         folder = find_index(name)
         manifest = read_manifest(folder)
@@ -83,6 +85,11 @@ class PrototypeIndex:
 
     def __len__(self) -> int:
         return self.manifest.prototypes
+
+    @property
+    def source(self) -> Source | None:
+        """The address that the index was fetched from; None for one of this machine."""
+        return read_source(self.folder)
 
     @property
     def preset(self) -> Preset:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -15,11 +13,10 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from more_itertools import chunked
 
-from freeda.errors import printable
 from freeda.files import replacing
+from freeda.index.card import index_card
 from freeda.index.format import (
     CARD,
     KEYS,
@@ -33,7 +30,7 @@ from freeda.index.format import (
     write_manifest,
     write_rejects,
 )
-from freeda.index.keys import RECALL_AT, KeyOptions, build_keys, check_factory, choose_factory
+from freeda.index.keys import KeyOptions, build_keys, check_factory, choose_factory
 from freeda.records import Prototype
 
 __all__ = ["NoPrototypesError", "Origin", "write_index"]
@@ -109,7 +106,7 @@ def write_index(
         recall=round(stored.recall, 4),
         licenses=dict(origin.preset["licenses"]),
     )
-    (folder / CARD).write_text(_card(manifest, nouns, rejects), encoding="utf-8")
+    (folder / CARD).write_text(index_card(manifest, nouns, rejects), encoding="utf-8")
     before_manifest(manifest)
     write_manifest(folder, manifest)
     return manifest
@@ -152,53 +149,3 @@ def _stream(prototypes: Iterable[Prototype], keys: IO[bytes], path: Path, vector
             keys.write(np.stack([prototype.key for prototype in chunk]).astype(np.float32).tobytes())
             writer.write_batch(prototype_batch(chunk))
     keys.flush()
-
-
-def _escaped(text: str) -> str:
-    """Words of captions as plain text in Markdown: no HTML, links, code or table cells."""
-    return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", html.escape(printable(text)))
-
-
-def _code(text: str) -> str:
-    """A name as code in Markdown, in which nothing has a meaning but the end."""
-    return f"`{printable(text).replace('`', '')}`"
-
-
-def _card(manifest: Manifest, nouns: Counter[str], rejects: pa.Table) -> str:
-    """The index card, for people."""
-    preset = manifest.preset
-    models = "\n".join(
-        f"| {_escaped(kind)} | {_escaped(', '.join(ids))} | {_escaped(manifest.fingerprints[kind])} "
-        f"| {_escaped(manifest.licenses.get(kind, 'unknown'))} |"
-        for kind, ids in preset["models"].items()
-        if kind in manifest.fingerprints
-    )
-    common = ", ".join(f"{_escaped(noun)} ({count})" for noun, count in nouns.most_common(60))
-    reasons = pc.value_counts(rejects.column("reason")).to_pylist()
-    rejected = "\n".join(
-        f"| {_escaped(item['values'])} | {item['counts']} |"
-        for item in sorted(reasons, key=lambda item: (-item["counts"], item["values"]))
-    )
-    build = _code(manifest.build_fingerprint)
-    return f"""# Prototype index
-
-{manifest.prototypes:,} textual-visual prototypes of {manifest.nouns:,} nouns, from
-{manifest.captions:,} captions.
-Keys: {manifest.key_dim}-d, L2-normalised, in FAISS as {_code(manifest.factory)} (recall@{RECALL_AT}
-{manifest.recall:.3f}). Visual vectors: {manifest.vector_dim}-d, raw, float16.
-Built with preset {_code(preset["name"])}, seed {manifest.seed}, build fingerprint {build}.
-
-| model | ids | weights | licence |
-|---|---|---|---|
-{models}
-
-## Nouns, the most frequent
-
-{common}
-
-## Rejects
-
-| reason | count |
-|---|---|
-{rejected}
-"""

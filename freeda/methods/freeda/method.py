@@ -83,7 +83,9 @@ class FreedaMethod:
 
     @property
     def identity(self) -> dict[str, Any]:
+        source = self.index.source
         return {
+            **({} if source is None else {"fetched": f"{source.address} {source.version}"}),
             "method": "freeda",
             "index": self.index.manifest.build_fingerprint,
             "prototypes": len(self.index),

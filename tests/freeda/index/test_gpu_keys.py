@@ -214,7 +214,7 @@ def test_keys_are_searched_where_the_models_are(
         raise OpenedError(device)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr("freeda.methods.freeda.choose_device", lambda name: torch.device(name))
+    monkeypatch.setattr("freeda.methods.base.choose_device", lambda name: torch.device(name))
     monkeypatch.setattr("freeda.methods.freeda.PrototypeIndex.open", opened)
     with pytest.raises(OpenedError, match=str(wanted)):
         freeda.load("toy", device=device)
