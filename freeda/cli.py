@@ -14,6 +14,7 @@ from freeda.commands.doctor import doctor_command
 from freeda.commands.evaluate import evaluate_command
 from freeda.commands.index import index_group
 from freeda.commands.presets import presets_command
+from freeda.commands.reproduce import reproduce_command
 from freeda.commands.segment import segment_command
 from freeda.commands.serve import serve_command
 from freeda.errors import FreedaError, masked
@@ -61,6 +62,7 @@ for command in (
     build_index_command,
     segment_command,
     evaluate_command,
+    reproduce_command,
     serve_command,
     doctor_command,
     presets_command,

@@ -133,7 +133,7 @@ _TOY = {"toyworld": False, "toyworld-things": True}
 """Drawn data sets, and whether they have a background."""
 
 
-def open_dataset(name: str, root: Path | None) -> Dataset:
+def open_dataset(name: str, root: Path | None = None) -> Dataset:
     """A data set by name, or a folder of the user's own with `images`, `labels` and `classes.txt`.
 
     root: the data set's folder, or mmsegmentation's `data` folder that holds it.

@@ -84,7 +84,7 @@ class Run:
 def evaluate(
     segmenter: Segmenter,
     dataset: Dataset,
-    out: Path,
+    out: str | Path,
     *,
     limit: int | None = None,
     overwrite: bool = False,
@@ -99,6 +99,7 @@ def evaluate(
     on_progress: called with images done and in all.
     Raises `DatasetError`, `OutputError`.
     """
+    out = Path(out)
     complete = {**dataset.identity, **segmenter.identity}
     count = min(limit or len(dataset), len(dataset))
     records = _open_run(out, complete, overwrite)

@@ -42,7 +42,7 @@ class Edited:
 
 def merge(
     indexes: Sequence[PrototypeIndex],
-    out: Path,
+    out: str | Path,
     *,
     keys: KeyOptions | None = None,
     overwrite: bool = False,
@@ -68,7 +68,7 @@ def merge(
 
 def subset(
     index: PrototypeIndex,
-    out: Path,
+    out: str | Path,
     *,
     nouns: Collection[str] = (),
     caption_ids: Collection[str] = (),
@@ -93,7 +93,7 @@ def subset(
 
 def leave_out(
     index: PrototypeIndex,
-    out: Path,
+    out: str | Path,
     *,
     rows: Collection[int],
     keys: KeyOptions | None = None,
@@ -118,7 +118,7 @@ def leave_out(
 
 def dedupe(
     index: PrototypeIndex,
-    out: Path,
+    out: str | Path,
     *,
     similarity: float = 0.98,
     keys: KeyOptions | None = None,
@@ -225,7 +225,7 @@ def _rows_by_noun(index: PrototypeIndex) -> Iterator[np.ndarray]:
 
 
 def _write(
-    out: Path,
+    out: str | Path,
     prototypes: Iterable[Prototype],
     rejects: pa.Table,
     sources: Sequence[PrototypeIndex],

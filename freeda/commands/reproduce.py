@@ -1,0 +1,102 @@
+"""`freeda reproduce`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from freeda.commands.options import DEVICE, TRUST
+from freeda.commands.paths import optional_out_folder
+from freeda.commands.progress_bar import ProgressBar
+from freeda.errors import FreedaError
+from freeda.evaluation.published import PUBLISHED
+
+if TYPE_CHECKING:
+    from freeda.evaluation.runner import Run
+    from freeda.index.reader import PrototypeIndex
+
+__all__ = ["reproduce_command"]
+
+_Made = TypeVar("_Made")
+_INDEX = "./indexes/freeda-coco"
+_CURES = {
+    "data set": "docs/reproduce.md says where to get it and how to lay it out; name its folder with --root",
+    "index": "import the authors' prototypes (`freeda index import-upstream`) or build one "
+    "(`freeda build-index`), and name it with --index; docs/reproduce.md has the commands",
+    "models": "they are fetched from the hub when there is network; docs/reproduce.md says how without",
+}
+
+
+@click.command("reproduce", context_settings={"show_default": True})
+@click.argument("dataset", type=click.Choice(list(PUBLISHED)))
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="The data set's folder, or the one that holds it."
+)
+@click.option("--index", default=_INDEX, help="Index: a name, ./FOLDER or hf://USER/NAME.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Evaluate only the first N images.")
+@click.option(
+    "--out", callback=optional_out_folder, help="Folder of the results.  [default: reproduced/DATASET]"
+)
+@DEVICE
+@TRUST
+def reproduce_command(dataset: str, root: Path | None, out: Path | None, **options: Any) -> None:
+    """Measure FreeDA on DATASET with the paper's recipe, and show the figure beside the published ones.
+
+    Steps that cannot be done on this machine are told, each with what it needs. Run the same command again
+    after an interruption: it resumes.
+    """
+    from freeda.evaluation.datasets import open_dataset
+    from freeda.evaluation.report import summary, write_report
+    from freeda.evaluation.runner import evaluate
+    from freeda.index.reader import PrototypeIndex
+    from freeda.methods import load
+
+    data = _step("data set", lambda: open_dataset(dataset, root), lambda found: f"{len(found):,} images")
+    index = _step(
+        "index", lambda: PrototypeIndex.open(options["index"]), lambda found: f"{len(found):,} prototypes"
+    )
+    if data is None or index is None:
+        sys.exit(1)
+    segmenter = _step(
+        "models",
+        lambda: load(
+            options["index"],
+            recipe="paper",
+            background=data.background,
+            device=options["device"],
+            trust_models=options["trust_models"],
+        ),
+        lambda found: f"{index.manifest.preset['name']}, on {options['device']}",
+    )
+    if segmenter is None:
+        sys.exit(1)
+    target = out or Path("reproduced") / dataset
+    with ProgressBar(" images") as bar:
+        run = evaluate(segmenter, data, target, limit=options["limit"], on_progress=bar.advance)
+    write_report(run, segmenter, target)
+    click.echo(_comparison(dataset, summary(run)["miou"], index, run))
+
+
+def _step(name: str, work: Callable[[], _Made], told: Callable[[_Made], str]) -> _Made | None:
+    """What `work` gives, told in one line; None where it cannot be done, with what it needs."""
+    try:
+        made = work()
+    except FreedaError as error:
+        click.echo(f"{name:9} missing: {error}\n{'':9} {_CURES[name]}")
+        return None
+    click.echo(f"{name:9} {told(made)}")
+    return made
+
+
+def _comparison(dataset: str, ours: float, index: PrototypeIndex, run: Run) -> str:
+    whole = len(run.dataset)
+    part = "" if len(run.records) == whole else f", on {len(run.records):,} of {whole:,} images only"
+    lines = [f"\n{dataset}, mIoU in percent{part}", f"  {ours:6.2f}          here: {index.folder.name}"]
+    for figure in PUBLISHED[dataset]:
+        other = "" if figure.vector_dim == index.manifest.vector_dim else "; another backbone than here"
+        lines.append(f"  {figure.miou:6.2f}  {ours - figure.miou:+6.2f}  published: {figure.source}{other}")
+    return "\n".join(lines)
