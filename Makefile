@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO := demo-output
 EXAMPLES := freeda/toyworld/examples
 
-.PHONY: demo test lint browser bench clean
+.PHONY: demo test lint browser docs bench clean
 
 demo: $(READY)
 	$(BIN)/freeda build-index $(EXAMPLES)/captions.parquet --out $(DEMO)/index --overwrite
@@ -38,6 +38,11 @@ browser:
 	  || echo "Chromium cannot be installed; the tests of the page are skipped"; \
 	else echo "Chromium is not installed; the tests of the page are skipped"; fi
 
+# The documentation as a site, in site/.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
 bench: $(READY)
 	$(BIN)/python benchmarks/toy_quality.py
 
@@ -48,4 +53,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) site dist .pytest_cache .mypy_cache .ruff_cache

@@ -13,7 +13,7 @@ from freeda.commands.options import DEVICE, TRUST
 from freeda.commands.paths import optional_out_folder
 from freeda.commands.progress_bar import ProgressBar
 from freeda.errors import FreedaError
-from freeda.evaluation.published import PUBLISHED
+from freeda.evaluation.published import PUBLISHED, SUPERPIXELS
 
 if TYPE_CHECKING:
     from freeda.evaluation.runner import Run
@@ -46,6 +46,8 @@ _CURES = {
 def reproduce_command(dataset: str, root: Path | None, out: Path | None, **options: Any) -> None:
     """Measure FreeDA on DATASET with the paper's recipe, and show the figure beside the published ones.
 
+    Superpixels are those that the authors chose for the data set.
+
     Steps that cannot be done on this machine are told, each with what it needs. Run the same command again
     after an interruption: it resumes.
     """
@@ -69,6 +71,7 @@ def reproduce_command(dataset: str, root: Path | None, out: Path | None, **optio
             background=data.background,
             device=options["device"],
             trust_models=options["trust_models"],
+            **{f"superpixels.{name}": value for name, value in SUPERPIXELS[dataset].items()},
         ),
         lambda found: f"{index.manifest.preset['name']}, on {options['device']}",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED", "Published"]
+__all__ = ["PUBLISHED", "SUPERPIXELS", "Published"]
 
 _RERUN = "the authors' code, run again by others, ViT-L/14"
 _PAPER = "FreeDA with ViT-B/14, as surveys list it"
@@ -36,3 +36,15 @@ PUBLISHED: Mapping[str, tuple[Published, ...]] = {
     "coco-object": _figures(37.4),
 }
 """By data set. All are mIoU over the whole validation set, with the paper's recipe."""
+
+SUPERPIXELS: Mapping[str, Mapping[str, float]] = {
+    "voc20": {"scale": 100.0, "sigma": 0.7, "min_size": 20},
+    "voc21": {"scale": 100.0, "sigma": 0.7, "min_size": 20},
+    "context59": {"scale": 100.0, "sigma": 1.0, "min_size": 20},
+    "context60": {"scale": 100.0, "sigma": 1.0, "min_size": 20},
+    "coco-stuff": {"scale": 100.0, "sigma": 1.0, "min_size": 100},
+    "coco-object": {"scale": 100.0, "sigma": 1.0, "min_size": 100},
+    "cityscapes": {"scale": 20.0, "sigma": 0.5, "min_size": 50},
+    "ade20k": {"scale": 100.0, "sigma": 1.0, "min_size": 20},
+}
+"""The released code's superpixels, which it chose per data set; for `coco-object`, COCO-Stuff's."""

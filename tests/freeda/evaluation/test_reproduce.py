@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from freeda.cli import main
 from freeda.evaluation.datasets import open_dataset
 from freeda.evaluation.layouts import DATASETS
-from freeda.evaluation.published import PUBLISHED
+from freeda.evaluation.published import PUBLISHED, SUPERPIXELS
 from freeda.methods import load
 
 
@@ -37,7 +38,7 @@ def reproduce(*arguments: object) -> Result:
 
 
 def test_every_benchmark_has_a_published_figure() -> None:
-    assert set(PUBLISHED) == set(DATASETS)
+    assert set(PUBLISHED) == set(SUPERPIXELS) == set(DATASETS)
 
 
 def test_the_figure_stands_beside_the_published_ones(voc: Path, index_folder: Path, tmp_path: Path) -> None:
@@ -55,6 +56,24 @@ def test_the_figure_stands_beside_the_published_ones(voc: Path, index_folder: Pa
         *("--out", tmp_path / "part"),
     )
     assert "on 2 of 3 images only" in part.stdout
+
+
+def test_superpixels_are_those_of_the_data_set(tmp_path: Path, index_folder: Path) -> None:
+    home = tmp_path / "data" / "cityscapes"
+    for path, pixels in (
+        ("leftImg8bit/val/a/a_leftImg8bit.png", np.zeros((40, 60, 3), np.uint8)),
+        ("gtFine/val/a/a_gtFine_labelTrainIds.png", np.ones((40, 60), np.uint8)),
+    ):
+        (home / path).parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(home / path)
+    out = tmp_path / "out"
+    done = reproduce("cityscapes", "--root", tmp_path / "data", "--index", index_folder, "--out", out)
+    assert done.exit_code == 0, done.output
+    settings = json.loads((out / "run.json").read_text())
+    assert settings["superpixels"] == {
+        **{"algorithm": "felzenszwalb", "scale": 20.0, "sigma": 0.5, "min_size": 50}
+    }
+    assert (settings["neighbors"], settings["resizing"]) == (350, "plain")
 
 
 def _miou(root: Path, index: Path) -> float:
