@@ -50,3 +50,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     process.terminate()
     process.wait(20)
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[httpx.Client]:
+    with served.client() as client:
+        yield client
