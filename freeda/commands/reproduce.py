@@ -63,6 +63,7 @@ def reproduce_command(dataset: str, root: Path | None, out: Path | None, **optio
     )
     if data is None or index is None:
         sys.exit(1)
+    superpixels: dict[str, Any] = {f"superpixels.{key}": value for key, value in SUPERPIXELS[dataset].items()}
     segmenter = _step(
         "models",
         lambda: load(
@@ -71,7 +72,7 @@ def reproduce_command(dataset: str, root: Path | None, out: Path | None, **optio
             background=data.background,
             device=options["device"],
             trust_models=options["trust_models"],
-            **{f"superpixels.{name}": value for name, value in SUPERPIXELS[dataset].items()},
+            **superpixels,
         ),
         lambda found: f"{index.manifest.preset['name']}, on {options['device']}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _SAMPLED_SIDE = 1024
 _DARKEST, _BRIGHTEST = 2, 98
 """Percentiles of a band that become black and white, as geographic viewers show it."""
 _TAGGED = 10_000
+_CACHE_MEGABYTES = 128
 OnTile = Callable[[int, int], None]
 
 
@@ -150,8 +152,13 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise ImageError(f"no raster file '{path}'")
     try:
-        with rasterio.open(path) as dataset:
-            yield dataset
+        # GDAL would keep up to a twentieth of the machine's memory of what it read.
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MEGABYTES), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", rasterio.errors.NotGeoreferencedWarning
+            )  # a plain picture will do
+            with rasterio.open(path) as dataset:
+                yield dataset
     except rasterio.errors.RasterioError as error:
         raise ImageError(f"'{path}' is no readable raster: {reason(error)}") from error
 
