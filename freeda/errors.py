@@ -20,6 +20,7 @@ __all__ = [
     "NothingBuiltError",
     "OutputError",
     "RemoteError",
+    "UnreachableError",
     "UntrustedIndexError",
     "WorkerError",
     "masked",
@@ -27,8 +28,10 @@ __all__ = [
     "reason",
 ]
 
-_CREDENTIALS = re.compile(r"(?<!hf)://[^\s'\"]+@")
-"""Up to the last @, for a password may hold any sign; hf://USER/NAME@REVISION holds none."""
+_CREDENTIALS = re.compile(r"(?<!hf)://(?:[^\s'\"/]*|[^\s'\"/]*:[^\s'\"]*)@")
+"""In front of the host; after a colon up to the last @, for a password may hold any sign. In
+hf://USER/NAME@REVISION there are none.
+"""
 
 
 class FreedaError(Exception):
@@ -63,6 +66,10 @@ class IndexMismatchError(FreedaError, ValueError):
 
 class RemoteError(FreedaError, OSError):
     """An index at an address that cannot be reached, read or written."""
+
+
+class UnreachableError(RemoteError):
+    """An address that does not answer, for now."""
 
 
 class UntrustedIndexError(FreedaError, ValueError):

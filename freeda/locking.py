@@ -19,15 +19,16 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from writing `folder` inside the block; the lock ends with the process.
 
+    wait: whether to wait for another run that writes the folder.
     Warns where the file system has no locks. Raises `OutputError` where another run writes the folder.
     """
     file = _lock_file(folder)
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise OutputError(
             f"another run is writing '{folder}'; wait until it has ended, or choose another folder"

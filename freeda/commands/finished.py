@@ -1,4 +1,4 @@
-"""Which results are there already, so that a command run again goes on where it was."""
+"""Which results are there already, so that a command that is run again resumes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Finished:
         entry = self._entries.get(str(item.name))
         if entry is None or item.state is None or entry["made_of"] != self._made_of(item):
             return None
-        return entry if all((self._out / name).is_file() for name in entry["files"]) else None
+        return entry if all((self._out / name).exists() for name in entry["files"]) else None
 
     def note(self, item: Planned, files: Sequence[Path], segments: Sequence[dict[str, Any]]) -> None:
         """Remembers that a file is finished."""

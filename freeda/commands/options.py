@@ -121,12 +121,13 @@ METHOD_OPTIONS = (
     click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
-        help="Of the models.  [default: float16 on an NVIDIA GPU, else float32]",
+        help="Precision of the models.  [default: float16 on an NVIDIA GPU, else float32; of a diffusion "
+        "model, the preset's]",
     ),
     click.option(
         "--batch",
         type=click.IntRange(1),
-        help="Windows, or prompts, that pass the models at once.  [default: 8; DiffSegmenter: 4]",
+        help="How many windows go through the models at once; DiffSegmenter: prompts.  [default: 8; 4]",
     ),
     click.option(
         "--native",
@@ -166,20 +167,33 @@ def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
             advice += ", and --threshold SCORE for a score that classes must exceed"
         raise click.BadParameter(f"{mixed[0]} is an option of its own; {advice}", param_hint="--set")
     if taken["threads"]:
-        import torch
-
-        torch.set_num_threads(taken["threads"])
+        _limit_threads(taken["threads"])
     return {**taken, **settings}
+
+
+def _limit_threads(count: int) -> None:
+    """Of every library that starts threads of its own."""
+    import cv2
+    import faiss
+    import torch
+
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+    faiss.omp_set_num_threads(count)
 
 
 def _check_names(taken: dict[str, Any]) -> None:
     """Tells an unknown name before the model libraries are imported, which takes seconds."""
     from freeda.index.finding import find_index
+    from freeda.index.sharing.addresses import is_address
     from freeda.presets import load_preset
     from freeda.presets.recipes import check_recipe
 
-    checks = {"index": find_index, "preset": load_preset, "recipe": check_recipe}
-    for name, check in checks.items():
+    if taken["index"] is not None:
+        folder = find_index(taken["index"])
+        if is_address(taken["index"]):
+            taken["index"] = str(folder)  # resolved once: its revision may move meanwhile
+    for name, check in {"preset": load_preset, "recipe": check_recipe}.items():
         if taken[name] is not None:
             check(taken[name])
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from freeda.commands.options import DEVICE, TRUST
+from freeda.commands.options import DEVICE, TRUST, asking_for_trust
 from freeda.commands.paths import optional_out_folder
 from freeda.commands.progress_bar import ProgressBar
 from freeda.errors import FreedaError
 from freeda.evaluation.published import PUBLISHED, SUPERPIXELS
 
 if TYPE_CHECKING:
+    from freeda.evaluation.datasets import Dataset
     from freeda.evaluation.runner import Run
     from freeda.index.reader import PrototypeIndex
+    from freeda.methods.base import Segmenter
 
 __all__ = ["reproduce_command"]
 
@@ -27,7 +29,7 @@ _CURES = {
     "data set": "docs/reproduce.md says where to get it and how to lay it out; name its folder with --root",
     "index": "import the authors' prototypes (`freeda index import-upstream`) or build one "
     "(`freeda build-index`), and name it with --index; docs/reproduce.md has the commands",
-    "models": "they are fetched from the hub when there is network; docs/reproduce.md says how without",
+    "models": "docs/presets.md says where weights come from, and how without a network",
 }
 
 
@@ -41,21 +43,19 @@ _CURES = {
 @click.option(
     "--out", callback=optional_out_folder, help="Folder of the results.  [default: reproduced/DATASET]"
 )
+@click.option("--overwrite", is_flag=True, help="Replace another run in --out.")
 @DEVICE
 @TRUST
 def reproduce_command(dataset: str, root: Path | None, out: Path | None, **options: Any) -> None:
     """Measure FreeDA on DATASET with the paper's recipe, and show the figure beside the published ones.
 
-    Superpixels are those that the authors chose for the data set.
-
-    Steps that cannot be done on this machine are told, each with what it needs. Run the same command again
-    after an interruption: it resumes.
+    Superpixels are those that the authors chose for the data set. Steps that this machine cannot do are
+    listed with what each needs. Run the same command again after an interruption: it resumes.
     """
     from freeda.evaluation.datasets import open_dataset
     from freeda.evaluation.report import summary, write_report
     from freeda.evaluation.runner import evaluate
     from freeda.index.reader import PrototypeIndex
-    from freeda.methods import load
 
     data = _step("data set", lambda: open_dataset(dataset, root), lambda found: f"{len(found):,} images")
     index = _step(
@@ -63,26 +63,32 @@ def reproduce_command(dataset: str, root: Path | None, out: Path | None, **optio
     )
     if data is None or index is None:
         sys.exit(1)
-    superpixels: dict[str, Any] = {f"superpixels.{key}": value for key, value in SUPERPIXELS[dataset].items()}
-    segmenter = _step(
-        "models",
-        lambda: load(
-            options["index"],
-            recipe="paper",
-            background=data.background,
-            device=options["device"],
-            trust_models=options["trust_models"],
-            **superpixels,
-        ),
-        lambda found: f"{index.manifest.preset['name']}, on {options['device']}",
-    )
+    segmenter = _segmenter(index, data, options["device"], options["trust_models"])
     if segmenter is None:
         sys.exit(1)
     target = out or Path("reproduced") / dataset
+    chosen = {name: options[name] for name in ("limit", "overwrite")}
     with ProgressBar(" images") as bar:
-        run = evaluate(segmenter, data, target, limit=options["limit"], on_progress=bar.advance)
+        run = evaluate(segmenter, data, target, on_progress=bar.advance, **chosen)
     write_report(run, segmenter, target)
     click.echo(_comparison(dataset, summary(run)["miou"], index, run))
+
+
+def _segmenter(index: PrototypeIndex, data: Dataset, device: str, trust: bool | None) -> Segmenter | None:
+    """FreeDA with the index's models, by the paper's recipe; None where they are not to be had."""
+    from freeda.methods import load
+    from freeda.models.loading import choose_device
+
+    place = choose_device(device)
+    superpixels: dict[str, Any] = {
+        f"superpixels.{key}": value for key, value in SUPERPIXELS[str(data.identity["dataset"])].items()
+    }
+    options = {"recipe": "paper", "background": data.background, "device": str(place), **superpixels}
+    return _step(
+        "models",
+        lambda: asking_for_trust(lambda trusted: load(index.folder, trust_models=trusted, **options), trust),
+        lambda found: f"{index.manifest.preset['name']}, on {place}",
+    )
 
 
 def _step(name: str, work: Callable[[], _Made], told: Callable[[_Made], str]) -> _Made | None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from freeda.commands.finished import Finished
 from freeda.commands.options import asking_for_trust, method_options, taken_method_options
 from freeda.commands.paths import out_folder
 from freeda.commands.segment_job import Job, Point, Wanted, planned_files
@@ -50,25 +49,36 @@ __all__ = ["segment_command"]
 @click.option(
     "--instances", is_flag=True, help=f"One segment per connected piece, in {', '.join(SEGMENT_FORMATS)}."
 )
-@click.option("--bands", help="Of rasters: red, green and blue, such as 4,3,2, or one.  [default: 1,2,3]")
-@click.option("--every", type=click.IntRange(1), default=1, help="Of videos: take every so many frames.")
+@click.option(
+    "--image-prefix",
+    default="",
+    help="Put before image names in COCO and Label Studio files, such as /data/local-files/?d=images/.",
+)
+@click.option(
+    "--bands",
+    help="For rasters: the bands to use as red, green and blue, such as 4,3,2, or one gray band.  "
+    "[default: 1,2,3]",
+)
+@click.option("--every", metavar="N", type=click.IntRange(1), default=1, help="For videos: every Nth frame.")
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Refuse image files with more pixels."
 )
 @click.option(
     "--recursive", is_flag=True, help="Take images in folders within folders too; results keep the folders."
 )
-@click.option("--overwrite", is_flag=True, help="Segment images again whose results are there already.")
+@click.option("--overwrite", is_flag=True, help="Segment images again that have results already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, one line per image.")
 def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options: Any) -> None:
-    """Segment IMAGES (files, folders, or videos) into the classes named.
+    """Segment IMAGES (image files, folders of images, or video files) into the classes named.
 
-    Run the same command again after an interruption: it resumes.
+    Run the same command again after an interruption: finished images, rasters and videos are skipped.
     """
     from freeda.class_names import parse_classes
 
     chosen = taken_method_options(options)
     what = _wanted(options)
+    if GEOTIFF in what.formats:
+        chosen["native"] = None  # rasters are cut into tiles as they are read
     bands = _parse_bands(options["bands"], what.formats)
     parsed = parse_classes(classes)
     if what.points and any(map(_is_video, images)):
@@ -80,13 +90,13 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
     model.set_classes(parsed)
     if what.points and not model.explains:
         raise click.BadParameter("this method cannot explain its results", param_hint="--explain")
-    made_by = [what.formats, what.points, what.instances, bands, options["every"], model.identity]
     job = Job(
         planned,
         out,
         what,
-        Finished(out, [*made_by, [item.names for item in parsed]]),
+        made_by=[vars(what), model.identity, [item.names for item in parsed]],
         apart=(lambda path: True) if GEOTIFF in what.formats else _is_video,
+        apart_by=[bands, options["every"]],
     )
     if not options["overwrite"]:
         job.skip_finished()
@@ -117,7 +127,13 @@ def _wanted(options: dict[str, Any]) -> Wanted:
             f"--explain",
             param_hint="--format",
         )
-    return Wanted(formats, points, as_json=options["as_json"], instances=options["instances"])
+    return Wanted(
+        tuple(sorted(formats)),
+        points,
+        as_json=options["as_json"],
+        instances=options["instances"],
+        image_prefix=options["image_prefix"],
+    )
 
 
 def _parse_bands(text: str | None, formats: tuple[str, ...]) -> tuple[int, ...]:

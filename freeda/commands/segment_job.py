@@ -28,12 +28,13 @@ _SHOWN_CLASSES = 20
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is saved and shown of every image."""
+    """What is saved and shown of every image. image_prefix: of images' names in files that name them."""
 
     formats: tuple[str, ...]
     points: tuple[Point, ...]
     as_json: bool = field(kw_only=True)
     instances: bool = field(kw_only=True)
+    image_prefix: str = field(kw_only=True)
 
 
 def planned_files(files: Sequence[Path], out: Path, *, recursive: bool) -> list[Planned]:
@@ -74,7 +75,9 @@ def _in_path(path: Path, out: Path, recursive: bool) -> list[Planned]:
 class Job:
     """Saves results as they come, and remembers what failed.
 
-    apart: which files are no images and go through `run`, one by one.
+    made_by: what results depend on besides the files themselves, as plain data.
+    apart: which files are no images and go through `run_apart`, one by one.
+    apart_by: what else their results depend on.
     """
 
     def __init__(
@@ -82,12 +85,15 @@ class Job:
         planned: Sequence[Planned],
         out: Path,
         wanted: Wanted,
-        finished: Finished,
         *,
-        apart: Callable[[Path], bool] = lambda path: False,
+        made_by: Any,
+        apart: Callable[[Path], bool],
+        apart_by: Any,
     ) -> None:
-        self._out, self._wanted, self._finished = out, wanted, finished
+        self._out, self._wanted = out, wanted
         self._total = len(planned)
+        self._finished = Finished(out, made_by)
+        self._finished_apart = Finished(out, [made_by, apart_by])
         self._apart = [item for item in planned if apart(item.path)]
         self._left = [item for item in planned if not apart(item.path)]
         self._failed = self._unexplained = self._done = 0
@@ -100,13 +106,13 @@ class Job:
 
     def skip_finished(self) -> None:
         """Leaves out files that have their results, of the same file, classes, method and settings."""
-        self._left = [item for item in self._left if not self._was_finished(item)]
-        self._apart = [item for item in self._apart if not self._was_finished(item)]
+        self._left = [item for item in self._left if not self._was_finished(item, self._finished)]
+        self._apart = [item for item in self._apart if not self._was_finished(item, self._finished_apart)]
         if self._done:
             click.echo(f"{self._done} of {self._total} images were finished already", err=True)
 
-    def _was_finished(self, item: Planned) -> bool:
-        entry = self._finished.entry(item)
+    def _was_finished(self, item: Planned, finished: Finished) -> bool:
+        entry = finished.entry(item)
         if entry is None:
             return False
         self._tell(item.path, entry["segments"], [self._out / name for name in entry["files"]], new=False)
@@ -125,6 +131,8 @@ class Job:
         """Writes the next image's result and tells it; an error costs no other image."""
         item = self._left.pop(0)
         folder, stem = self._out / item.name.parent, item.name.name
+        image_name = (item.name.parent / item.path.name).as_posix()
+        result = replace(result, file_name=f"{self._wanted.image_prefix}{image_name}")
         try:
             written = result.save(folder, stem, self._wanted.formats, instances=self._wanted.instances)
             explained = self._explain(item, result, folder)
@@ -144,7 +152,7 @@ class Job:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 files, segments = work(item.path, target)
-                self._finished.note(item, files, segments)
+                self._finished_apart.note(item, files, segments)
             except Exception as error:
                 self._tell_failure(_told(item.path, error))
             else:

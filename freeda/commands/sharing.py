@@ -26,7 +26,7 @@ def pull_command(address: str, out: Path | None, overwrite: bool) -> None:
     from freeda.index.reader import PrototypeIndex
     from freeda.index.sharing.fetch import fetch_index
 
-    folder = fetch_index(address)
+    folder = fetch_index(address, verify=True)
     index = PrototypeIndex.open(folder)
     if out is not None:
         copy_index(folder, out, overwrite=overwrite)
@@ -40,7 +40,7 @@ def pull_command(address: str, out: Path | None, overwrite: bool) -> None:
 @click.option(
     "--captions-from", default="", help="Where the captions came from, and their licence, for the card."
 )
-@click.option("--license", default="", help="The hub's name of a licence.  [default: the models', or other]")
+@click.option("--license", default="", help="The hub's name of the index's licence.  [default: other]")
 @click.option("--private", is_flag=True, help="Show a new repository to nobody else.")
 @click.option("--revision", default="main", show_default=True, help="Branch; it is made where there is none.")
 def push_command(name: str, repository: str, **options: str | bool) -> None:

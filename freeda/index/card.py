@@ -19,7 +19,8 @@ __all__ = ["code", "escaped", "index_card"]
 
 def escaped(text: str) -> str:
     """Words of captions as plain text in Markdown: no HTML, links, code or table cells."""
-    return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", html.escape(printable(text)))
+    marked = re.sub(r"([\\`*_\[\]|#!])", r"\\\1", html.escape(printable(text)))
+    return marked.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")
 
 
 def code(text: str) -> str:

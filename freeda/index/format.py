@@ -232,10 +232,14 @@ def _wrong_fields(manifest: Manifest) -> Iterator[str]:
     for name in ("preset", "build"):
         if not isinstance(getattr(manifest, name), dict):
             yield name
-    for name, kind in (("fingerprints", str), ("licenses", str), ("files", str), ("sizes", int)):
+    for name in ("fingerprints", "licenses", "files"):
         held = getattr(manifest, name)
-        if not isinstance(held, dict) or not all(isinstance(value, kind) for value in held.values()):
+        if not isinstance(held, dict) or not all(isinstance(value, str) for value in held.values()):
             yield name
+    if not isinstance(manifest.sizes, dict) or not all(
+        _is_whole(size, 0) for size in manifest.sizes.values()
+    ):
+        yield "sizes"
     if not {"diffusion", "clip", "backbone"} <= set(manifest.fingerprints):
         yield "fingerprints"
     if not {"name", "licenses", "models", "localization", "segmentation"} <= set(manifest.preset):

@@ -11,6 +11,7 @@ from pathlib import Path
 from freeda.errors import OutputError
 from freeda.files import sync
 from freeda.index.format import FILES, KEYS, MANIFEST, PROTOTYPES, REPORT
+from freeda.locking import locked
 
 __all__ = ["copy_index", "holds_index", "placed", "require_free"]
 
@@ -63,10 +64,13 @@ def placed(folder: Path) -> Iterator[Path]:
 def copy_index(source: Path, folder: Path, *, overwrite: bool) -> None:
     """Copies an index's files into a folder; raises `OutputError` where another index or other files lie."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [path.name for path in folder.iterdir()]
-    require_free(names, str(folder))
-    if MANIFEST in names and not overwrite:
-        raise OutputError(f"'{folder}' holds an index; replace it with --overwrite, or choose another --out")
-    with placed(folder) as new:
-        for name in (*FILES, MANIFEST):
-            shutil.copyfile(source / name, new / name)
+    with locked(folder):
+        names = [path.name for path in folder.iterdir()]
+        require_free(names, str(folder))
+        if MANIFEST in names and not overwrite:
+            raise OutputError(
+                f"'{folder}' holds an index; replace it with --overwrite, or choose another --out"
+            )
+        with placed(folder) as new:
+            for name in (*FILES, MANIFEST):
+                shutil.copyfile(source / name, new / name)

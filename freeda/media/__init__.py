@@ -1,4 +1,4 @@
-"""What is more than one image: georeferenced rasters and videos, read piece by piece and written back."""
+"""Georeferenced rasters and videos, which are read and written piece by piece."""
 
 from __future__ import annotations
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from freeda.errors import ConfigError, ImageError, reason
+from freeda.errors import ConfigError, ImageError, OutputError, reason
 from freeda.files import replacing
+from freeda.media.raster_bands import RasterBands, window_of
 from freeda.media.totals import Totals
 from freeda.methods.base import Segmenter
 from freeda.methods.tiling import Tile, tile_results, tiles
@@ -22,11 +22,9 @@ from freeda.segmentation.decision import ignore_index_for
 __all__ = ["segment_raster"]
 
 _BLOCK = 256
-_SAMPLED_SIDE = 1024
-_DARKEST, _BRIGHTEST = 2, 98
-"""Percentiles of a band that become black and white, as geographic viewers show it."""
 _TAGGED = 10_000
 _CACHE_MEGABYTES = 128
+"""GDAL would keep up to a twentieth of the machine's memory of what it read."""
 OnTile = Callable[[int, int], None]
 
 
@@ -39,96 +37,52 @@ def segment_raster(
     on_tile: OnTile | None = None,
 ) -> dict[str, Any]:
     """Segments a raster of any size at its own resolution into the classes set, and writes `target`, a
-    GeoTIFF of class numbers with the source's place on Earth and a colour table.
+    GeoTIFF of class numbers with the source's georeference and a colour table.
 
     bands: three that are red, green and blue, or one of grays, counted from 1; empty for the first three, or
-        the first where there are fewer. Bands of other than 8 bits are stretched from their 2nd to their
-        98th percentile.
+        the first where there are fewer. A palette is expanded. Bands of other than 8 bits are stretched from
+        their 2nd to their 98th percentile. A pixel without data in one of the bands stays undecided.
     on_tile: told how many tiles are done, and of how many.
-    Returns what the target holds, as plain data: height, width, classes, ignore_index, undecided (pixels
-    without data among them), paths and segments.
-    Raises `ConfigError` where rasterio is not installed, `ImageError` for what cannot be read.
+    Returns what the target holds, as plain data: height, width, classes, ignore_index, undecided, paths and
+    segments.
+    Raises `ConfigError` where rasterio is not installed, `ImageError` for what cannot be read, `OutputError`.
     """
     with _opened(Path(source)) as dataset:
-        reading = _Reading.of(dataset, bands, str(source))
+        read = RasterBands.of(dataset, bands, str(source))
         with replacing(Path(target)) as partial:
-            return _segment(segmenter, reading, partial, on_tile)
+            summary = _segment(segmenter, read, partial, on_tile)
+            _require_whole(partial, target, summary)
+    return summary
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A raster as 8-bit RGB.
-
-    bands: three numbers.
-    darkest, span: (3, 1, 1) values that become black, and how far above them is white.
-    """
-
-    dataset: Any
-    bands: tuple[int, ...]
-    darkest: np.ndarray
-    span: np.ndarray
-
-    @classmethod
-    def of(cls, dataset: Any, bands: Sequence[int], name: str) -> _Reading:
-        chosen = _chosen_bands(dataset.count, bands, name)
-        if all(dataset.dtypes[band - 1] == "uint8" for band in chosen):
-            return cls(dataset, chosen, np.zeros((3, 1, 1)), np.full((3, 1, 1), 255.0))
-        scale = max(1.0, max(dataset.shape) / _SAMPLED_SIDE)
-        shape = tuple(max(1, round(side / scale)) for side in dataset.shape)
-        sample = dataset.read(chosen, out_shape=(3, *shape)).astype(np.float64)
-        known = (dataset.dataset_mask(out_shape=shape) > 0) & np.isfinite(sample).all(0)
-        if not known.any():
-            raise ImageError(f"'{name}' holds no data in bands {', '.join(map(str, chosen))}")
-        darkest, brightest = np.percentile(sample[:, known], (_DARKEST, _BRIGHTEST), axis=1)
-        span = np.maximum(brightest - darkest, np.finfo(np.float32).tiny)
-        return cls(dataset, chosen, darkest[:, None, None], span[:, None, None])
-
-    def pixels(self, area: tuple[slice, slice]) -> np.ndarray:
-        """(h, w, 3) uint8 of some rows and columns."""
-        values = self.dataset.read(self.bands, window=_window(area)).astype(np.float64)
-        scaled = np.nan_to_num((values - self.darkest) / self.span, nan=0.0, posinf=1.0, neginf=0.0)
-        return np.ascontiguousarray((scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
-
-    def known(self, area: tuple[slice, slice]) -> np.ndarray:
-        """(h, w) bool: where there is data."""
-        return np.asarray(self.dataset.dataset_mask(window=_window(area)) > 0)
-
-
-def _chosen_bands(count: int, bands: Sequence[int], name: str) -> tuple[int, ...]:
-    chosen = tuple(bands) or ((1, 2, 3) if count >= 3 else (1,))
-    if len(chosen) not in (1, 3):
-        raise ConfigError(f"{len(chosen)} bands were named; expected three (red, green, blue), or one")
-    if beyond := [band for band in chosen if not 1 <= band <= count]:
-        raise ImageError(f"'{name}' has no band {beyond[0]}, only {count}; name others (--bands)")
-    return chosen * 3 if len(chosen) == 1 else chosen
-
-
-def _segment(segmenter: Segmenter, reading: _Reading, target: Path, on_tile: OnTile | None) -> dict[str, Any]:
-    height, width = reading.dataset.shape
+def _segment(segmenter: Segmenter, read: RasterBands, target: Path, on_tile: OnTile | None) -> dict[str, Any]:
+    height, width = read.dataset.shape
     chosen = list(tiles(height, width, segmenter.native_side))
     done, totals = 0, Totals()
 
-    def holding_data() -> Iterator[Tile]:
+    def advance() -> None:
         nonlocal done
+        done += 1
+        if on_tile is not None:
+            on_tile(done, len(chosen))
+
+    def holding_data() -> Iterator[Tile]:
         for tile in chosen:
-            if reading.known(tile.kept).any():
+            if read.known(tile.kept).any():
                 yield tile
             else:
-                done += 1
+                advance()
 
-    results = tile_results(segmenter.stream, holding_data(), lambda tile: reading.pixels(tile.seen))
-    classes = segmenter.classes
+    results = tile_results(segmenter.stream, holding_data(), lambda tile: read.pixels(tile.seen))
+    classes, segmented = segmenter.classes, 0
     ignored = ignore_index_for(len(classes))
-    with _created(target, reading.dataset, classes, ignored) as labels:
-        segmented = 0
+    with _created(target, read.dataset, classes, ignored) as labels:
         for tile, result in results:
-            known = reading.known(tile.kept)
-            result.labels[tile.inner][~known] = ignored
-            labels.write(result.labels[tile.inner].astype(labels.dtypes[0]), 1, window=_window(tile.kept))
+            result.labels[tile.inner][~read.known(tile.kept)] = ignored
+            labels.write(result.labels[tile.inner].astype(labels.dtypes[0]), 1, window=window_of(tile.kept))
             totals.add(result, tile.inner)
-            segmented, done = segmented + 1, done + 1
-            if on_tile is not None:
-                on_tile(done, len(chosen))
+            segmented += 1
+            advance()
     totals.undecided += height * width - totals.pixels
     totals.pixels = height * width
     return {
@@ -144,60 +98,83 @@ def _segment(segmenter: Segmenter, reading: _Reading, target: Path, on_tile: OnT
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A rasterio dataset; its errors become `ImageError`."""
+    """A rasterio dataset to read."""
     try:
         import rasterio
     except ImportError as error:
         raise ConfigError("rasters need the package rasterio: pip install 'freeda[geo]'") from error
     if not path.is_file():
         raise ImageError(f"no raster file '{path}'")
-    try:
-        # GDAL would keep up to a twentieth of the machine's memory of what it read.
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE_MEGABYTES), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", rasterio.errors.NotGeoreferencedWarning
-            )  # a plain picture will do
-            with rasterio.open(path) as dataset:
-                yield dataset
-    except rasterio.errors.RasterioError as error:
-        raise ImageError(f"'{path}' is no readable raster: {reason(error)}") from error
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MEGABYTES):
+        try:
+            with _without_place():
+                dataset = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            raise ImageError(f"'{path}' is no readable raster: {reason(error)}") from error
+        with dataset:
+            yield dataset
+
+
+@contextmanager
+def _without_place() -> Iterator[None]:
+    """A raster that lies nowhere on Earth is a picture like any other."""
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield
 
 
 @contextmanager
 def _created(path: Path, source: Any, classes: tuple[str, ...], ignored: int) -> Iterator[Any]:
-    """A new GeoTIFF of labels where the source lies; nothing is decided in it yet."""
+    """A new GeoTIFF of labels with the source's georeference; nothing is decided in it yet."""
     import rasterio
 
+    try:
+        with _without_place():
+            dataset = rasterio.open(path, "w", **_profile(source, ignored))
+        with dataset:
+            if ignored <= 255:
+                colors = class_colors(classes)
+                dataset.write_colormap(1, {n: (*colors[n].tolist(), 255) for n in range(len(classes))})
+            dataset.update_tags(1, **{f"class_{n}": name for n, name in enumerate(classes[:_TAGGED])})
+            yield dataset
+    except rasterio.errors.RasterioError as error:
+        raise OutputError(f"cannot write '{path.parent}': {reason(error)}; choose another --out") from error
+
+
+def _profile(source: Any, ignored: int) -> dict[str, Any]:
     height, width = source.shape
-    places: dict[str, Any] = {"crs": source.crs, "transform": source.transform}
     gcps, gcps_crs = source.gcps
-    if gcps:
-        places = {"gcps": gcps, "crs": gcps_crs}
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=height,
-        width=width,
-        count=1,
-        dtype="uint8" if ignored <= 255 else "uint16",
-        nodata=ignored,
-        compress="deflate",
-        tiled=True,
-        blockxsize=_BLOCK,
-        blockysize=_BLOCK,
-        BIGTIFF="IF_SAFER",
-        **places,
-    ) as dataset:
-        if ignored <= 255:
-            colors = class_colors(classes)
-            dataset.write_colormap(1, {n: (*colors[n].tolist(), 255) for n in range(len(classes))})
-        dataset.update_tags(1, **{f"class_{number}": name for number, name in enumerate(classes[:_TAGGED])})
-        yield dataset
+    place = {"gcps": gcps, "crs": gcps_crs} if gcps else {"crs": source.crs, "transform": source.transform}
+    return {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": 1,
+        "dtype": "uint8" if ignored <= 255 else "uint16",
+        "nodata": ignored,
+        "compress": "deflate",
+        "tiled": True,
+        "blockxsize": _BLOCK,
+        "blockysize": _BLOCK,
+        "BIGTIFF": "IF_SAFER",
+        "rpcs": source.rpcs,
+        **place,
+    }
 
 
-def _window(area: tuple[slice, slice]) -> Any:
-    from rasterio.windows import Window
+def _require_whole(path: Path, target: str | Path, summary: dict[str, Any]) -> None:
+    """Reads the new file once: a disk that is full when GDAL closes a file raises nothing."""
+    import rasterio
 
-    rows, columns = area
-    return Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+    counts = np.zeros(summary["ignore_index"] + 1, np.int64)
+    try:
+        with _without_place(), rasterio.open(path) as dataset:
+            for _, window in dataset.block_windows(1):
+                counts += np.bincount(dataset.read(1, window=window).ravel(), minlength=len(counts))
+    except (rasterio.errors.RasterioError, ValueError) as error:
+        raise OutputError(f"'{target}' cannot be read back: {reason(error)}; is the disk full?") from error
+    told = {item["id"]: item["area"] for item in summary["segments"]}
+    if any(counts[number] != told.get(number, 0) for number in range(len(summary["classes"]))):
+        raise OutputError(f"'{target}' does not hold what was written; is the disk full?")

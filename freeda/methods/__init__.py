@@ -31,7 +31,8 @@ def load(
 ) -> Segmenter:
     """Loads a method with its models.
 
-    index: name or folder of a prototype index, for methods that retrieve; None for the method's default.
+    index: name, folder or address (`hf://USER/NAME`, `https://...`) of a prototype index, for methods that
+        retrieve; None for the method's default.
     method: its name.
     native: whether images are segmented at their own resolution, tile by tile, instead of resized.
     options: of that method, such as `preset`, `device`, `background`, and any of its settings by name; those

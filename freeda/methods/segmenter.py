@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, overload
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from freeda.caching import BoundedCache
 from freeda.class_names import BACKGROUND, Classes, ClassName, parse_classes, without_background
@@ -238,7 +239,11 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
         )
 
     def _class_scores(
-        self, pixels: np.ndarray, chosen: _Chosen[Encoded], numbers: Sequence[int]
+        self,
+        pixels: np.ndarray,
+        chosen: _Chosen[Encoded],
+        numbers: Sequence[int],
+        dtype: DTypeLike = np.float32,
     ) -> np.ndarray:
         """(K, H, W): the scores of some of a result's classes.
 
@@ -251,6 +256,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
             numbers,
             classes=len(chosen.classes),
             background=self.method.background,
+            dtype=dtype,
         )
 
     def _explain_pixel(self, pixels: np.ndarray, encoded: Encoded, x: int, y: int) -> Evidence:

@@ -1,23 +1,25 @@
-"""Large images at their own resolution: cut into tiles, each segmented as an image, and put together."""
+"""Large images at their own resolution: cut into tiles, each segmented as an image, and joined."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from freeda.class_names import Classes
+from freeda.errors import FreedaError
 from freeda.methods.base import Segmenter
 from freeda.segmentation import MAX_PIXELS
 from freeda.segmentation.decision import Foreground
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.images import ImageLike, OnError, as_image_error, read_image
-from freeda.segmentation.result import Segmentation
+from freeda.segmentation.result import Explainer, Scorer, Segmentation
 from freeda.segmentation.windows import window_origins
 
 __all__ = ["Tile", "TiledSegmenter", "tile_results", "tiles"]
@@ -25,6 +27,7 @@ __all__ = ["Tile", "TiledSegmenter", "tile_results", "tiles"]
 _MARGIN = 8
 """Tiles overlap by twice the side divided by this, so that no label is decided at a tile's border."""
 _Part = tuple["Tile", Segmentation]
+_Segment = Callable[..., Iterable[Segmentation]]
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,6 @@ def tiles(height: int, width: int, side: int) -> Iterator[Tile]:
 def _spans(length: int, side: int) -> list[tuple[slice, slice]]:
     stride = max(1, side - 2 * (side // _MARGIN))
     origins = window_origins(length, side, stride)
-    if len(origins) > 1 and origins[-1] == origins[-2]:
-        del origins[-1]
     seen = [slice(start, min(start + side, length)) for start in origins]
     bounds = [0, *((one.stop + other.start) // 2 for one, other in zip(seen, seen[1:], strict=False)), length]
     return [(span, slice(*bounds[place : place + 2])) for place, span in enumerate(seen)]
@@ -92,10 +93,10 @@ def tile_results(
 
 
 class TiledSegmenter:
-    """Segments images tile by tile, each pixel at its own resolution, with any method.
+    """Segments images at their own resolution, tile by tile, with any method.
 
-    Every tile is as large as the images that the method does not resize. CLIP and the diffusion model see
-    the tile, not the whole image.
+    Every tile is as large as the images that the method does not resize; a side that is shorter is enlarged.
+    CLIP and the diffusion model see the tile, not the whole image.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -130,9 +131,17 @@ class TiledSegmenter:
     def segment(
         self, image: ImageLike | list[ImageLike], classes: Classes | None = None
     ) -> Segmentation | list[Segmentation]:
-        if isinstance(image, list):
-            return [self._segment(one, classes) for one in image]
-        return self._segment(image, classes)
+        images = image if isinstance(image, list) else [image]
+        if classes is None:
+            results = self.stream(images)
+        else:
+            results = self._results(partial(self._segment_tiles, classes), images, None, MAX_PIXELS)
+        return list(results) if isinstance(image, list) else next(results)
+
+    def _segment_tiles(
+        self, classes: Classes, pixels: Iterator[np.ndarray], on_error: OnError | None
+    ) -> list[Segmentation]:
+        return self._segmenter.segment(list(pixels), classes)
 
     def stream(
         self,
@@ -141,38 +150,93 @@ class TiledSegmenter:
         on_error: OnError | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Iterator[Segmentation]:
-        for image in images:
-            try:
-                result = self._segment(image, max_pixels=max_pixels)
-            except Exception as error:
-                if on_error is None:
-                    raise
-                on_error(image, as_image_error(image, error))
-                continue
-            yield result
+        _ = self.classes  # raises at once where there are none
+        return self._results(self._segmenter.stream, images, on_error, max_pixels)
 
-    def _segment(
-        self, image: ImageLike, classes: Classes | None = None, *, max_pixels: int = MAX_PIXELS
-    ) -> Segmentation:
-        pixels = read_image(image, max_pixels=max_pixels)
-        chosen = tiles(pixels.shape[0], pixels.shape[1], self.native_side)
+    def _results(
+        self, segment: _Segment, images: Iterable[ImageLike], on_error: OnError | None, max_pixels: int
+    ) -> Iterator[Segmentation]:
+        """Tiles of all images go through one stream, so that they pass the models together."""
+        waiting: deque[_Image] = deque()
+        asked: deque[_Asked] = deque()
 
-        def segment(images: Iterator[np.ndarray]) -> Iterable[Segmentation]:
-            if classes is None:
-                return self._segmenter.stream(images)
-            return self._segmenter.segment(list(images), classes)
+        def pixels() -> Iterator[np.ndarray]:
+            for image in images:
+                try:
+                    item = _Image.read(image, self.native_side, max_pixels)
+                except Exception as error:
+                    if on_error is None:
+                        raise
+                    on_error(image, as_image_error(image, error))
+                    continue
+                waiting.append(item)
+                for tile in item.tiles:
+                    asked.append(_Asked(item, tile, item.pixels[tile.seen]))
+                    yield asked[-1].pixels
 
-        parts = list(tile_results(segment, chosen, lambda tile: pixels[tile.seen]))
-        name = Path(image).name if isinstance(image, str | Path) else ""
-        return replace(_joined(pixels, parts), file_name=name)
+        def note(source: ImageLike, error: FreedaError) -> None:
+            failed = next(one for one in asked if one.pixels is source)
+            asked.remove(failed)
+            failed.image.errors.append(error)
+
+        for result in segment(pixels(), on_error=None if on_error is None else note):
+            one = asked.popleft()
+            one.image.parts.append((one.tile, result))
+            yield from _finished(waiting, on_error)
+        yield from _finished(waiting, on_error)
 
 
-def _joined(pixels: np.ndarray, parts: Sequence[_Part]) -> Segmentation:
+@dataclass
+class _Image:
+    """An image while its tiles are segmented.
+
+    parts: tiles with their results. errors: of tiles that failed.
+    """
+
+    source: ImageLike
+    pixels: np.ndarray
+    tiles: list[Tile]
+    parts: list[_Part] = field(default_factory=list)
+    errors: list[FreedaError] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, source: ImageLike, side: int, max_pixels: int) -> _Image:
+        pixels = read_image(source, max_pixels=max_pixels)
+        return cls(source, pixels, list(tiles(pixels.shape[0], pixels.shape[1], side)))
+
+    @property
+    def done(self) -> bool:
+        return len(self.parts) + len(self.errors) == len(self.tiles)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A tile that waits for its result."""
+
+    image: _Image
+    tile: Tile
+    pixels: np.ndarray
+
+
+def _finished(waiting: deque[_Image], on_error: OnError | None) -> Iterator[Segmentation]:
+    """The results of images whose tiles are all there, in order; an image of which a tile failed has none."""
+    while waiting and waiting[0].done:
+        item = waiting.popleft()
+        if item.errors:
+            assert on_error is not None
+            on_error(item.source, item.errors[0])
+        else:
+            yield _joined(item)
+
+
+def _joined(item: _Image) -> Segmentation:
+    pixels, parts = item.pixels, item.parts
     first = parts[0][1]
     counts = Counter[str]()
     for _, result in parts:
         counts.update(result.paths)
-    light = [(tile, replace(result, foreground=None)) for tile, result in parts]
+    explainers = [(tile, result.explainer) for tile, result in parts]
+    scorers = [(tile, result.scorer) for tile, result in parts]
     return Segmentation(
         image=pixels,
         labels=_pasted(pixels, parts, lambda result: result.labels),
@@ -180,9 +244,10 @@ def _joined(pixels: np.ndarray, parts: Sequence[_Part]) -> Segmentation:
         classes=first.classes,
         ignore_index=first.ignore_index,
         paths={**counts, "tiles": len(parts)},
-        explainer=None if first.explainer is None else partial(_explain, pixels, light),
-        scorer=None if first.scorer is None else partial(_class_scores, pixels, light),
+        explainer=None if first.explainer is None else partial(_explain, pixels, explainers),
+        scorer=None if first.scorer is None else partial(_class_scores, pixels, scorers),
         foreground=_foreground(pixels, parts),
+        file_name=Path(item.source).name if isinstance(item.source, str | Path) else "",
     )
 
 
@@ -206,19 +271,25 @@ def _foreground(pixels: np.ndarray, parts: Sequence[_Part]) -> Foreground | None
     )
 
 
-def _explain(pixels: np.ndarray, parts: Sequence[_Part], x: int, y: int) -> Evidence:
+def _explain(pixels: np.ndarray, parts: Sequence[tuple[Tile, Explainer | None]], x: int, y: int) -> Evidence:
     """The evidence of the tile that decides the pixel, in the whole image."""
-    tile, result = next(part for part in parts if part[0].holds(x, y))
+    tile, explainer = next(part for part in parts if part[0].holds(x, y))
+    assert explainer is not None
     rows, columns = tile.seen
-    evidence = result.explain(x - columns.start, y - rows.start)
+    evidence = explainer(x - columns.start, y - rows.start)
     region = np.zeros(pixels.shape[:2], bool)
     region[tile.seen] = evidence.region
     return replace(evidence, image=pixels, x=x, y=y, region=region)
 
 
-def _class_scores(pixels: np.ndarray, parts: Sequence[_Part], numbers: Sequence[int]) -> np.ndarray:
-    names = [parts[0][1].classes[number] for number in numbers]
-    whole = np.empty((len(numbers), *pixels.shape[:2]), np.float32)
-    for tile, result in parts:
-        whole[(slice(None), *tile.kept)] = result.score_maps(names)[(slice(None), *tile.inner)]
+def _class_scores(
+    pixels: np.ndarray,
+    parts: Sequence[tuple[Tile, Scorer | None]],
+    numbers: Sequence[int],
+    dtype: DTypeLike = np.float32,
+) -> np.ndarray:
+    whole = np.empty((len(numbers), *pixels.shape[:2]), dtype)
+    for tile, scorer in parts:
+        assert scorer is not None
+        whole[(slice(None), *tile.kept)] = scorer(numbers, dtype)[(slice(None), *tile.inner)]
     return whole

@@ -35,7 +35,9 @@ def to_supervision(result: Segmentation, *, instances: bool = False) -> supervis
     masks = [piece.whole(height, width) for _, piece in pieces]
     numbers = [number for number, _ in pieces]
     if not masks:
-        return supervision.Detections.empty()
+        empty = supervision.Detections.empty()
+        empty.data["class_name"] = np.array([], np.str_)
+        return empty
     stacked = np.stack(masks)
     return supervision.Detections(
         xyxy=supervision.mask_to_xyxy(stacked).astype(np.float32),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from freeda.class_names import BACKGROUND
 from freeda.segmentation.score_maps import ScoreMaps
@@ -99,23 +100,24 @@ def class_scores(
     *,
     classes: int,
     background: float | None,
+    dtype: DTypeLike = np.float32,
 ) -> np.ndarray:
-    """(K, H, W) float32: scores of classes numbered as `decide` numbers them. The background's is the greater
-    of its threshold and its concepts' best.
+    """(K, H, W) scores of classes numbered as `decide` numbers them. The background's is the greater of its
+    threshold and its concepts' best.
 
     classes: how many of the rows are classes.
     """
     first = 0 if background is None else 1
-
-    def row(number: int) -> np.ndarray:
+    found = np.empty((len(numbers), *size), dtype)
+    for place, number in enumerate(numbers):
         if number >= first:
-            return scores.best(size, slice(number - first, number - first + 1))[1]
-        assert background is not None
-        floor = np.full(size, background, np.float32)
-        concepts = slice(classes, len(scores))
-        return np.fmax(floor, scores.best(size, concepts)[1]) if len(scores) > classes else floor
-
-    return np.stack([row(number) for number in numbers]) if numbers else np.empty((0, *size), np.float32)
+            found[place] = scores.best(size, slice(number - first, number - first + 1))[1]
+            continue
+        found[place] = background
+        if len(scores) > classes:
+            rivals = scores.best(size, slice(classes, len(scores)))[1]
+            found[place] = np.fmax(found[place], rivals)
+    return found
 
 
 def rank(scores: Sequence[float], classes: int, background: float | None) -> list[int]:

@@ -114,7 +114,7 @@ def _write_scores(result: Segmentation, target: _Target) -> list[Path]:
     """`scores`, (K, H, W) float16, and `classes`, the names of the K classes found."""
     path = target.path("scores.npz")
     found = [item["label"] for item in result.segments_info]
-    scores = result.score_maps(found).astype(np.float16)
+    scores = result.score_maps(found, np.float16)
     np.savez_compressed(path, scores=scores, classes=np.array(found, np.str_))
     return [path]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import DTypeLike
 
 from freeda.errors import ConfigError, ExplanationError
 from freeda.segmentation.colors import class_colors
@@ -18,7 +19,12 @@ from freeda.segmentation.evidence import Evidence
 if TYPE_CHECKING:
     import supervision
 
-__all__ = ["Segmentation"]
+__all__ = ["Explainer", "Scorer", "Segmentation"]
+
+Explainer = Callable[[int, int], Evidence]
+"""Evidence of a pixel: column, row."""
+Scorer = Callable[..., np.ndarray]
+"""(K, H, W) scores of K classes by their numbers, and the type of the scores."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Segmentation:
     scorer: what `score_maps` calls; None where the result has no such scores.
     file_name: of the image, without its folder; empty where it came from no file.
     foreground: what was known before the background was decided; None where there is no background.
+    palette: (C, 3) uint8 RGB, in which the classes are drawn; None chooses colours by their names.
     """
 
     image: np.ndarray
@@ -42,10 +49,11 @@ class Segmentation:
     classes: tuple[str, ...]
     ignore_index: int = 255
     paths: Mapping[str, int] = field(default_factory=dict)
-    explainer: Callable[[int, int], Evidence] | None = None
-    scorer: Callable[[Sequence[int]], np.ndarray] | None = None
+    explainer: Explainer | None = None
+    scorer: Scorer | None = None
     foreground: Foreground | None = None
     file_name: str = ""
+    palette: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A pickled result has no explainer and no scorer, which would hold the models."""
@@ -76,6 +84,8 @@ class Segmentation:
     @property
     def colors(self) -> np.ndarray:
         """(C, 3) uint8 RGB: the colours in which the classes are drawn."""
+        if self.palette is not None:
+            return self.palette
         return class_colors(self.classes, [item["id"] for item in self.segments_info])
 
     def explain(self, x: int, y: int) -> Evidence:
@@ -93,18 +103,19 @@ class Segmentation:
             return evidence
         return replace(evidence, color=tuple(self.colors[label].tolist()))
 
-    def score_maps(self, names: Sequence[str]) -> np.ndarray:
-        """(K, H, W) float32: the score of each of K classes at every pixel.
+    def score_maps(self, names: Sequence[str], dtype: DTypeLike = np.float32) -> np.ndarray:
+        """(K, H, W): the score of each of K classes at every pixel.
 
         The background's is the score that a class had to exceed. Minus infinity stands for a class that could
-        not win. The image is scored again; the latest images' features are kept, so that no model runs.
+        not win. The image is scored again: without running a model where its features are among the latest,
+        which are kept.
+        dtype: of the scores; float16 takes half of the memory.
         Raises `ConfigError` for a class that was not asked for, or a result without scores.
         """
         if self.scorer is None:
             raise ConfigError("this result has no scores per class: it was put together, or pickled")
-        if unknown := [name for name in names if name not in self.classes]:
-            raise ConfigError(f"no class '{unknown[0]}' in this result; it has {', '.join(self.classes)}")
-        return self.scorer([self.classes.index(name) for name in names])
+        self._require_classes(names)
+        return self.scorer([self.classes.index(name) for name in names], dtype)
 
     def inner_points(self) -> dict[str, tuple[int, int]]:
         """For every class found, the (x, y) deepest inside its largest piece, largest class first."""
@@ -116,8 +127,13 @@ class Segmentation:
             points[item["label"]] = (int(x), int(y))
         return points
 
+    def _require_classes(self, names: Sequence[str]) -> None:
+        if unknown := [name for name in names if name not in self.classes]:
+            raise ConfigError(f"no class '{unknown[0]}' in this result; it has {', '.join(self.classes)}")
+
     def mask(self, name: str) -> np.ndarray:
-        """(H, W) bool: where class `name` was found."""
+        """(H, W) bool: where class `name` was found; raises `ConfigError` for one that was not asked for."""
+        self._require_classes([name])
         return np.asarray(self.labels == self.classes.index(name))
 
     def to_supervision(self, *, instances: bool = False) -> supervision.Detections:

@@ -205,6 +205,14 @@ def test_a_result_that_cannot_be_saved_leaves_the_others_their_names(
     assert results(tmp_path / "out") == {"a-2.labels.png", "b.labels.png"}
 
 
+def test_coco_files_name_images_by_their_path(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = segment(folder, "--recursive", "--format", "coco", "--image-prefix", "https://a.b/", "--out", out)
+    assert done.exit_code == 0, done.output
+    names = {json.loads(path.read_text())["images"][0]["file_name"] for path in out.rglob("*.coco.json")}
+    assert names == {f"https://a.b/{name}.png" for name in ("a", "b", "one/a", "one/b", "one/two/a")}
+
+
 def test_instances_without_segments_are_refused(folder: Path, tmp_path: Path) -> None:
     told = segment(folder, "--instances", "--out", tmp_path / "out")
     assert told.exit_code == 2

@@ -6,9 +6,9 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from freeda.errors import ConfigError, masked
+from freeda.errors import ConfigError
 from freeda.files import user_folder
 
 __all__ = ["HubAddress", "WebAddress", "is_address", "parse_address"]
@@ -43,7 +43,9 @@ class WebAddress:
     url: str
 
     def __str__(self) -> str:
-        return masked(self.url)
+        """For people: a query may hold a key."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}{'?...' if parts.query else ''}"
 
     @property
     def is_archive(self) -> bool:
@@ -71,10 +73,16 @@ def parse_address(text: str) -> HubAddress | WebAddress:
     """Raises `ConfigError` for what is no address of an index."""
     if found := _HUB.fullmatch(text):
         return HubAddress(found[1], found[2] or "main")
-    parts = urlsplit(text)
-    plain = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    if (parts.scheme == "https" or plain) and parts.hostname:
-        return WebAddress(text)
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"'{text}' is no address: {error}; {_EXPECTED}") from error
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError("an address with a user name or a password is not read; put the index elsewhere")
+    plain = parts.scheme == "http" and host in _LOOPBACK
+    if (parts.scheme == "https" or plain) and host:
+        return WebAddress(parts._replace(path=quote(parts.path, safe="/%~")).geturl())
     if parts.scheme == "http":
         raise ConfigError(f"'{text}' can be changed on its way; name an https:// address")
     raise ConfigError(f"'{text}' is no address of an index; {_EXPECTED}")

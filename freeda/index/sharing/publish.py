@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 
 from freeda.errors import ConfigError
 from freeda.index.card import code, escaped, index_card
-from freeda.index.format import CARD, FILES, ROWS_PER_BATCH, write_manifest
+from freeda.index.format import CARD, FILES, MANIFEST, ROWS_PER_BATCH, Manifest, manifest_text
 from freeda.index.reader import PrototypeIndex
 from freeda.index.sharing.hub import Published, upload
 
@@ -38,30 +40,31 @@ def publish_index(
 ) -> Published:
     """Publishes an index, and says where.
 
-    Its files go up as they are, but for the card: that gets what the hub reads (licence, models, size) and
-    samples, and the manifest the card's new digest. A table for the hub's viewer is added.
+    Its files go up as they are, but for two: the card gets what the hub reads (licence, models, size) and
+    samples, and the manifest the new card's digest. A table for the hub's viewer is added.
     repository: USER/NAME.
     captions_from: where the captions came from, and their licence, in words.
-    license: the hub's name of a licence; empty for the models' own where they have one licence in common,
-        else "other".
+    license: the hub's name of the index's licence; empty for "other".
     revision: a branch; it is made where there is none.
     Raises `RemoteError`, and the errors of opening an index.
     """
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise ConfigError(f"'{repository}' is no name of a repository; expected USER/NAME")
     index = PrototypeIndex.open(name, verify=True)
+    card = published_card(index, repository, captions_from, license or "other").encode()
+    files: dict[str, Path | bytes] = {part: index.folder / part for part in FILES}
+    files |= {CARD: card, MANIFEST: manifest_text(_with_card(index.manifest, card)).encode()}
     with TemporaryDirectory(prefix="freeda-publish-") as temporary:
-        folder = Path(temporary)
-        for part in FILES:
-            if part != CARD:
-                (folder / part).symlink_to((index.folder / part).resolve())
-        card = published_card(index, repository, captions_from, license or _common_license(index))
-        (folder / CARD).write_text(card, encoding="utf-8")
-        write_viewer_table(index, folder / _VIEWER)
-        write_manifest(folder, index.manifest)
-        files = sorted(folder.iterdir())
+        files[_VIEWER] = Path(temporary) / _VIEWER
+        write_viewer_table(index, Path(temporary) / _VIEWER)
         message = f"Prototype index of {len(index):,} prototypes"
         return upload(files, repository, private=private, revision=revision, message=message)
+
+
+def _with_card(manifest: Manifest, card: bytes) -> Manifest:
+    """The manifest of the same index with another card."""
+    digests = {**manifest.files, CARD: hashlib.sha256(card).hexdigest()}
+    return replace(manifest, files=digests, sizes={**manifest.sizes, CARD: len(card)})
 
 
 def published_card(index: PrototypeIndex, repository: str, captions_from: str, license: str) -> str:
@@ -84,11 +87,10 @@ Where they came from: {origin}.
 ## Use
 
 ```sh
-pip install freeda
 freeda segment photo.jpg --classes "cat; dog; grass" --index hf://{repository}
 ```
 
-An index is data and runs no code; {code("freeda index verify")} checks every byte of it.
+An index holds no code. {code("freeda index verify")} checks every byte of it.
 """
 
 
@@ -146,12 +148,6 @@ def _batches(index: PrototypeIndex) -> Iterator[list[dict[str, Any]]]:
 
 def _is_of_hub(model: str) -> bool:
     return not model.startswith(("package:", "local:", ".", "/")) and model.count("/") == 1
-
-
-def _common_license(index: PrototypeIndex) -> str:
-    roles = set(index.manifest.fingerprints) & set(index.manifest.licenses)
-    found = {index.manifest.licenses[role].lower() for role in roles}
-    return found.pop() if len(found) == 1 else "other"
 
 
 def _size_category(count: int) -> str:

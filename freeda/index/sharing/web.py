@@ -6,13 +6,17 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from freeda.errors import RemoteError, masked, reason
+from freeda.errors import FreedaError, RemoteError, UnreachableError, printable, reason
 from freeda.files import sync
+from freeda.index.sharing.addresses import WebAddress
+from freeda.index.sharing.fetched import is_local, local_error
 
 __all__ = ["fetch", "version_of"]
 
@@ -22,12 +26,16 @@ _ATTEMPTS = 4
 """How often a file is asked for again that stops in the middle, each time from where it stopped."""
 
 
+_NO_HEAD = (403, 405, 501)
+"""Answers of servers that give a file, but tell nothing of it."""
+
+
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """An https address leads to https addresses only."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
-            raise RemoteError(f"{masked(req.full_url)} leads to {masked(newurl)}, which is not https")
+            raise RemoteError(f"{shown(req.full_url)} leads to {shown(newurl)}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -35,32 +43,42 @@ _opener = urllib.request.build_opener(_SafeRedirects)
 
 
 def fetch(url: str, target: Path, *, most: int) -> None:
-    """Fetches a file of at most `most` bytes, unless it is there. Raises `RemoteError`."""
+    """Fetches a file of at most `most` bytes, unless it is there.
+
+    Raises `RemoteError`, `UnreachableError` where the server does not answer, and `OutputError` for a disk
+    that is full.
+    """
     partial = target.with_name(f".{target.name}.partial")
     for attempt in range(_ATTEMPTS):
         if target.exists():
             return
         try:
-            _continue(url, partial, most)
-        except (urllib.error.HTTPError, RemoteError) as error:
-            raise RemoteError(f"{masked(url)} cannot be fetched: {_told(error)}") from error
-        except (OSError, HTTPException) as error:
+            with _told_errors(url, target.parent):
+                _continue(url, partial, most)
+        except UnreachableError:
             if attempt + 1 == _ATTEMPTS:
-                raise RemoteError(f"{masked(url)} cannot be fetched: {_told(error)}") from error
+                raise
             time.sleep(2**attempt / 4)
         else:
             sync(partial)
             os.replace(partial, target)
 
 
-def version_of(url: str) -> str:
-    """What tells a file from its other versions: its ETag, else its date and size. Raises `RemoteError`."""
+def version_of(url: str) -> str | None:
+    """What tells a file from its other versions: its ETag, else its date and size.
+
+    None where the server tells neither. Raises `RemoteError`, `UnreachableError`.
+    """
+    request = urllib.request.Request(url, method="HEAD")
     try:
-        with _opener.open(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS) as response:
+        with _told_errors(url, Path()), _opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
             held = response.headers
-    except (OSError, HTTPException) as error:
-        raise RemoteError(f"{masked(url)} cannot be fetched: {_told(error)}") from error
-    return held.get("ETag") or f"{held.get('Last-Modified')} {held.get('Content-Length')}"
+    except RemoteError as error:
+        if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code in _NO_HEAD:
+            return None
+        raise
+    date, size = held.get("Last-Modified"), held.get("Content-Length")
+    return held.get("ETag") or (f"{date} {size}" if date and size else None)
 
 
 def _continue(url: str, partial: Path, most: int) -> None:
@@ -84,14 +102,31 @@ def _continue(url: str, partial: Path, most: int) -> None:
             while block := response.read(_BLOCK):
                 done += len(block)
                 if done > most:
-                    raise RemoteError(f"it has more than {most:,} bytes")
+                    raise RemoteError(f"{shown(url)} has more than {most:,} bytes")
                 file.write(block)
     if whole is not None and done < whole:
         raise ConnectionError(f"it stopped after {done:,} of {whole:,} bytes")
 
 
-def _told(error: BaseException) -> str:
-    inner = getattr(error, "reason", None)
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answers {error.code} {error.reason}"
-    return reason(inner if isinstance(inner, BaseException) else error)
+@contextmanager
+def _told_errors(url: str, folder: Path) -> Iterator[None]:
+    """The errors of a request as one line."""
+    try:
+        yield
+    except FreedaError:
+        raise
+    except urllib.error.HTTPError as error:
+        kind = UnreachableError if error.code >= 500 else RemoteError
+        told = printable(f"{error.code} {error.reason}")
+        raise kind(f"{shown(url)} cannot be fetched: the server answers {told}") from error
+    except (OSError, HTTPException) as error:
+        if isinstance(error, OSError) and is_local(error):
+            raise local_error(folder, error) from error
+        inner = getattr(error, "reason", None)
+        told = reason(inner if isinstance(inner, BaseException) else error)
+        raise UnreachableError(f"{shown(url)} cannot be fetched: {told}") from error
+
+
+def shown(url: str) -> str:
+    """For people: a query may hold a key."""
+    return str(WebAddress(url))

@@ -123,7 +123,7 @@ class DiffSegmenterMethod:
             "precision": str(self.pipeline.unet.dtype).removeprefix("torch."),
             "templates": self._templates,
             "with_background": self._with_background,
-            **asdict(self.settings),
+            **{name: value for name, value in asdict(self.settings).items() if name != "batch"},
         }
 
     @property

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner, Result
+from PIL import Image
 from rasterio.transform import from_origin
 
 import freeda
 from freeda.cli import main
-from freeda.errors import ConfigError, ImageError
+from freeda.errors import ConfigError, ImageError, OutputError
+from freeda.media.raster_bands import RasterBands
 from freeda.media.rasters import segment_raster
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
@@ -103,6 +107,97 @@ def test_deep_bands_are_stretched_and_chosen(
         rasterio.open(tmp_path / "deep.labels.tif") as other,
     ):
         assert (one.read(1) == other.read(1)).mean() > 0.97
+
+
+def test_data_is_known_band_by_band(model: freeda.Segmenter, mosaic: np.ndarray, tmp_path: Path) -> None:
+    """NaN is no data, and neither is what one of the chosen bands lacks, whatever lies in others."""
+    known = np.zeros((300, 410), bool)
+    known[40:200, 30:330] = True
+    floats = np.where(known, mosaic / 255.0, np.nan).astype(np.float32)
+    shorts = np.where(known, mosaic.astype(np.int16) * 20, -9999)
+    shorts = np.concatenate([shorts, np.ones((1, 300, 410), int)]).astype(np.int16)
+    for name, bands, options in (("floats", floats, {}), ("shorts", shorts, {"nodata": -9999})):
+        source = write_raster(tmp_path / f"{name}.tif", bands, **options)
+        segment_raster(model, source, tmp_path / f"{name}.labels.tif")
+        with rasterio.open(tmp_path / f"{name}.labels.tif") as labels:
+            np.testing.assert_array_equal(labels.read(1) != 255, known)
+    with (
+        rasterio.open(tmp_path / "floats.labels.tif") as one,
+        rasterio.open(tmp_path / "shorts.labels.tif") as other,
+    ):
+        assert (one.read(1) == other.read(1)).mean() > 0.99
+
+
+def test_palettes_are_expanded_and_few_bits_are_bright(
+    model: freeda.Segmenter, mosaic: np.ndarray, tmp_path: Path
+) -> None:
+    picture = Image.fromarray(mosaic.transpose(1, 2, 0)).quantize(64)
+    indices = np.asarray(picture)[None]
+    source = write_raster(tmp_path / "a.tif", indices, photometric="palette")
+    colors = np.array(picture.getpalette()).reshape(-1, 3)
+    with rasterio.open(source, "r+") as dataset:
+        dataset.write_colormap(1, {n: (*map(int, color), 255) for n, color in enumerate(colors)})
+    read = RasterBands.of(rasterio.open(source), (), "a")
+    np.testing.assert_array_equal(
+        read.pixels((slice(10, 60), slice(5, 90))), colors[indices[0, 10:60, 5:90]].astype(np.uint8)
+    )
+    bits = write_raster(tmp_path / "b.tif", indices % 2, nbits=1)
+    pixels = RasterBands.of(rasterio.open(bits), (), "b").pixels((slice(0, 50), slice(0, 50)))
+    np.testing.assert_array_equal(pixels[..., 0], indices[0, :50, :50] % 2 * 255)
+    waves = write_raster(tmp_path / "c.tif", np.ones((1, 50, 50), np.complex64))
+    with pytest.raises(ImageError, match="holds complex numbers; give a raster of their magnitudes"):
+        segment_raster(model, waves, tmp_path / "labels.tif")
+
+
+def test_rational_functions_of_satellites_are_kept(
+    model: freeda.Segmenter, mosaic: np.ndarray, tmp_path: Path
+) -> None:
+    source = write_raster(tmp_path / "a.tif", mosaic)
+    coefficients = " ".join(["1", *["0"] * 19])
+    numbers = {
+        f"{name}_{part}": "1"
+        for name in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT")
+        for part in ("OFF", "SCALE")
+    }
+    numbers |= {f"{name}_{part}_COEFF": coefficients for name in ("LINE", "SAMP") for part in ("NUM", "DEN")}
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(ns="RPC", **numbers)
+    segment_raster(model, source, tmp_path / "labels.tif")
+    with rasterio.open(source) as dataset, rasterio.open(tmp_path / "labels.tif") as labels:
+        assert labels.rpcs is not None and labels.rpcs.to_dict() == dataset.rpcs.to_dict()
+
+
+def test_a_disk_that_is_full_is_told(mosaic: np.ndarray, tmp_path: Path) -> None:
+    """GDAL writes its last blocks when it closes a file, and raises nothing there."""
+    source = write_raster(tmp_path / "a.tif", mosaic)
+    code = (
+        "import resource, sys, freeda\n"
+        "from freeda.media.rasters import segment_raster\n"
+        "model = freeda.load('toy', device='cpu'); model.set_classes('cat; grass; sand; sky; car')\n"
+        "if sys.argv[3] != '0': resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)\n"
+        "segment_raster(model, sys.argv[1], sys.argv[2])\n"
+    )
+    target = tmp_path / "labels.tif"
+
+    def run(limit: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(source), str(target), str(limit)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert run(0).returncode == 0
+    before = target.read_bytes()
+    cut = run(len(before) - 200)
+    assert cut.returncode == 1
+    assert "freeda.errors.OutputError" in cut.stderr
+    assert target.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "labels.tif"}
+
+
+def test_a_folder_that_is_not_there_is_no_fault_of_the_source(
+    model: freeda.Segmenter, mosaic: np.ndarray, tmp_path: Path
+) -> None:
+    source = write_raster(tmp_path / "a.tif", mosaic)
+    with pytest.raises(OutputError, match="cannot write"):
+        segment_raster(model, source, tmp_path / "none" / "labels.tif")
 
 
 def test_many_classes_take_sixteen_bits_and_gray_bands_are_read(tmp_path: Path) -> None:

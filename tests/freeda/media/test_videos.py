@@ -13,9 +13,8 @@ from PIL import Image
 
 import freeda
 from freeda.cli import main
-from freeda.errors import ConfigError, ImageError
+from freeda.errors import ConfigError, ImageError, OutputError
 from freeda.media.videos import OverlayVideo, read_frames, segment_frames
-from freeda.segmentation.colors import class_colors
 from freeda.toyworld.scenes import draw_scene, scene_rng
 
 CLASSES = "cat; grass; sand; sky; car"
@@ -91,7 +90,8 @@ def test_overlays_become_a_video_of_the_same_times(video: Path, tmp_path: Path) 
         assert not path.exists()
     shown = list(read_frames(path))
     assert [frame.seconds for frame in shown] == pytest.approx([0, 0.1, 0.2, 0.35, 0.4], abs=1e-3)
-    colors = class_colors(results[0].classes).astype(int)
+    assert all((result.colors == results[0].colors).all() for result in results)
+    colors = results[0].colors.astype(int)
     for frame, result in zip(shown, results, strict=True):
         scale = frame.pixels.shape[0] // 128
         small = frame.pixels[::scale, ::scale].astype(int)
@@ -101,6 +101,37 @@ def test_overlays_become_a_video_of_the_same_times(video: Path, tmp_path: Path) 
         overlay.add(shown[0], results[0])
         raise RuntimeError
     assert {item.name for item in tmp_path.iterdir()} == {"overlay.mp4"}
+
+
+def test_times_that_cannot_be_used_are_made_and_told(scenes: list[np.ndarray], tmp_path: Path) -> None:
+    """A raw H.264 stream has no times at all; a clip cut out of another begins at its place there."""
+    with av.open(str(tmp_path / "a.h264"), "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 128, 128, "yuv420p"
+        for number, pixels in enumerate(scenes):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.warns(UserWarning, match="has no usable times for"):
+        seconds = [frame.seconds for frame in read_frames(tmp_path / "a.h264")]
+    assert len(seconds) == 5 and (np.diff(seconds) > 0).all() and seconds[0] == 0
+    late = write_video(tmp_path / "late.mkv", scenes, [5000, 5100, 5200, 5350, 5400])
+    assert [frame.seconds for frame in read_frames(late)] == pytest.approx([0, 0.1, 0.2, 0.35, 0.4], abs=2e-3)
+
+
+def test_a_video_that_was_cut_short_is_told(scenes: list[np.ndarray], tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mkv", scenes * 10, list(range(0, 5000, 100)))
+    content = whole.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"cut.mkv' seems cut short: it ends after \d+ frames"):
+        assert 5 < len(list(read_frames(tmp_path / "cut.mkv"))) < 50
+
+
+def test_an_overlay_without_frames_is_none(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no frame was added"), OverlayVideo.create(tmp_path / "a.mp4"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_odd_sides_are_written_too(tmp_path: Path) -> None:
@@ -133,11 +164,12 @@ def test_the_command_writes_an_overlay_frames_and_a_summary(video: Path, tmp_pat
     done = segment(video, "--every", 2, "--format", "labels,overlay", "--out", out)
     assert done.exit_code == 0, done.output
     assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
-        *(".finished.jsonl", "clip.json", "clip.overlay.mp4"),
+        *(".finished.jsonl", "clip.json", "clip.frames.jsonl", "clip.overlay.mp4"),
         *(f"clip/{n:06}.{end}" for n in (0, 2, 4) for end in ("json", "labels.png")),
     }
     summary = json.loads((out / "clip.json").read_text())
-    assert [frame["frame"] for frame in summary["frames"]] == [0, 2, 4]
+    frames = [json.loads(line) for line in (out / "clip.frames.jsonl").read_text().splitlines()]
+    assert [frame["frame"] for frame in frames] == [0, 2, 4] and summary["frames"] == 3
     areas = {item["label"]: item["area"] for item in summary["segments"]}
     labels = np.stack([np.asarray(Image.open(path)) for path in sorted(out.rglob("*.png"))])
     assert areas == {
@@ -145,6 +177,13 @@ def test_the_command_writes_an_overlay_frames_and_a_summary(video: Path, tmp_pat
     }
     again = segment(video, "--every", 2, "--format", "labels,overlay", "--out", out)
     assert again.stderr == "1 of 1 images were finished already\n"
+    other = segment(video, "--every", 3, "--format", "coco", "--out", out)
+    assert other.exit_code == 0
+    assert {path.name for path in (out / "clip").iterdir()} == {
+        f"{n:06}.{end}" for n in (0, 3) for end in ("json", "coco.json", "png")
+    }
+    named = json.loads((out / "clip" / "000003.coco.json").read_text())["images"][0]["file_name"]
+    assert named == "clip/000003.png"
     (tmp_path / "bad.mp4").write_text("no video")
     failed = segment(tmp_path / "bad.mp4", video, "--out", tmp_path / "more")
     assert failed.exit_code == 1

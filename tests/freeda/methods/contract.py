@@ -66,6 +66,24 @@ class MethodContract:
         with pytest.raises(ConfigError, match="no class 'cow' in this result; it has cat, dog, grass"):
             result.score_maps(["cow"])
 
+    def test_a_stream_keeps_the_classes_it_began_with(self, segmenter) -> None:
+        with pytest.raises(ClassNamesError, match="no classes chosen"):
+            segmenter.stream([picture(56, 56)])
+        segmenter.set_classes(self.CLASSES)
+        results = segmenter.stream([picture(56, 56), picture(60, 80)])
+        first = next(results)
+        segmenter.set_classes("sky")
+        assert [first.classes, *(result.classes for result in results)] == [("cat", "dog", "grass")] * 2
+
+    def test_a_bad_image_in_a_stream_costs_no_other(self, segmenter, tmp_path: Path) -> None:
+        (tmp_path / "bad.png").write_text("no image")
+        segmenter.set_classes(self.CLASSES)
+        told: list[object] = []
+        images = [picture(56, 56), tmp_path / "bad.png", picture(*self.TOO_LONG), picture(60, 80)]
+        results = list(segmenter.stream(images, on_error=lambda image, error: told.append(image)))
+        assert [result.labels.shape for result in results] == [(56, 56), (60, 80)]
+        assert told[0] == images[1] and told[1] is images[2] and len(told) == 2
+
     def test_classes_can_be_set_once(self, segmenter) -> None:
         with pytest.raises(ClassNamesError, match="no classes chosen"):
             segmenter.segment(picture(56, 56))

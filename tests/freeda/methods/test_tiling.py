@@ -68,6 +68,21 @@ def test_evidence_lies_in_the_whole_image() -> None:
         result.explain(384, 0)
 
 
+def test_tiles_of_several_images_pass_the_models_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiled = freeda.load("toy", native=True)
+    tiled.set_classes("cat; dog")
+    seen: list[int] = []
+    encode = type(tiled._segmenter.method).encode_images
+
+    def counting(self: object, images: list) -> list:
+        seen.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(type(tiled._segmenter.method), "encode_images", counting)
+    assert len(list(tiled.stream([picture(128, 128) + n for n in range(16)]))) == 16
+    assert seen == [8, 8]
+
+
 def test_backgrounds_are_put_together_too(index_folder: Path) -> None:
     segmenter = freeda.load(index_folder, native=True, background=True, threshold=-2.0)
     result = segmenter.segment(picture(130, 150), "cat; dog")

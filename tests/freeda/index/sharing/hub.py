@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 from starlette.applications import Starlette
@@ -53,6 +54,8 @@ class Hub:
     asked: method, path and range of every request.
     cuts: by file name, bytes after which its connection breaks, once each.
     slow: seconds between two blocks of 1024 bytes.
+    refuses: by method and path, what is answered in place of the file.
+    silent: whether files are given without a date, a size or an ETag.
     """
 
     def __init__(self) -> None:
@@ -61,6 +64,8 @@ class Hub:
         self.asked: list[tuple[str, str, str]] = []
         self.cuts: dict[str, list[int]] = {}
         self.slow = 0.0
+        self.refuses: dict[str, Response] = {}
+        self.silent = False
         self.url = ""
         self._objects: dict[str, bytes] = {}
 
@@ -81,7 +86,9 @@ class Hub:
                 Route(f"{data}/branch/{{branch}}", self._branch, methods=["POST"]),
                 Route(f"{data}/preupload/{{revision}}", self._preupload, methods=["POST"]),
                 Route(f"{data}/commit/{{revision}}", self._commit, methods=["POST"]),
+                Route(data, self._revision),
                 Route(f"{data}/revision/{{revision:path}}", self._revision),
+                Route(f"{data}/paths-info/{{revision}}", self._sizes, methods=["POST"]),
                 Route("/datasets/{user}/{name}.git/info/lfs/objects/batch", self._batch, methods=["POST"]),
                 Route("/lfs/{oid}", self._store, methods=["PUT"]),
                 Route("/datasets/{user}/{name}/resolve/{revision}/{path:path}", self._resolve),
@@ -114,7 +121,9 @@ class Hub:
         answer = {"url": f"{self.url}/datasets/{name}"}
         if name in self.repositories:
             return JSONResponse({**answer, "error": "You already created this dataset repo"}, 409)
-        self.repositories[name] = Repository(bool(wanted.get("private")))
+        self.repositories[name] = Repository(
+            "private" in (wanted.get("visibility"), wanted.get("private") and "private")
+        )
         self.repositories[name].commit("main", {".gitattributes": b""})
         return JSONResponse(answer)
 
@@ -177,12 +186,23 @@ class Hub:
         found = self._repository(request)
         if found is None:
             return _missing("RepoNotFound")
-        held = found.files(request.path_params["revision"])
+        held = found.files(request.path_params.get("revision", "main"))
         if held is None:
             return _missing("RevisionNotFound")
         siblings = [{"rfilename": name} for name in held[1]]
         name = "{user}/{name}".format(**request.path_params)
         return JSONResponse({"id": name, "sha": held[0], "private": found.private, "siblings": siblings})
+
+    async def _sizes(self, request: Request) -> Response:
+        found = self._repository(request)
+        held = found and found.files(request.path_params["revision"])
+        if held is None:
+            return _missing("RepoNotFound" if found is None else "RevisionNotFound")
+        wanted = parse_qs((await request.body()).decode())["paths"]
+        known = [name for name in wanted if name in held[1]]
+        return JSONResponse(
+            [{"type": "file", "path": name, "size": len(held[1][name]), "oid": "0"} for name in known]
+        )
 
     async def _resolve(self, request: Request) -> Response:
         found = self._repository(request)
@@ -198,6 +218,8 @@ class Hub:
     async def _web(self, request: Request) -> Response:
         self._note(request)
         path = request.path_params["path"]
+        if refused := self.refuses.get(f"{request.method} {path}"):
+            return refused
         return self._file(request, self.web[path], {}) if path in self.web else Response(status_code=404)
 
     def _file(self, request: Request, content: bytes, headers: dict[str, str]) -> Response:
@@ -209,6 +231,8 @@ class Hub:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         status, sent = (206 if start else 200), content[start:]
         headers["Content-Length"] = str(len(sent))
+        if self.silent:
+            headers = {}
         if request.method == "HEAD":
             return Response(status_code=200, headers=headers)
         cuts = self.cuts.get(request.url.path.rsplit("/", 1)[1], [])

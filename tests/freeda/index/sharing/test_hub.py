@@ -26,6 +26,7 @@ from freeda.toyworld.make_examples import EXAMPLES
 from tests.freeda.index.sharing.hub import TOKEN, Hub, running
 
 TOY = find_index("toy")
+SCENE = EXAMPLES / "scene-1.png"
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_what_is_pushed_is_pulled_and_segments_alike(hub: Hub, tmp_path: Path) -
 
 def _check_card(text: str) -> None:
     card = DatasetCard(text)
-    assert card.data.license == "apache-2.0"
+    assert card.data.license == "other"
     assert card.data.size_categories == "1K<n<10K"
     assert card.data.task_categories == ["image-segmentation"]
     assert card.data.configs == [{"config_name": "prototypes", "data_files": "prototypes.parquet"}]
@@ -133,6 +134,11 @@ def test_only_the_files_of_an_index_are_fetched_and_only_once(published: Hub, tm
     assert again.returncode == 0, again.stderr
     assert [path for _, path, _ in published.asked] == ["/api/datasets/ann/toy/revision/main"]
     published.asked.clear()
+    to = ("--out", tmp_path / "out")
+    used = freeda(published, tmp_path, "segment", SCENE, "--classes", "owl", *to, "--index", "hf://ann/toy")
+    assert used.returncode == 0, used.stderr
+    assert [path for _, path, _ in published.asked] == ["/api/datasets/ann/toy/revision/main"]
+    published.asked.clear()
     pinned = freeda(published, tmp_path, "index", "verify", f"hf://ann/toy@{commit}")
     assert pinned.returncode == 0
     assert published.asked == []
@@ -156,12 +162,61 @@ def test_without_the_hub_the_last_commit_is_taken_and_told(published: Hub, tmp_p
     published.url = "http://127.0.0.1:9"
     alone = freeda(published, tmp_path, "index", "verify", "hf://ann/toy")
     assert alone.returncode == 0, alone.stderr
-    assert "the hub cannot be reached" in alone.stderr
-    assert "taking what was fetched before: hf://ann/toy@main" in alone.stderr
+    (told,) = alone.stderr.splitlines()
+    assert told.startswith("warning: hf://ann/toy@main: the hub cannot be reached")
+    assert "taking what was fetched before: hf://ann/toy@main" in told
     other = freeda(published, tmp_path, "index", "verify", "hf://ann/other")
     assert other.returncode == 1
     assert other.stderr.startswith("error: hf://ann/other@main: the hub cannot be reached")
     assert len(other.stderr.splitlines()) == 1
+
+
+def test_an_index_that_was_withdrawn_is_no_longer_taken(published: Hub, tmp_path: Path) -> None:
+    assert freeda(published, tmp_path, "index", "pull", "hf://ann/toy").returncode == 0
+    del published.repositories["ann/toy"]
+    gone = freeda(published, tmp_path, "index", "verify", "hf://ann/toy")
+    assert gone.returncode == 1 and "the hub has no such data set" in gone.stderr
+
+
+def test_a_damaged_copy_is_fetched_again_by_pull(published: Hub, tmp_path: Path) -> None:
+    assert freeda(published, tmp_path, "index", "pull", "hf://ann/toy").returncode == 0
+    (keys,) = tmp_path.rglob("keys.faiss")
+    content = keys.read_bytes()
+    keys.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    again = freeda(published, tmp_path, "index", "pull", "hf://ann/toy")
+    assert again.returncode == 0, again.stderr
+    assert "fetching it again" in again.stderr
+    assert keys.read_bytes() == content
+
+
+def test_two_at_a_time_fetch_once(published: Hub, tmp_path: Path) -> None:
+    published.slow = 0.002
+    command = [sys.executable, "-m", "freeda.cli", "index", "pull", "hf://ann/toy"]
+    both = [
+        subprocess.Popen(command, env=environment(published, tmp_path), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        _, told = process.communicate(timeout=100)
+        assert process.returncode == 0, told
+    assert published.fetched().count("prototypes.arrow") == 1
+
+
+def test_files_larger_than_their_manifest_says_are_not_fetched(published: Hub, tmp_path: Path) -> None:
+    sound = (TOY / "keys.faiss").read_bytes()
+    published.repositories["ann/toy"].commit("main", {"keys.faiss": sound + bytes(1_000_000)})
+    told = freeda(published, tmp_path, "index", "pull", "hf://ann/toy")
+    assert told.returncode == 1 and f"has more than {len(sound):,} bytes" in told.stderr
+    assert "keys.faiss" not in published.fetched()
+
+
+def test_what_was_to_be_private_is_not_pushed_for_all_to_see(published: Hub, tmp_path: Path) -> None:
+    arguments = ("index", "push", "toy", "ann/toy", "--private")
+    told = freeda(published, tmp_path, *arguments, HF_TOKEN=TOKEN)
+    assert told.returncode == 1 and "is there already and public" in told.stderr
+    assert len(published.repositories["ann/toy"].commits) == 1
+    fresh = freeda(published, tmp_path, "index", "push", "toy", "ann/own", "--private", HF_TOKEN=TOKEN)
+    assert fresh.returncode == 0 and published.repositories["ann/own"].private
 
 
 def test_files_that_were_changed_on_the_hub_are_refused(published: Hub, tmp_path: Path) -> None:
