@@ -102,7 +102,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         import rasterio
     except ImportError as error:
-        raise ConfigError("rasters need the package rasterio: pip install 'freeda[geo]'") from error
+        raise ConfigError("rasters need the package rasterio: pip install rasterio") from error
     if not path.is_file():
         raise ImageError(f"no raster file '{path}'")
     with rasterio.Env(GDAL_CACHEMAX=_CACHE_MEGABYTES):

@@ -187,5 +187,5 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ConfigError("videos need the package PyAV: pip install 'freeda[video]'") from error
+        raise ConfigError("videos need the package PyAV: pip install av") from error
     return av

@@ -99,8 +99,8 @@ def _from_folder(address: WebAddress, verify: bool) -> Path:
 
 
 def _from_archive(address: WebAddress, verify: bool) -> Path:
-    """The version is what the server tells of the archive; where it tells nothing, the archive's digest is, for
-    which it is fetched.
+    """The version is what the server tells of the archive. Where it tells nothing, the archive is fetched and
+    its digest taken.
     """
     base, shown = address.folder, str(address)
     unknown = base / ".archive"
