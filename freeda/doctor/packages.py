@@ -29,6 +29,8 @@ _WITHOUT_IT = {
     "gruut": "gruut",
     "gruut_lang_en": "gruut",
     "spacy": "spacy",
+    "rasterio": "geo",
+    "av": "video",
 }
 """Packages of extras, and the extra of each."""
 
@@ -39,10 +41,11 @@ def package_findings() -> Iterator[Finding]:
     yield _torch()
     yield from _one_of("faiss", _FAISS, "faiss", enough=_FAISS)
     yield from _one_of("opencv", _OPENCV, "cv2", enough=_WHOLE_OPENCV)
-    missing = sorted({extra for package, extra in _WITHOUT_IT.items() if find_spec(package) is None})
+    missing = [package for package in _WITHOUT_IT if find_spec(package) is None]
     if missing:
-        cure = f"where you want them: pip install 'freeda[{','.join(missing)}]'"
-        yield Finding("extras", "note", f"not installed: {', '.join(missing)}", cure)
+        extras = ", ".join(sorted({_WITHOUT_IT[package] for package in missing}))
+        cure = f"where you want them: pip install {' '.join(missing).replace('_', '-')}"
+        yield Finding("extras", "note", f"not installed: {extras}", cure)
 
 
 def _torch() -> Finding:
