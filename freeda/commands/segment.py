@@ -78,7 +78,7 @@ def segment_command(images: tuple[Path, ...], classes: str, out: Path, **options
     chosen = taken_method_options(options)
     what = _wanted(options)
     if GEOTIFF in what.formats:
-        chosen["native"] = None  # rasters are cut into tiles as they are read
+        chosen["native"] = True
     bands = _parse_bands(options["bands"], what.formats)
     parsed = parse_classes(classes)
     if what.points and any(map(_is_video, images)):

@@ -41,7 +41,8 @@ def load(
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
-    given = {name: value for name, value in {"index": index, **options}.items() if value is not None}
+    named = {"index": index, "native": native or None, **options}
+    given = {name: value for name, value in named.items() if value is not None}
     segmenter: Segmenter = import_module(METHODS[method]).load(**given)
     if not native:
         return segmenter

@@ -48,7 +48,7 @@ class Segmenter(Protocol):
     """Segments images into any classes.
 
     identity: what a result depends on besides image and classes, as plain data, with the method's name.
-    native_side: side in pixels of a square image that is not resized.
+    native_side: side in pixels of the largest square image that is not resized.
     classes: names of the classes set, the background first where there is one; raises `ClassNamesError` where
         none were.
     explains: whether results can explain their pixels.
@@ -116,7 +116,7 @@ class Method(Protocol[Prepared, Features, Encoded]):
     batch: images, or parts of images, that pass the models at once.
     identity: what a result depends on, as plain data; "method" is the method's name.
     image_settings: what images' features depend on besides the pixels.
-    native_side: side in pixels of a square image that is not resized.
+    native_side: side in pixels of the largest square image that is not resized.
     background: the score that a class must exceed; None where no background was asked for.
     """
 
@@ -154,16 +154,19 @@ class Runtime:
     device: "auto" is the first GPU, then the CPU.
     precision: of the models; "auto" is float16 on an NVIDIA GPU, float32 elsewhere.
     threads: that read and prepare images; 0 for one per core.
+    native: whether images up to `native_side` are taken as they are, instead of resized.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
     threads: int = 0
+    native: bool = False
 
     def __post_init__(self) -> None:
         require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
         counted = isinstance(self.threads, int) and self.threads >= 0
         require(counted, "threads", self.threads, "a whole number, 0 or more")
+        require(isinstance(self.native, bool), "native", self.native, "True or False")
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> Runtime:

@@ -95,8 +95,10 @@ def tile_results(
 class TiledSegmenter:
     """Segments images at their own resolution, tile by tile, with any method.
 
-    Every tile is as large as the images that the method does not resize; a side that is shorter is enlarged.
-    CLIP and the diffusion model see the tile, not the whole image.
+    Every tile is as large as the images that the method does not resize; it may cut them into windows of its
+    own. CLIP and the diffusion model see a window, not the whole image.
+
+    segmenter: of a method that was loaded with `native`.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:

@@ -68,6 +68,7 @@ def load(
         _settings(load_recipe(recipe, chosen), options, background),
         background=background,
         batch=batch,
+        native=runtime.native,
     )
     return MethodSegmenter(
         method, explain=explain, size_of=lambda image: len(image.areas), threads=runtime.threads

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FindRegions", "FreedaMethod", "find_superpixels"]
 
+_NATIVE_WINDOWS = 4
+"""Windows along the side of an image that is taken as it is: more take more memory, fewer make more seams."""
 _MOST_NOUNS = 500
 """The index's nouns that compete as background, the most frequent ones."""
 FindRegions = Callable[[np.ndarray, FreedaSettings], Regions]
@@ -60,6 +62,7 @@ class FreedaMethod:
     background: whether pixels of none of the classes are labelled as background.
     find_regions: class-agnostic regions of a window.
     batch: windows that pass the models at once.
+    native: whether images up to `native_side` are cut into windows as they are, instead of resized.
     Raises `IndexMismatchError` for other models.
     """
 
@@ -73,13 +76,14 @@ class FreedaMethod:
         background: bool = False,
         find_regions: FindRegions = find_superpixels,
         batch: int = 8,
+        native: bool = False,
     ) -> None:
         index.require_models(clip=clip.fingerprint(), backbone=backbone.fingerprint())
         self.index, self.clip, self.backbone = index, clip, backbone
         self.settings = settings
         self.batch = batch
         self.find_regions = find_regions
-        self._with_background = background
+        self._with_background, self._native = background, native
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -98,11 +102,11 @@ class FreedaMethod:
     def image_settings(self) -> Hashable:
         chosen = self.settings
         size = (chosen.short_side, chosen.window, chosen.stride, chosen.dense_size, chosen.resizing)
-        return self.find_regions, chosen.superpixels, size, chosen.pooling, chosen.merge_above
+        return self.find_regions, chosen.superpixels, size, self._native, chosen.pooling, chosen.merge_above
 
     @property
     def native_side(self) -> int:
-        return self.settings.short_side
+        return _NATIVE_WINDOWS * self.settings.window if self._native else self.settings.short_side
 
     @property
     def background(self) -> float | None:
@@ -157,12 +161,18 @@ class FreedaMethod:
         chosen = self.settings
         return WindowedImage.cut(
             pixels,
-            chosen.short_side,
+            self._short_side(min(pixels.shape[:2])),
             chosen.window,
             chosen.stride,
             lambda window: self.find_regions(window, chosen),
             antialias=chosen.resizing == "antialiased",
         )
+
+    def _short_side(self, own: int) -> int:
+        """To which an image's shorter side is resized. own: that of the image, in pixels."""
+        if not self._native:
+            return self.settings.short_side
+        return min(max(own, self.settings.window), self.native_side)
 
     def encode_images(self, images: Sequence[WindowedImage]) -> list[EncodedImage]:
         """The models' answers to every window. Windows of all images pass the models together."""

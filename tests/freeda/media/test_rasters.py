@@ -37,17 +37,17 @@ def write_raster(path: Path, bands: np.ndarray, **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def model() -> freeda.Segmenter:
-    segmenter = freeda.load("toy", device="cpu")
+    segmenter = freeda.load("toy", device="cpu", native=True)
     segmenter.set_classes(CLASSES)
     return segmenter
 
 
 @pytest.fixture(scope="module")
 def mosaic() -> np.ndarray:
-    """(3, 300, 410) uint8: scenes side by side, cut off on the right and below."""
-    scenes = [draw_scene(scene_rng("example", number), 205).image for number in range(4)]
-    rows = [np.hstack(scenes[:2]), np.hstack(scenes[2:])]
-    return np.vstack(rows)[:300].transpose(2, 0, 1)
+    """(3, 300, 610) uint8: scenes side by side, cut off on the right and below."""
+    scenes = [draw_scene(scene_rng("example", number), 205).image for number in range(6)]
+    rows = [np.hstack(scenes[:3]), np.hstack(scenes[3:])]
+    return np.vstack(rows)[:300, :610].transpose(2, 0, 1)
 
 
 def test_labels_are_those_of_the_image_and_lie_where_it_lies(
@@ -70,25 +70,25 @@ def test_labels_are_those_of_the_image_and_lie_where_it_lies(
     assert summary["segments"] == [
         {**item, "score": pytest.approx(item["score"], abs=1e-5)} for item in tiled.segments_info
     ]
-    assert (summary["height"], summary["width"], summary["undecided"]) == (300, 410, 0)
+    assert (summary["height"], summary["width"], summary["undecided"]) == (300, 610, 0)
     assert summary["paths"] == {"tiles": tiled.paths["tiles"], "tiles without data": 0}
 
 
 def test_pixels_without_data_stay_undecided_and_cost_nothing(model: freeda.Segmenter, tmp_path: Path) -> None:
     scene = draw_scene(scene_rng("example", 1), 128).image.transpose(2, 0, 1)
-    bands = np.zeros((3, 1000, 900), np.uint8)
+    bands = np.zeros((3, 2000, 1900), np.uint8)
     bands[:, 400:528, 300:428] = np.maximum(scene, 1)
     source = write_raster(tmp_path / "a.tif", bands, nodata=0)
     summary = segment_raster(model, source, tmp_path / "labels.tif")
     with rasterio.open(tmp_path / "labels.tif") as labels:
         decided = labels.read(1) != labels.nodata
-    expected = np.zeros((1000, 900), bool)
+    expected = np.zeros((2000, 1900), bool)
     expected[400:528, 300:428] = True
     np.testing.assert_array_equal(decided, expected)
-    assert summary["undecided"] == 1000 * 900 - 128 * 128
-    assert summary["paths"]["tiles"] <= 9 and summary["paths"]["tiles without data"] > 50
+    assert summary["undecided"] == 2000 * 1900 - 128 * 128
+    assert summary["paths"]["tiles"] <= 4 and summary["paths"]["tiles without data"] > 15
     assert sum(item["area"] for item in summary["segments"]) == 128 * 128
-    assert sum(item["share"] for item in summary["segments"]) == pytest.approx(128 * 128 / 900_000, abs=1e-5)
+    assert sum(item["share"] for item in summary["segments"]) == pytest.approx(128 * 128 / 3_800_000, abs=1e-5)
 
 
 def test_deep_bands_are_stretched_and_chosen(
@@ -98,7 +98,7 @@ def test_deep_bands_are_stretched_and_chosen(
     low, high = (np.percentile(mosaic, share, axis=(1, 2), keepdims=True) for share in (2, 98))
     stretched = ((mosaic - low) / (high - low)).clip(0, 1) * 255
     plain = write_raster(tmp_path / "plain.tif", stretched.round().astype(np.uint8))
-    deep = np.concatenate([np.full((1, 300, 410), 7), mosaic[::-1].astype(int) * 12 + 1000]).astype(np.uint16)
+    deep = np.concatenate([np.full((1, 300, 610), 7), mosaic[::-1].astype(int) * 12 + 1000]).astype(np.uint16)
     source = write_raster(tmp_path / "deep.tif", deep)
     segment_raster(model, plain, tmp_path / "plain.labels.tif")
     segment_raster(model, source, tmp_path / "deep.labels.tif", bands=(4, 3, 2))
@@ -111,11 +111,11 @@ def test_deep_bands_are_stretched_and_chosen(
 
 def test_data_is_known_band_by_band(model: freeda.Segmenter, mosaic: np.ndarray, tmp_path: Path) -> None:
     """NaN is no data, and neither is what one of the chosen bands lacks, whatever lies in others."""
-    known = np.zeros((300, 410), bool)
+    known = np.zeros((300, 610), bool)
     known[40:200, 30:330] = True
     floats = np.where(known, mosaic / 255.0, np.nan).astype(np.float32)
     shorts = np.where(known, mosaic.astype(np.int16) * 20, -9999)
-    shorts = np.concatenate([shorts, np.ones((1, 300, 410), int)]).astype(np.int16)
+    shorts = np.concatenate([shorts, np.ones((1, 300, 610), int)]).astype(np.int16)
     for name, bands, options in (("floats", floats, {}), ("shorts", shorts, {"nodata": -9999})):
         source = write_raster(tmp_path / f"{name}.tif", bands, **options)
         segment_raster(model, source, tmp_path / f"{name}.labels.tif")
