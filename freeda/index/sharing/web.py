@@ -1,4 +1,4 @@
-"""Files of a web server; what was interrupted goes on where it was."""
+"""Files of a web server; an interrupted download resumes."""
 
 from __future__ import annotations
 

@@ -88,7 +88,9 @@ def test_pixels_without_data_stay_undecided_and_cost_nothing(model: freeda.Segme
     assert summary["undecided"] == 2000 * 1900 - 128 * 128
     assert summary["paths"]["tiles"] <= 4 and summary["paths"]["tiles without data"] > 15
     assert sum(item["area"] for item in summary["segments"]) == 128 * 128
-    assert sum(item["share"] for item in summary["segments"]) == pytest.approx(128 * 128 / 3_800_000, abs=1e-5)
+    assert sum(item["share"] for item in summary["segments"]) == pytest.approx(
+        128 * 128 / 3_800_000, abs=1e-5
+    )
 
 
 def test_deep_bands_are_stretched_and_chosen(
