@@ -127,7 +127,8 @@ METHOD_OPTIONS = (
     click.option(
         "--batch",
         type=click.IntRange(1),
-        help="How many windows go through the models at once; DiffSegmenter: prompts.  [default: 8; 4]",
+        help="How many windows go through the models at once; for DiffSegmenter, prompts.  "
+        "[default: 8 windows, 4 prompts]",
     ),
     click.option(
         "--native",

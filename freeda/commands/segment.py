@@ -44,7 +44,8 @@ __all__ = ["segment_command"]
     "--format",
     "formats",
     default="labels,overlay",
-    help=f"Any of {','.join(FORMATS)}; or {GEOTIFF} alone, for rasters of any size, at their own resolution.",
+    help=f"Any of {', '.join(FORMATS)}, separated by commas; or {GEOTIFF} alone, for rasters of any size, "
+    "at their own resolution.",
 )
 @click.option(
     "--instances", is_flag=True, help=f"One segment per connected piece, in {', '.join(SEGMENT_FORMATS)}."
@@ -52,6 +53,7 @@ __all__ = ["segment_command"]
 @click.option(
     "--image-prefix",
     default="",
+    show_default=False,
     help="Put before image names in COCO and Label Studio files, such as /data/local-files/?d=images/.",
 )
 @click.option(
