@@ -13,7 +13,7 @@ import torch
 from freeda.models.backbone import load_backbone
 from freeda.models.diffusion import load_pipeline
 from freeda.models.loading import choose_device
-from freeda.toyworld.train import autoencoder, clip, dense, diffusion
+from freeda.toyworld.train import autoencoder, clip, decoder, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan, Task, fit
 from freeda.toyworld.train.tokenizer import train_tokenizer
@@ -59,6 +59,17 @@ def train_diffusion(run: Run) -> None:
     pipeline.to(torch.float16).save_pretrained(run.out / "diffusion")
 
 
+def train_decoder(run: Run) -> None:
+    """Needs a finished pipeline, that of `--start` or the one trained before, and the dense backbone."""
+    pipeline = load_pipeline([str((run.start or run.out / "diffusion").resolve())], torch.device("cpu"))
+    vae = autoencoder.copy_of(pipeline.vae)
+    backbone = load_backbone([str((run.out / "dense").resolve())], run.device)
+    deviation = 1 / float(pipeline.vae.config.scaling_factor)
+    run.fit(decoder.DecoderTask(vae, backbone, run.scenes, run.device, deviation), decoder.PLAN)
+    pipeline.vae.load_state_dict(vae.state_dict())
+    pipeline.to(torch.float16).save_pretrained(run.out / "diffusion")
+
+
 def train_clip(run: Run) -> None:
     tokenizer = train_tokenizer(corpus(run.scenes), run.work / "tokenizer")
     task = clip.ClipTask(run.scenes, tokenizer, run.work, run.device)
@@ -89,11 +100,13 @@ def corpus(scenes: SceneCache) -> list[str]:
 STAGES: dict[str, Callable[[Run], None]] = {
     "dense": train_dense,
     "diffusion": train_diffusion,
+    "decoder": train_decoder,
     "clip": train_clip,
 }
 _PLANS = {
     "dense": (dense.PLAN,),
     "diffusion": (autoencoder.PLAN, diffusion.PLAN),
+    "decoder": (decoder.PLAN,),
     "clip": (clip.PLAN,),
 }
 

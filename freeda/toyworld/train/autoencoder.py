@@ -16,7 +16,7 @@ from freeda.models.loading import weights_fingerprint
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan
 
-__all__ = ["PLAN", "AutoencoderTask", "copy_of", "encode_scenes"]
+__all__ = ["PLAN", "AutoencoderTask", "copy_of", "edge_loss", "encode_scenes"]
 
 PLAN = Plan(steps=20_000, minutes=9, batch=8, learning_rate=8e-4, ema_decay=0.998)
 _CROP = 64
@@ -50,9 +50,7 @@ class AutoencoderTask:
         latents = posterior.mean + posterior.std * noise.to(self._device)
         decoded = self.network.decode(latents).sample.float()
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
-        return (
-            functional.l1_loss(decoded, crops) + _EDGE_WEIGHT * _edge_loss(decoded, crops) + _KL_WEIGHT * kl
-        )
+        return functional.l1_loss(decoded, crops) + _EDGE_WEIGHT * edge_loss(decoded, crops) + _KL_WEIGHT * kl
 
     def _crops(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         pixels = self._scenes.pixels(numbers, self._device)
@@ -62,7 +60,7 @@ class AutoencoderTask:
         )
 
 
-def _edge_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def edge_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 between the images' first differences: keeps outlines and texture crisp."""
     difference = decoded - target
     return (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()) / 2

@@ -14,7 +14,7 @@ from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.models.diffusion import generate, load_pipeline
 from freeda.presets.settings import Synthesis
-from freeda.toyworld.train import autoencoder, clip, dense, diffusion
+from freeda.toyworld.train import autoencoder, clip, decoder, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.loop import Plan, fit
 from freeda.toyworld.train.tokenizer import train_tokenizer
@@ -130,6 +130,13 @@ def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCac
     for name in ("unet", "text_encoder"):
         for key, weight in getattr(pipeline, name).state_dict().items():
             assert torch.equal(started.part(name).state_dict()[key], weight)
+
+    before = {name: weight.clone() for name, weight in copied.state_dict().items()}
+    fit(decoder.DecoderTask(copied, backbone, cache, CPU, 1.0), 40, quick, tmp_path, CPU)
+    moved = {
+        name.split(".")[0] for name, weight in copied.state_dict().items() if (weight != before[name]).any()
+    }
+    assert moved == {"decoder", "post_quant_conv"}
 
     pair = clip.ClipTask(cache, tokenizer, tmp_path, CPU)
     fit(pair, 40, quick, tmp_path, CPU)
