@@ -205,6 +205,23 @@ def test_a_result_that_cannot_be_saved_leaves_the_others_their_names(
     assert results(tmp_path / "out") == {"a-2.labels.png", "b.labels.png"}
 
 
+def test_threads_bound_every_library(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: the numbers hold for the whole process."""
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from freeda.cli import main\n"
+        "done = CliRunner().invoke(main, sys.argv[1:])\n"
+        "import cv2, faiss, torch\n"
+        "print(done.exit_code, torch.get_num_threads(), cv2.getNumThreads(), faiss.omp_get_max_threads())\n"
+    )
+    arguments = ["segment", str(folder / "a.png"), *CLASSES, "--threads", "1", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["0", "1", "1", "1"], done.stderr
+
+
 def test_coco_files_name_images_by_their_path(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = segment(folder, "--recursive", "--format", "coco", "--image-prefix", "https://a.b/", "--out", out)
