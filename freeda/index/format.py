@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from freeda.errors import IndexCorruptError
-from freeda.files import replacing, sync
+from freeda.files import file_digest, replacing, sync
 from freeda.records import Prototype, Reject
 
 __all__ = [
@@ -177,7 +177,7 @@ def write_manifest(folder: Path, manifest: Manifest, files: Sequence[str] = FILE
         sync(folder / name)
     complete = replace(
         manifest,
-        files={name: _sha256(folder / name) for name in files},
+        files={name: file_digest(folder / name) for name in files},
         sizes={name: (folder / name).stat().st_size for name in files},
     )
     with replacing(folder / MANIFEST) as partial:
@@ -284,16 +284,8 @@ def check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:
                 f"index file {path} has {path.stat().st_size} bytes; {size} were written; "
                 f"restore or rebuild the index"
             )
-        if digests and _sha256(path) != manifest.files[name]:
+        if digests and file_digest(path) != manifest.files[name]:
             raise IndexCorruptError(
                 f"index file {path} is not the one that was written (its sha256 differs); "
                 f"restore or rebuild the index"
             )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from freeda.segmentation.pieces import result_pieces
+from freeda.segmentation.pieces import Piece, result_pieces
 from freeda.segmentation.result import Segmentation
 
 __all__ = ["coco_document", "coco_panoptic"]
@@ -23,14 +23,9 @@ def coco_document(result: Segmentation, file_name: str, *, instances: bool = Fal
     height, width = result.labels.shape
     annotations = [
         {
-            "id": number,
+            **_segment(number, label, piece, result),
             "image_id": 1,
-            "category_id": label + 1,
             "segmentation": {"size": [height, width], "counts": piece.column_runs(height, width)},
-            "area": piece.area,
-            "bbox": piece.box,
-            "iscrowd": 0,
-            "score": piece.mean(result.scores),
         }
         for number, (label, piece) in enumerate(result_pieces(result, instances=instances), 1)
     ]
@@ -55,19 +50,10 @@ def coco_panoptic(
     segments = []
     for number, (label, piece) in enumerate(result_pieces(result, instances=instances), 1):
         piece.cut(ids)[piece.mask] = number
-        segments.append(
-            {
-                "id": number,
-                "category_id": label + 1,
-                "area": piece.area,
-                "bbox": piece.box,
-                "iscrowd": 0,
-                "score": piece.mean(result.scores),
-            }
-        )
+        segments.append(_segment(number, label, piece, result))
     categories = [
-        {"id": number + 1, "name": name, "isthing": int(instances), "color": result.colors[number].tolist()}
-        for number, name in enumerate(result.classes)
+        {"id": number + 1, "name": name, "isthing": int(instances), "color": color}
+        for number, (name, color) in enumerate(zip(result.classes, result.colors.tolist(), strict=True))
     ]
     document = {
         "images": [_image(result, file_name)],
@@ -76,6 +62,18 @@ def coco_panoptic(
     }
     colored = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
     return colored, document
+
+
+def _segment(number: int, label: int, piece: Piece, result: Segmentation) -> dict[str, Any]:
+    """What annotations and panoptic segments have in common."""
+    return {
+        "id": number,
+        "category_id": label + 1,
+        "area": piece.area,
+        "bbox": piece.box,
+        "iscrowd": 0,
+        "score": piece.mean(result.scores),
+    }
 
 
 def _image(result: Segmentation, file_name: str) -> dict[str, Any]:

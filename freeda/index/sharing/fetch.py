@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from freeda.errors import IndexCorruptError, RemoteError, UnreachableError, reason
-from freeda.files import replacing
+from freeda.errors import FreedaError, IndexCorruptError, RemoteError, UnreachableError, reason
+from freeda.files import file_digest, replacing
 from freeda.index.format import MANIFEST, Manifest, parse_manifest
 from freeda.index.sharing.addresses import HubAddress, WebAddress, parse_address
 from freeda.index.sharing.fetched import (
@@ -129,11 +129,7 @@ def _fetched_digest(address: WebAddress, archive: Path) -> str:
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.unlink(missing_ok=True)
     fetch(address.url, archive, most=shutil.disk_usage(archive.parent).free)
-    digest = hashlib.sha256()
-    with archive.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_digest(archive)
 
 
 def _unpack(archive: Path, folder: Path, address: str) -> Manifest:
@@ -146,7 +142,7 @@ def _unpack(archive: Path, folder: Path, address: str) -> Manifest:
         with tarfile.open(archive) as held_tar:
             files = {item.name: item for item in held_tar.getmembers() if item.isfile()}
             return _take(files, held_tar.extractfile, folder, address)
-    except RemoteError:
+    except FreedaError:
         raise
     except (
         tarfile.TarError,

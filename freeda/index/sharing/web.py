@@ -24,8 +24,6 @@ _BLOCK = 2**20
 _TIMEOUT_SECONDS = 30.0
 _ATTEMPTS = 4
 """How often a file is asked for again that stops in the middle, each time from where it stopped."""
-
-
 _NO_HEAD = (403, 405, 501)
 """Answers of servers that give a file, but tell nothing of it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import urllib.request
 import zipfile
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import Response
 
-from freeda.errors import ConfigError, RemoteError, UnreachableError
+from freeda.errors import ConfigError, OutputError, RemoteError, UnreachableError
 from freeda.index.finding import find_index
 from freeda.index.format import FILES, MANIFEST
 from freeda.index.reader import PrototypeIndex
@@ -232,6 +233,17 @@ def test_a_server_that_answers_no_questions_gives_its_files(server: Hub) -> None
     server.web["a.zip"] = zipped(CONTENT)
     server.refuses = {"HEAD a.zip": Response(status_code=405)}
     assert files_of(PrototypeIndex.open(f"{server.url}/web/a.zip")) == CONTENT
+
+
+def test_an_index_larger_than_the_disk_is_told_before_it_is_unpacked(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.web["a.zip"] = zipped(CONTENT)
+    archive = len(server.web["a.zip"])
+    usage = type(shutil.disk_usage("."))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(archive, 0, archive))
+    with pytest.raises(OutputError, match=r"the index at .* takes .* GB, and .* free; set FREEDA_HOME"):
+        PrototypeIndex.open(f"{server.url}/web/a.zip")
 
 
 def test_every_address_has_its_own_folder(server: Hub) -> None:
