@@ -32,6 +32,7 @@ __all__ = [
     "Manifest",
     "check_files",
     "manifest_text",
+    "parquet_table",
     "open_prototypes",
     "parse_manifest",
     "prototype_batch",
@@ -151,10 +152,20 @@ def write_rejects(rejects: pa.Table, folder: Path) -> None:
     pq.write_table(rejects.cast(REJECT_SCHEMA), folder / REJECTS)
 
 
+def parquet_table(content: bytes) -> pa.Table:
+    """The table that the bytes of a parquet file hold, read in this thread.
+
+    `pq.read_table` leaves the bytes to a thread of Arrow's; where that lets go of them while Python ends, the
+    process aborts.
+    """
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        return file.read(use_threads=False)
+
+
 def read_rejects(content: bytes) -> pa.Table:
     """The table that the bytes of a `rejects.parquet` hold; raises `IndexCorruptError`."""
     try:
-        return pq.read_table(pa.BufferReader(content)).cast(REJECT_SCHEMA)
+        return parquet_table(content).cast(REJECT_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IndexCorruptError(f"{REJECTS} cannot be read: {error}; restore or rebuild the index") from error
 

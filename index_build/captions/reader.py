@@ -70,7 +70,7 @@ class CaptionSource:
         columns = [c for c in (self.caption_column, self.id_column, self.nouns_column) if c]
         for path in self.files:
             with _opened(self.system, path) as file:
-                batches = file.iter_batches(_ROWS_PER_READ, columns=columns)
+                batches = file.iter_batches(_ROWS_PER_READ, columns=columns, use_threads=False)
                 while (batch := _next_batch(path, batches)) is not None:
                     yield from _as_bytes(batch).to_pylist()
 

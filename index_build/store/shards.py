@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from freeda.errors import WorkerError
-from freeda.index.format import reject_table
+from freeda.index.format import parquet_table, reject_table
 from freeda.records import Prototype
 from index_build.generation.outcome import ShardOutcome
 from index_build.generation.samples import Sample
@@ -220,7 +220,7 @@ def _read_tables(work: Folder, records: Sequence[ShardRecord], suffix: str) -> I
                 f"{record.name} in '{work}' is not as it was written; run the same command again to build it "
                 f"again"
             )
-        yield pq.read_table(pa.BufferReader(content))
+        yield parquet_table(content)
 
 
 def _sample_table(samples: Sequence[Sample]) -> pa.Table:
