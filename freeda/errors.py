@@ -20,6 +20,7 @@ __all__ = [
     "NothingBuiltError",
     "OutputError",
     "RemoteError",
+    "TrainingError",
     "UnreachableError",
     "UntrustedIndexError",
     "WorkerError",
@@ -113,6 +114,10 @@ class OutputError(FreedaError, OSError):
 
 class WorkerError(FreedaError, RuntimeError):
     """The batch job lost its workers or a task failed for good."""
+
+
+class TrainingError(FreedaError, RuntimeError):
+    """A training that diverged, or whose folder holds another one."""
 
 
 def masked(text: str) -> str:

@@ -15,8 +15,8 @@ from freeda.models.diffusion import load_pipeline
 from freeda.models.loading import choose_device
 from freeda.toyworld.train import autoencoder, clip, decoder, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
-from freeda.toyworld.train.loop import Plan, Task, fit
 from freeda.toyworld.train.tokenizer import train_tokenizer
+from freeda.training.loop import Plan, Task, fit
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -34,7 +34,7 @@ class Run:
 
     def fit(self, task: Task, plan: Plan) -> None:
         scaled = replace(plan, minutes=plan.minutes * self.scale)
-        fit(task, len(self.scenes), scaled, self.work, self.device)
+        fit(task, len(self.scenes), scaled, self.work, self.device, on_progress=click.echo)
 
 
 def train_dense(run: Run) -> None:

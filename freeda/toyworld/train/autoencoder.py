@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional
 from freeda.files import replacing
 from freeda.models.loading import weights_fingerprint
 from freeda.toyworld.train.data import SceneCache
-from freeda.toyworld.train.loop import Plan
+from freeda.training.loop import Plan
 
 __all__ = ["PLAN", "AutoencoderTask", "copy_of", "edge_loss", "encode_scenes"]
 
@@ -28,6 +29,7 @@ class AutoencoderTask:
     """Reconstructs random crops (the network is convolutional: what it learns holds at any size)."""
 
     name = "autoencoder"
+    figures: Mapping[str, float] = {}
 
     def __init__(self, scenes: SceneCache, device: torch.device) -> None:
         self.network = AutoencoderKL(

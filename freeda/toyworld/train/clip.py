@@ -6,6 +6,7 @@ The image tower is CLIP's ResNet, which learns from little data and time what a 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
-from freeda.toyworld.train.loop import Plan
+from freeda.training.loop import Plan
 
 __all__ = ["PLAN", "ClipTask", "save"]
 
@@ -31,6 +32,7 @@ class ClipTask:
     """Symmetric InfoNCE (Radford et al. 2021) with flips and small shifts as augmentation."""
 
     name = "clip"
+    figures: Mapping[str, float] = {}
 
     def __init__(
         self, scenes: SceneCache, tokenizer: CLIPTokenizer, work: Path, device: torch.device

@@ -5,6 +5,8 @@ The encoder stays as it is, and so do latents and denoiser.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -15,7 +17,7 @@ from freeda.models.backbone import Backbone
 from freeda.models.image_input import standardise
 from freeda.toyworld.train.autoencoder import edge_loss
 from freeda.toyworld.train.data import SceneCache
-from freeda.toyworld.train.loop import Plan
+from freeda.training.loop import Plan
 
 __all__ = ["PLAN", "DecoderTask"]
 
@@ -37,6 +39,7 @@ class DecoderTask:
     """
 
     name = "decoder"
+    figures: Mapping[str, float] = {}
 
     def __init__(
         self,

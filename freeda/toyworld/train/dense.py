@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.nn import functional
 from freeda.files import replacing
 from freeda.models.backbone import Backbone
 from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
-from freeda.toyworld.train.loop import Plan
+from freeda.training.loop import Plan
 
 __all__ = ["PLAN", "DenseTask", "encode_scenes", "save"]
 
@@ -63,6 +64,7 @@ class DenseTask:
     """Contrasts pooled region features between views (InfoNCE with several positives a row)."""
 
     name = "dense"
+    figures: Mapping[str, float] = {}
 
     def __init__(self, scenes: SceneCache, device: torch.device) -> None:
         self.network = timm.create_model(_ARCHITECTURE, num_classes=0, **_MODEL_ARGS).to(device)

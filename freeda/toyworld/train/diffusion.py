@@ -7,6 +7,7 @@ middle of the UNet is meanwhile drawn towards the dense backbone's features of t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from freeda.toyworld.train.crops import CELL, SceneBoxes, draw_crops
 from freeda.toyworld.train.data import CAPTIONS_PER_SCENE, IMAGE_SIZE, SceneCache
-from freeda.toyworld.train.loop import Plan
+from freeda.training.loop import Plan
 
 __all__ = ["PLAN", "DiffusionTask", "assemble_pipeline"]
 
@@ -65,6 +66,7 @@ class DiffusionTask:
     """
 
     name = "denoiser"
+    figures: Mapping[str, float] = {}
 
     def __init__(
         self,

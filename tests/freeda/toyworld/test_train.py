@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from freeda.models.diffusion import generate, load_pipeline
 from freeda.presets.settings import Synthesis
 from freeda.toyworld.train import autoencoder, clip, decoder, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
-from freeda.toyworld.train.loop import Plan, fit
 from freeda.toyworld.train.tokenizer import train_tokenizer
+from freeda.training.loop import Plan, fit
 
 CPU = torch.device("cpu")
 
@@ -27,6 +28,7 @@ class Line:
     """y = 3x, learnt from noisy points."""
 
     name = "line"
+    figures: ClassVar = {"slope": 0.0}
 
     def __post_init__(self) -> None:
         self.line = nn.Linear(1, 1, bias=False)
@@ -55,7 +57,7 @@ def test_the_loop_learns_and_keeps_the_averaged_weights(tmp_path: Path) -> None:
 
 
 def test_the_loop_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freeda.toyworld.train.loop._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("freeda.training.loop._CHECKPOINT_SECONDS", 0.0)
     whole = Line()
     (tmp_path / "whole").mkdir()
     fit(whole, 100, plan(60), tmp_path / "whole", CPU)

@@ -1,0 +1,85 @@
+"""What a trained method is: a `Method` with a network that somebody must train first.
+
+Its package holds a module `training` with `RECIPES`, the names of what it can learn from, and `build`, which
+gives a `Training`. Segmenting imports neither that module nor `freeda.training`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["TRAINED", "Plan", "Task", "Training"]
+
+TRAINED = {"odise": "freeda.methods.odise.training"}
+"""A method's name, and the module that says how it is trained."""
+
+
+class Task(Protocol):
+    """What is trained.
+
+    name: of the files that the training writes.
+    network: holds every trained parameter, and nothing that is not trained.
+    figures: of the latest loss, what else is worth a column of the curve.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def figures(self) -> Mapping[str, float]: ...
+
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
+        """The loss of some examples, given by number. It depends on its arguments and on PyTorch's random
+        stream only.
+
+        progress: share of the training that is done, from 0 to 1.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast. Training ends at `steps` or `minutes`, whichever comes first; the learning rate
+    falls to zero along whichever of the two is further.
+
+    A training that ends by its steps gives the same weights whether it was interrupted or not; one that ends
+    by the clock does not.
+    batch: examples per step, of all processes together.
+    clip: largest norm of the gradient.
+    """
+
+    steps: int
+    minutes: float = math.inf
+    batch: int
+    learning_rate: float
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema_decay: float = 0.998
+    clip: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that can begin.
+
+    examples: how many there are.
+    plan: of a full training.
+    settings: of the method, as the checkpoint holds them.
+    frozen: fingerprints of the models that are not trained, by role.
+    supervision: what the network learns from, for people.
+    """
+
+    task: Task
+    examples: int
+    plan: Plan
+    settings: Mapping[str, Any]
+    frozen: Mapping[str, str]
+    supervision: str

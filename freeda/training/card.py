@@ -1,0 +1,60 @@
+"""The model card of a trained method: what it learnt from, how long, what it measures, what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from freeda.methods.trained import Plan, Training
+from freeda.models.checkpoint import Checkpoint
+from freeda.training.loop import Progress
+
+__all__ = ["full_cost", "model_card"]
+
+
+def model_card(
+    checkpoint: Checkpoint, training: Training, plan: Plan, reached: Progress, figures: Mapping[str, str]
+) -> str:
+    """As Markdown. figures: what was measured, by name."""
+    trained = sum(weight.numel() for weight in training.task.network.parameters())
+    names = ", ".join(names[0] for names in checkpoint.classes)
+    measured = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
+    return f"""# {checkpoint.method}, trained with `freeda train`
+
+| | |
+|---|---|
+| supervision | {training.supervision} |
+| recipe | {checkpoint.recipe} |
+| frozen models | preset `{checkpoint.preset}`: {_fingerprints(checkpoint.frozen)} |
+| trained parameters | {trained:,} |
+| steps | {reached.step:,} of {plan.steps:,}, {plan.batch} images each |
+| time | {reached.seconds / 60:.0f} min |
+| loss at the end | {reached.loss:.3f} |
+{measured}
+
+Classes in training: {names}.
+
+`curve.png` shows the loss. `freeda segment --method {checkpoint.method} --weights FOLDER` uses these weights.
+
+## Limits
+
+- The weights fit the frozen models named above and no others.
+- Other classes than those in training are told apart by CLIP and by whatever the text space carries over.
+- {full_cost(training.plan, plan, reached)}
+"""
+
+
+def full_cost(full: Plan, plan: Plan, reached: Progress) -> str:
+    """What a full training takes, at the speed that was measured."""
+    images = reached.step * plan.batch
+    if not images or reached.seconds <= 0:
+        return "Nothing was trained."
+    hours = full.steps * full.batch * reached.seconds / images / 3600
+    share = images / (full.steps * full.batch)
+    return (
+        f"A full training, {full.steps:,} steps of {full.batch} images, takes {hours:.1f} h at this speed; "
+        f"this one saw {min(share, 1):.0%} of it."
+    )
+
+
+def _fingerprints(frozen: Mapping[str, str]) -> str:
+    return ", ".join(f"{role} {digest}" for role, digest in frozen.items())

@@ -1,0 +1,65 @@
+"""How a training went: a row of figures per few steps, as CSV and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from freeda.files import replacing
+
+__all__ = ["Curve"]
+
+_STEPS_PER_ROW = 10
+
+
+class Curve:
+    """The means of every ten steps' figures. Rows are kept in memory and written whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: list[dict[str, float]] = []
+        self._pending: list[Mapping[str, float]] = []
+
+    def resume(self, step: int) -> None:
+        """Reads what an interrupted training wrote, up to a step."""
+        if self.path.exists():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+            self._rows = [row for row in rows if row["step"] <= step]
+
+    def add(self, step: int, seconds: float, figures: Mapping[str, float]) -> None:
+        self._pending.append(figures)
+        if step % _STEPS_PER_ROW == 0:
+            means = {name: _mean([item[name] for item in self._pending]) for name in figures}
+            self._rows.append({"step": step, "seconds": round(seconds, 1), **means})
+            self._pending = []
+
+    def latest(self, name: str, rows: int = 10) -> float:
+        """The mean of a figure's last rows; NaN where there are none."""
+        values = [row[name] for row in self._rows[-rows:]] or [item[name] for item in self._pending]
+        return _mean(values) if values else math.nan
+
+    def save(self) -> None:
+        if not self._rows:
+            return
+        with replacing(self.path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(self._rows[0]))
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+    def draw(self, path: Path) -> None:
+        """The loss by step, as a PNG."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([row["step"] for row in self._rows], [row["loss"] for row in self._rows], linewidth=0.8)
+        axes.set(xlabel="step", ylabel="loss", yscale="log")
+        axes.grid(alpha=0.3)
+        figure.savefig(path, dpi=120)
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 6)

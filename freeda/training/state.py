@@ -1,0 +1,97 @@
+"""All that a training must remember, as one file of tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from freeda.errors import OutputError, TrainingError, reason
+from freeda.files import replacing
+
+__all__ = ["TrainingState"]
+
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+class TrainingState:
+    """Weights, their running mean, the optimiser and the clock.
+
+    Statistics that a network gathers itself (batch norm's) count as weights that nothing optimises.
+    elapsed: seconds trained.
+    """
+
+    def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float) -> None:
+        self.parameters = dict(network.named_parameters())
+        self.weights = {n: w for n, w in network.state_dict().items() if w.is_floating_point()}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), learning_rate, (0.9, 0.98), weight_decay=weight_decay
+        )
+        self.average = {name: w.clone() for name, w in self.weights.items()}
+        self.step = 0
+        self.elapsed = 0.0
+
+    @torch.no_grad()
+    def advance(self, decay: float) -> None:
+        """Counts a step, and moves the mean towards the weights."""
+        self.step += 1
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        for name, weight in self.weights.items():
+            self.average[name].lerp_(weight, 1 - decay)
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """The network's weights become their mean."""
+        for name, weight in self.weights.items():
+            weight.copy_(self.average[name])
+
+    def save(self, path: Path) -> None:
+        """Replaces the file whole. Raises `OutputError`; the old file is then as it was."""
+        tensors = {f"weights.{n}": w.contiguous() for n, w in self.weights.items()}
+        tensors |= {f"average.{n}": a.contiguous() for n, a in self.average.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{key}.{name}"] = value.contiguous()
+        try:
+            with replacing(path) as partial:
+                save_file(tensors, partial, {"step": str(self.step), "elapsed": repr(self.elapsed)})
+        except (OSError, SafetensorError) as error:
+            told = reason(error) if isinstance(error, OSError) else str(error)
+            kept = "the state saved before is kept" if path.exists() else "nothing was saved before"
+            raise OutputError(
+                f"cannot save '{path}' at step {self.step:,}: {told}; {kept}; make room and run the same "
+                f"command again"
+            ) from error
+
+    @torch.no_grad()
+    def load(self, path: Path, device: torch.device) -> None:
+        """Raises `TrainingError` for a file that is damaged or another network's."""
+        try:
+            with safe_open(path, "pt", device=str(device)) as file:
+                metadata, held = file.metadata(), set(file.keys())
+                self._require_same(path, held)
+                for name, weight in self.weights.items():
+                    weight.copy_(file.get_tensor(f"weights.{name}"))
+                    self.average[name].copy_(file.get_tensor(f"average.{name}"))
+                for name, parameter in self.parameters.items():
+                    self.optimizer.state[parameter] = {
+                        key: file.get_tensor(f"adam.{key}.{name}")
+                        for key in _ADAM
+                        if f"adam.{key}.{name}" in held
+                    }
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise TrainingError(
+                f"'{path}' cannot be read: {str(error).splitlines()[0]}; delete it to begin anew"
+            ) from error
+        self.step, self.elapsed = int(metadata["step"]), float(metadata["elapsed"])
+
+    def _require_same(self, path: Path, held: set[str]) -> None:
+        weights = {name.removeprefix("weights.") for name in held if name.startswith("weights.")}
+        if different := sorted(weights ^ self.weights.keys()):
+            raise TrainingError(
+                f"'{path}' is another network's ({len(different)} tensors differ, first {different[0]}); "
+                f"choose another folder"
+            )
