@@ -54,7 +54,7 @@ def reproduce_command(dataset: str, root: Path | None, out: Path | None, **optio
     """
     from freeda.evaluation.datasets import open_dataset
     from freeda.evaluation.report import summary, write_report
-    from freeda.evaluation.runner import evaluate
+    from freeda.evaluation.runner import RunFolder, evaluate
     from freeda.index.reader import PrototypeIndex
 
     data = _step("data set", lambda: open_dataset(dataset, root), lambda found: f"{len(found):,} images")
@@ -67,9 +67,9 @@ def reproduce_command(dataset: str, root: Path | None, out: Path | None, **optio
     if segmenter is None:
         sys.exit(1)
     target = out or Path("reproduced") / dataset
-    chosen = {name: options[name] for name in ("limit", "overwrite")}
+    folder, limit = RunFolder(target, options["overwrite"]), options["limit"]
     with ProgressBar(" images") as bar:
-        run = evaluate(segmenter, data, target, on_progress=bar.advance, **chosen)
+        run = evaluate(segmenter, data, folder, on_progress=bar.advance, limit=limit)
     write_report(run, segmenter, target)
     click.echo(_comparison(dataset, summary(run)["miou"], index, run))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from freeda.evaluation.average_precision import average_precision
 from freeda.evaluation.layouts import IGNORED
 from freeda.evaluation.metrics import ConfusionMatrix
 from freeda.evaluation.runner import Run
@@ -44,6 +45,7 @@ def summary(run: Run) -> dict[str, Any]:
         "miou": _percent(matrix.mean_iou()) if counts.any() else None,
         "pixel_accuracy": _percent(matrix.pixel_accuracy()) if counts.any() else None,
         "oracle_threshold": _oracle_threshold(run),
+        **_segment_figures(run),
         "seconds_per_image": round(sum(seconds) / max(len(seconds), 1), 4),
         "paths": _paths(run),
         "classes": [
@@ -56,6 +58,29 @@ def summary(run: Run) -> dict[str, Any]:
             for number, name in enumerate(run.names)
         ],
     }
+
+
+def _segment_figures(run: Run) -> dict[str, Any]:
+    """Panoptic quality, or average precision, of a run that measured it."""
+    things = run.dataset.things
+    if run.settings["task"] == "panoptic":
+        total = run.panoptic()
+        groups = {"all": None, "things": things, "stuff": set(range(len(run.dataset.classes))) - things}
+        return {"panoptic": {name: _quality(total.mean(some)) for name, some in groups.items()}}
+    if run.settings["task"] == "instance":
+        numbers = {run.dataset.name(number): number for number in range(len(run.dataset))}
+        truths = (run.dataset.annotated(numbers[record.name]) for record in run.records)
+        found = average_precision(truths, [record.instances for record in run.records], things)
+        return {"instances": {name: _percent_or_none(value) for name, value in vars(found).items()}}
+    return {}
+
+
+def _quality(means: tuple[float, float, float]) -> dict[str, float | None]:
+    return {name: _percent_or_none(value) for name, value in zip(("pq", "sq", "rq"), means, strict=True)}
+
+
+def _percent_or_none(share: float) -> float | None:
+    return None if np.isnan(share) else _percent(share)
 
 
 def _background(run: Run) -> str:
@@ -123,10 +148,28 @@ def table(figures: Mapping[str, Any]) -> str:
                 if oracle
                 else []
             ),
+            *_segment_lines(figures),
             f"seconds/image   {figures['seconds_per_image']:.3f}",
             *([f"paths           {paths}"] if paths else []),
         ]
     )
+
+
+def _segment_lines(figures: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"PQ, {group:12}{_shown(found['pq'])} (SQ {_shown(found['sq'])}, RQ {_shown(found['rq'])})"
+        for group, found in figures.get("panoptic", {}).items()
+    ]
+    if (found := figures.get("instances")) is not None:
+        lines.append(
+            f"AP              {_shown(found['ap'])} (at IoU 0.5: {_shown(found['ap50'])}, "
+            f"at 0.75: {_shown(found['ap75'])})"
+        )
+    return lines
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
 
 
 def write_report(run: Run, segmenter: Segmenter, out: Path) -> list[Path]:

@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
-from freeda.errors import DatasetError, OutputError, reason
+from freeda.errors import DatasetError
+from freeda.evaluation.average_precision import compressed
 from freeda.evaluation.datasets import Dataset, label_names
 from freeda.evaluation.layouts import IGNORED
 from freeda.evaluation.metrics import ConfusionMatrix
-from freeda.files import replacing
+from freeda.evaluation.panoptic import ClassMatches, PanopticQuality, match_segments
+from freeda.evaluation.run_folder import ImageRecord, RunFolder
 from freeda.methods.base import Segmenter
 from freeda.segmentation.decision import Foreground
 from freeda.segmentation.result import Segmentation
+from freeda.segmentation.segments import Segment
 
-__all__ = ["THRESHOLDS", "ImageRecord", "Run", "evaluate"]
+__all__ = ["TASKS", "THRESHOLDS", "ImageRecord", "Run", "RunFolder", "Task", "evaluate"]
 
+Task = Literal["semantic", "panoptic", "instance"]
+TASKS: tuple[Task, ...] = ("semantic", "panoptic", "instance")
 THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
 """Thresholds of the background that are tried on the test labels."""
-_RUN, _IMAGES, _PREDICTIONS = "run.json", "images.jsonl", "predictions"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageRecord:
-    """One image's result.
-
-    seconds: since the result before, for images pass the models in groups.
-    miou: over the classes of this image.
-    paths: how many regions, or classes, were handled in which way.
-    pairs: (true label, predicted label, pixels).
-    foreground: where there is a background: (true label, best class, number of `THRESHOLDS` below its score,
-        pixels).
-    """
-
-    name: str
-    seconds: float
-    miou: float
-    paths: Mapping[str, int]
-    pairs: Sequence[tuple[int, int, int]]
-    foreground: Sequence[tuple[int, int, int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +43,13 @@ class Run:
         total = ConfusionMatrix(len(self.names))
         for record in self.records:
             total.add_pairs(record.pairs)
+        return total
+
+    def panoptic(self) -> PanopticQuality:
+        """Of a run whose task was panoptic."""
+        total = PanopticQuality(len(self.dataset.classes))
+        for record in self.records:
+            total.add(ClassMatches(*item) for item in record.segments)
         return total
 
     def at_thresholds(self) -> Iterator[tuple[float, ConfusionMatrix]]:
@@ -84,39 +72,35 @@ class Run:
 def evaluate(
     segmenter: Segmenter,
     dataset: Dataset,
-    out: str | Path,
+    out: str | Path | RunFolder,
     *,
+    task: Task = "semantic",
     limit: int | None = None,
-    overwrite: bool = False,
-    save_predictions: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Run:
     """Segments a data set's images, or the first `limit`, and compares them with the truth.
 
     out: where the run is logged. A run of the same data set and segmenter there is resumed; another one is
-        refused, unless `overwrite`.
-    save_predictions: whether to keep label maps, numbered as the data set's own files.
+        refused, unless its `RunFolder` says to overwrite.
+    task: what is compared besides labels: nothing more, segments ("panoptic"), or scored instances.
     on_progress: called with images done and in all.
     Raises `DatasetError`, `OutputError`.
     """
-    out = Path(out)
-    complete = {**dataset.identity, **segmenter.identity}
+    folder = out if isinstance(out, RunFolder) else RunFolder(Path(out))
+    complete = {**dataset.identity, **segmenter.identity, "task": task}
     count = min(limit or len(dataset), len(dataset))
-    records = _open_run(out, complete, overwrite)
-    if save_predictions:
-        records = [r for r in records if (out / _PREDICTIONS / f"{r.name}.png").exists()]
+    records = folder.open(complete)
     done = {record.name for record in records}
     pending = [number for number in range(count) if dataset.name(number) not in done]
     on_progress(count - len(pending), count)
     segmenter.set_classes(dataset.classes)
     results = segmenter.stream(dataset.image(number) for number in pending)
-    with (out / _IMAGES).open("a", encoding="utf-8") as log:
+    with folder.log() as log:
         for finished, (number, result, seconds) in enumerate(_timed(pending, results), 1):
-            record = _compare(dataset, number, result, seconds)
-            if save_predictions:  # first: what is logged as done must be there
-                _save(dataset, number, result, out / _PREDICTIONS)
-            log.write(json.dumps(vars(record)) + "\n")
-            log.flush()
+            record = _compare(dataset, number, result, task, seconds)
+            ids = dataset.submitted(np.minimum(result.labels, len(label_names(dataset)) - 1))
+            folder.save(record.name, result, ids)  # first: what is logged as done must be there
+            log.add(record)
             records.append(record)
             on_progress(count - len(pending) + finished, count)
     wanted = {dataset.name(number) for number in range(count)}
@@ -134,7 +118,7 @@ def _timed(
         started = time.perf_counter()
 
 
-def _compare(dataset: Dataset, number: int, result: Segmentation, seconds: float) -> ImageRecord:
+def _compare(dataset: Dataset, number: int, result: Segmentation, task: Task, seconds: float) -> ImageRecord:
     names = label_names(dataset)
     if result.classes != names:
         raise DatasetError(
@@ -155,7 +139,27 @@ def _compare(dataset: Dataset, number: int, result: Segmentation, seconds: float
         paths=dict(result.paths),
         pairs=matrix.pairs(),
         foreground=_by_threshold(truth, result.foreground, len(names)) if result.foreground else (),
+        segments=_matches(dataset, number, result) if task == "panoptic" else (),
+        instances=_instances(dataset, result) if task == "instance" else (),
     )
+
+
+def _matches(dataset: Dataset, number: int, result: Segmentation) -> list[tuple[int, float, int, int, int]]:
+    found = match_segments(dataset.annotated(number), list(_of_classes(dataset, result.segments)))
+    return [(item.label, item.iou, item.matched, item.spurious, item.missed) for item in found]
+
+
+def _instances(dataset: Dataset, result: Segmentation) -> list[tuple[int, float, tuple[int, int], str]]:
+    if result.segment_source is None:
+        raise DatasetError("this method does not tell instances apart; use --task panoptic or semantic")
+    found = list(_of_classes(dataset, result.instances))
+    return [(item.label, item.score, *compressed(item.mask)) for item in found]
+
+
+def _of_classes(dataset: Dataset, segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Without the background's, numbered as the data set's classes."""
+    first = int(dataset.background)
+    return (replace(item, label=item.label - first) for item in segments if item.label >= first)
 
 
 def _by_threshold(truth: np.ndarray, foreground: Foreground, classes: int) -> list[tuple[int, int, int, int]]:
@@ -166,70 +170,3 @@ def _by_threshold(truth: np.ndarray, foreground: Foreground, classes: int) -> li
     keys = np.stack([truth[counted], labels, below], 1)
     found, pixels = np.unique(keys, axis=0, return_counts=True)
     return [(int(t), int(c), int(b), int(n)) for (t, c, b), n in zip(found, pixels, strict=True)]
-
-
-def _open_run(out: Path, settings: Mapping[str, Any], overwrite: bool) -> list[ImageRecord]:
-    """The records of an earlier run of the same settings; starts a new one where there is none."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _require_run_or_nothing(out)
-        if overwrite:
-            (out / _RUN).unlink(missing_ok=True)
-            shutil.rmtree(out / _PREDICTIONS, ignore_errors=True)
-        if not (out / _RUN).exists():
-            (out / _IMAGES).write_text("", encoding="utf-8")
-            with replacing(out / _RUN) as partial:
-                partial.write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
-            return []
-    except OSError as error:
-        raise OutputError(f"cannot write to '{out}': {reason(error)}; choose another --out") from error
-    _require_same(out, json.loads((out / _RUN).read_text(encoding="utf-8")), settings)
-    return _read_records(out / _IMAGES)
-
-
-def _require_run_or_nothing(out: Path) -> None:
-    """Raises `OutputError` for a folder with files that are no run's."""
-    held = {path.name: path for path in out.iterdir() if not path.name.endswith(".partial")}
-    begun = set(held) == {_IMAGES} and not held[_IMAGES].stat().st_size
-    if held and _RUN not in held and not begun:
-        raise OutputError(
-            f"'{out}' is no run of `freeda evaluate` and holds other files ({min(held)}); name an empty or "
-            f"new folder"
-        )
-
-
-def _require_same(out: Path, held: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    wanted = json.loads(json.dumps(settings, default=str))
-    changed = [
-        f"{key} {held.get(key)!r} instead of {wanted.get(key)!r}"
-        for key in sorted({*held, *wanted})
-        if held.get(key) != wanted.get(key)
-    ]
-    if changed:
-        raise OutputError(
-            f"'{out}' holds another run ({'; '.join(changed)}); choose another --out or add --overwrite"
-        )
-
-
-def _read_records(path: Path) -> list[ImageRecord]:
-    """All whole lines; a last one that was cut off is taken away, its image comes again."""
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    records = []
-    for line in whole.splitlines():
-        data = json.loads(line)
-        if "foreground" not in data:
-            raise OutputError(f"'{path}' was written by an earlier version of freeda; add --overwrite")
-        counted = {name: [tuple(entry) for entry in data[name]] for name in ("pairs", "foreground")}
-        records.append(ImageRecord(**data | counted))
-    return records
-
-
-def _save(dataset: Dataset, number: int, result: Segmentation, folder: Path) -> None:
-    path = folder / f"{dataset.name(number)}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ids = dataset.submitted(np.minimum(result.labels, len(label_names(dataset)) - 1))
-    ids = np.where(result.labels == result.ignore_index, 255, ids)
-    Image.fromarray(ids.astype(np.uint8)).save(path)

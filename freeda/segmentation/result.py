@@ -15,6 +15,7 @@ from freeda.errors import ConfigError, ExplanationError
 from freeda.segmentation.colors import class_colors
 from freeda.segmentation.decision import Foreground
 from freeda.segmentation.evidence import Evidence
+from freeda.segmentation.segments import Segment, SegmentSource
 
 if TYPE_CHECKING:
     import supervision
@@ -39,6 +40,7 @@ class Segmentation:
     explainer: what `explain` calls; None where the method cannot explain.
     scorer: what `score_maps` calls; None where the result has no such scores.
     file_name: of the image, without its folder; empty where it came from no file.
+    segment_source: what `segments` and `instances` are made of; None where they follow from the labels.
     foreground: what was known before the background was decided; None where there is no background.
     palette: (C, 3) uint8 RGB, in which the classes are drawn; None chooses colours by their names.
     """
@@ -51,6 +53,7 @@ class Segmentation:
     paths: Mapping[str, int] = field(default_factory=dict)
     explainer: Explainer | None = None
     scorer: Scorer | None = None
+    segment_source: SegmentSource | None = None
     foreground: Foreground | None = None
     file_name: str = ""
     palette: np.ndarray | None = None
@@ -80,6 +83,24 @@ class Segmentation:
             }
             for c in present
         ]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The parts of the image, largest first, none of which overlap: things one by one, stuff per class
+        (a panoptic segmentation). A method that does not tell things apart gives one segment per class found.
+        """
+        if self.segment_source is None:
+            return tuple(_as_segment(number, item, self) for number, item in enumerate(self.segments_info, 1))
+        return self.segment_source.panoptic((self.labels.shape[0], self.labels.shape[1]), self.classes)
+
+    @property
+    def instances(self) -> tuple[Segment, ...]:
+        """Things one by one, best first; they may overlap. A method that does not tell things apart gives
+        none.
+        """
+        if self.segment_source is None:
+            return ()
+        return self.segment_source.instances((self.labels.shape[0], self.labels.shape[1]), self.classes)
 
     @property
     def colors(self) -> np.ndarray:
@@ -176,3 +197,9 @@ class Segmentation:
         from freeda.segmentation.exports import save_result
 
         return save_result(self, Path(folder), stem, formats, instances=instances)
+
+
+def _as_segment(number: int, item: Mapping[str, Any], result: Segmentation) -> Segment:
+    """An entry of `segments_info` with its mask."""
+    mask = result.labels == item["id"]
+    return Segment(number, item["id"], item["label"], item["score"], mask, is_thing=False)

@@ -18,7 +18,7 @@ from freeda.cli import main
 from freeda.errors import DatasetError, OutputError
 from freeda.evaluation.datasets import ToyDataset, open_dataset
 from freeda.evaluation.report import summary, table
-from freeda.evaluation.runner import evaluate
+from freeda.evaluation.runner import RunFolder, evaluate
 from freeda.methods.base import Scores
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.methods.segmenter import MethodSegmenter
@@ -61,7 +61,7 @@ def test_figures_equal_scikit_learn_s_on_the_saved_predictions(
     segmenter: FreedaSegmenter, own: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    run = evaluate(segmenter, open_dataset(str(own), None), out, save_predictions=True)
+    run = evaluate(segmenter, open_dataset(str(own), None), RunFolder(out, save_predictions=True))
     truth = np.concatenate([item.ravel() for item in truths(own)])
     predicted = np.concatenate([item.ravel() for item in saved(out)])
     counted = truth != 255
@@ -109,10 +109,10 @@ def test_a_smaller_limit_takes_the_first_images(
 def test_predictions_do_not_depend_on_the_truth(
     segmenter: FreedaSegmenter, own: Path, tmp_path: Path
 ) -> None:
-    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "a", save_predictions=True)
+    evaluate(segmenter, open_dataset(str(own), None), RunFolder(tmp_path / "a", save_predictions=True))
     for path in (own / "labels").glob("*.png"):
         Image.fromarray(np.full((60, 80), 3, np.uint8)).save(path)
-    evaluate(segmenter, open_dataset(str(own), None), tmp_path / "b", save_predictions=True)
+    evaluate(segmenter, open_dataset(str(own), None), RunFolder(tmp_path / "b", save_predictions=True))
     for before, after in zip(saved(tmp_path / "a"), saved(tmp_path / "b"), strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -123,7 +123,7 @@ def test_another_run_s_folder_is_refused(segmenter: FreedaSegmenter, own: Path, 
     segmenter.method.settings = replace(segmenter.method.settings, neighbors=4)
     with pytest.raises(OutputError, match=r"neighbors 3 instead of 4.*--overwrite"):
         evaluate(segmenter, dataset, tmp_path / "out", limit=1)
-    run = evaluate(segmenter, dataset, tmp_path / "out", limit=1, overwrite=True)
+    run = evaluate(segmenter, dataset, RunFolder(tmp_path / "out", overwrite=True), limit=1)
     assert len(run.records) == 1
 
 
@@ -137,7 +137,7 @@ def test_another_class_list_is_another_run(segmenter: FreedaSegmenter, own: Path
 def test_predictions_asked_for_later_are_made(segmenter: FreedaSegmenter, own: Path, tmp_path: Path) -> None:
     dataset, out = open_dataset(str(own), None), tmp_path / "out"
     before = evaluate(segmenter, dataset, out)
-    after = evaluate(segmenter, dataset, out, save_predictions=True)
+    after = evaluate(segmenter, dataset, RunFolder(out, save_predictions=True))
     assert len(saved(out)) == len(after.records) == COUNT
     np.testing.assert_array_equal(before.matrix().counts(), after.matrix().counts())
 

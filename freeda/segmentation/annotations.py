@@ -1,0 +1,111 @@
+"""Images whose segments are known: what trained methods learn from, and what panoptic results are compared
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from freeda.class_names import ClassName
+from freeda.errors import ConfigError
+
+__all__ = ["UNMARKED", "AnnotatedImage", "AnnotatedImages", "OnlyClasses", "segments_by_class"]
+
+UNMARKED = -1
+"""Where an annotation says nothing."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with its segments.
+
+    image: (H, W, 3) uint8 RGB.
+    segments: (H, W) int32, a segment's number, counted from 0, or `UNMARKED`.
+    labels: each segment's class.
+    caption: a sentence about the image; empty where there is none.
+    nouns: of the caption.
+    """
+
+    image: np.ndarray
+    segments: np.ndarray
+    labels: tuple[int, ...]
+    caption: str = ""
+    nouns: tuple[str, ...] = ()
+
+
+class AnnotatedImages(Protocol):
+    """A set of annotated images, any of which can be had at any time.
+
+    classes: what labels count.
+    things: numbers of the classes that have instances; the others are stuff.
+    identity: what a training on them depends on, as plain data.
+    """
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]: ...
+    @property
+    def things(self) -> frozenset[int]: ...
+    @property
+    def identity(self) -> Mapping[str, str | int]: ...
+    def __len__(self) -> int: ...
+    def annotated(self, number: int) -> AnnotatedImage: ...
+
+
+@dataclass(frozen=True)
+class OnlyClasses:
+    """Annotated images of which only some classes are told: segments of the others are unmarked."""
+
+    data: AnnotatedImages
+    kept: tuple[int, ...]
+
+    @classmethod
+    def of(cls, data: AnnotatedImages, names: frozenset[str]) -> OnlyClasses:
+        """names: any of a class's names. Raises `ConfigError` for a name that is no class's."""
+        wanted = {name.casefold() for name in names}
+        known = {name.casefold(): number for number, item in enumerate(data.classes) for name in item.names}
+        if unknown := sorted(wanted - known.keys()):
+            raise ConfigError(
+                f"no class '{unknown[0]}' in the data; its classes are "
+                f"{', '.join(item.name for item in data.classes)}"
+            )
+        return cls(data, tuple(sorted({known[name] for name in wanted})))
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        return tuple(self.data.classes[number] for number in self.kept)
+
+    @property
+    def things(self) -> frozenset[int]:
+        return frozenset(place for place, number in enumerate(self.kept) if number in self.data.things)
+
+    @property
+    def identity(self) -> Mapping[str, str | int]:
+        return {**self.data.identity, "seen": ", ".join(item.name for item in self.classes)}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def annotated(self, number: int) -> AnnotatedImage:
+        item = self.data.annotated(number)
+        places = {number: place for place, number in enumerate(self.kept)}
+        kept = [segment for segment, label in enumerate(item.labels) if label in places]
+        table = np.full(len(item.labels) + 1, UNMARKED, np.int32)  # the last entry is for unmarked pixels
+        table[kept] = np.arange(len(kept))
+        labels = tuple(places[item.labels[segment]] for segment in kept)
+        return replace(item, segments=table[item.segments], labels=labels)
+
+
+def segments_by_class(labels: np.ndarray, ignored: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """A label map's classes as segments, one each, for images whose instances are not known.
+
+    Returns (H, W) int32 segments and each one's label.
+    """
+    present = [int(label) for label in np.unique(labels) if label != ignored]
+    segments = np.full(labels.shape, UNMARKED, np.int32)
+    for number, label in enumerate(present):
+        segments[labels == label] = number
+    return segments, tuple(present)

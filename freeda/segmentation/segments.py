@@ -1,0 +1,40 @@
+"""Segments: parts of an image that are one thing or one kind of stuff."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+__all__ = ["Segment", "SegmentSource"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of an image.
+
+    id: counts the segments of an image from 1.
+    label: its class, an index into the result's `classes`. name: of that class.
+    score: how sure the method is; methods scale it differently.
+    mask: (H, W) bool.
+    is_thing: whether the class has instances, of which this is one.
+    """
+
+    id: int
+    label: int
+    name: str
+    score: float
+    mask: np.ndarray
+    is_thing: bool
+
+
+class SegmentSource(Protocol):
+    """What a method that finds segments by itself keeps of an image. It holds no model."""
+
+    def panoptic(self, size: tuple[int, int], classes: Sequence[str]) -> tuple[Segment, ...]:
+        """Segments of an image of `size` (H, W) that do not overlap, largest first."""
+
+    def instances(self, size: tuple[int, int], classes: Sequence[str]) -> tuple[Segment, ...]:
+        """Instances of things, which may overlap, best first."""
