@@ -18,6 +18,7 @@ from freeda.commands.presets import presets_command
 from freeda.commands.reproduce import reproduce_command
 from freeda.commands.segment import segment_command
 from freeda.commands.serve import serve_command
+from freeda.commands.train import train_command
 from freeda.errors import FreedaError, masked
 
 __all__ = ["main"]
@@ -69,6 +70,7 @@ for command in (
     build_index_command,
     segment_command,
     evaluate_command,
+    train_command,
     reproduce_command,
     serve_command,
     doctor_command,

@@ -62,9 +62,10 @@ _COLUMNS = {
     "nouns_column": "Column with lists of nouns; these captions are not tagged.",
 }
 _OPTION_NAMES = (
-    *("method", "index", "preset", "recipe", "trust_models"),
+    *("method", "index", "weights", "preset", "recipe", "trust_models"),
     *(
         "background_concepts",
+        "stuff",
         "threshold",
         "device",
         "index_device",
@@ -88,6 +89,11 @@ METHOD_OPTIONS = (
         "[default: toy]",
     ),
     click.option(
+        "--weights",
+        metavar="FOLDER",
+        help="For methods that are trained: what `freeda train` wrote.  [default: the preset's]",
+    ),
+    click.option(
         "--preset", help="Take models and settings from this preset.  [default: the index's own, or toy]"
     ),
     TRUST,
@@ -98,6 +104,12 @@ METHOD_OPTIONS = (
         help='Names that compete with the classes as background, for methods that retrieve: "sky; wall", a '
         ".txt file, usual, none, or index for the index's other nouns; `segment` then needs no "
         "--background.  [default: the preset's]",
+    ),
+    click.option(
+        "--stuff",
+        metavar="LIST",
+        help='For methods that tell things apart: classes that have no instances, "sky; grass".  [default: '
+        "those of the training; of a data set, its own]",
     ),
     click.option(
         "--threshold",

@@ -12,18 +12,21 @@ from freeda.errors import ConfigError
 if TYPE_CHECKING:
     from freeda.methods.base import Segmenter
 
-__all__ = ["METHODS", "load", "retrieves"]
+__all__ = ["METHODS", "load", "takes"]
 
 METHODS = {
     "freeda": "freeda.methods.freeda",
     "diffsegmenter": "freeda.methods.diffsegmenter",
+    "odise": "freeda.methods.odise",
 }
 """A method's name, and the package whose `load(**options)` gives its segmenter."""
 
 
-def retrieves(method: str) -> bool:
-    """Whether a method takes an index."""
-    return "index" in signature(import_module(METHODS[method]).load).parameters
+def takes(method: str, option: str) -> bool:
+    """Whether a method has an option of its own: "index" for those that retrieve, "weights" for those that
+    are trained, "stuff" for those that tell things apart.
+    """
+    return option in signature(import_module(METHODS[method]).load).parameters
 
 
 def load(

@@ -22,6 +22,7 @@ from freeda.segmentation import MAX_PIXELS
 from freeda.segmentation.images import ImageLike, OnError
 from freeda.segmentation.result import Segmentation
 from freeda.segmentation.score_maps import ScoreMaps
+from freeda.segmentation.segments import SegmentSource
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -104,10 +105,12 @@ class Scores:
     maps: of classes first, then of what the background is made of: a (C + B, h, w) float32 tensor at any
         resolution, or another form of `ScoreMaps`.
     paths: how many regions, or classes, were handled in which way.
+    segments: of a method that finds segments by itself; None where they follow from the labels.
     """
 
     maps: torch.Tensor | ScoreMaps
     paths: Mapping[str, int] = field(default_factory=dict)
+    segments: SegmentSource | None = None
 
 
 class Method(Protocol[Prepared, Features, Encoded]):

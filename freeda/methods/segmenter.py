@@ -235,6 +235,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
             explainer=explainer,
             scorer=partial(self._class_scores, pixels, chosen),
             foreground=decision.foreground,
+            segment_source=scores.segments,
             file_name=Path(item.source).name if isinstance(item.source, str | Path) else "",
         )
 

@@ -111,14 +111,15 @@ class ClipModel:
 
     @torch.inference_mode()
     def embed_images(
-        self, images: torch.Tensor, interpolation: Interpolation = "antialiased"
+        self, images: torch.Tensor, interpolation: Interpolation = "antialiased", *, normalize: bool = True
     ) -> torch.Tensor:
-        """(B, K) float32 unit vectors of (B, 3, H, W) RGB images in [0, 1].
+        """(B, K) float32 vectors of (B, 3, H, W) RGB images in [0, 1], of unit length unless not to
+        `normalize`.
 
         Images are squashed to CLIP's input size, whatever their aspect (FreeDA's released code).
         """
-        embedded = self.network.encode_image(self._inputs(images, interpolation))
-        return functional.normalize(embedded.float(), dim=-1)
+        embedded = self.network.encode_image(self._inputs(images, interpolation)).float()
+        return functional.normalize(embedded, dim=-1) if normalize else embedded
 
     @torch.inference_mode()
     def embed_patches(self, images: torch.Tensor) -> torch.Tensor:

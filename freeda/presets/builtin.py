@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from freeda.errors import ConfigError
 from freeda.files import user_folder
@@ -12,6 +13,33 @@ from freeda.presets.settings import FreedaSettings, Localization, Preset, Superp
 from freeda.presets.toml import read_toml
 
 __all__ = ["PRESETS", "load_preset", "own_presets"]
+
+
+_TOY_ODISE: Mapping[str, Any] = {
+    "side": 128,
+    "window": 128,
+    "multiple": 16,
+    "taps": (
+        "vae.encoder.down_blocks.1.resnets.0",
+        "vae.encoder.down_blocks.2.resnets.0",
+        "unet.up_blocks.0.resnets.1",
+        "unet.up_blocks.1.resnets.1",
+        "unet.up_blocks.2.resnets.1",
+        "vae.decoder.up_blocks.0.resnets.1",
+        "vae.decoder.up_blocks.1.resnets.1",
+    ),
+    "strides": (2, 4, 8, 16),
+    "tap_width": 128,
+    "bottleneck": 32,
+    "width": 128,
+    "feedforward": 512,
+    "encoder_feedforward": 256,
+    "encoder_layers": 3,
+    "decoder_layers": 6,
+    "queries": 20,
+    "clip_scale": 2.0,
+}
+"""At the toy models' blocks and sizes."""
 
 
 def toy() -> Preset:
@@ -23,6 +51,7 @@ def toy() -> Preset:
             "diffusion": ("package:toyworld/weights/diffusion",),
             "clip": ("package:toyworld/weights/clip",),
             "backbone": ("package:toyworld/weights/dense",),
+            "odise": ("package:toyworld/weights/odise",),
         },
         synthesis=Synthesis(height=128, width=128, steps=12, guidance_scale=3.0, batch=16),
         localization=Localization(threshold=0.5, key="template"),
@@ -44,7 +73,8 @@ def toy() -> Preset:
                 "prompts": "joint",
                 "grid_weights": (0.0, 0.5, 0.5, 0.0),  # attention on 8 x 8 points at nothing
                 "presence_power": 0.5,
-            }
+            },
+            "odise": _TOY_ODISE,
         },
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )

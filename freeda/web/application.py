@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 
 import freeda
 from freeda.errors import FreedaError, printable
-from freeda.methods import METHODS, retrieves
+from freeda.methods import METHODS, takes
 from freeda.segmentation.coco import coco_document
 from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.exports import result_summary
@@ -291,7 +291,7 @@ def _bounded(given: str | None, most: int, key: str) -> int:
 
 
 def _methods() -> list[dict[str, Any]]:
-    return [{"name": name, "retrieves": retrieves(name)} for name in METHODS]
+    return [{"name": name, "retrieves": takes(name, "index")} for name in METHODS]
 
 
 def _described(result: Segmentation) -> dict[str, Any]:

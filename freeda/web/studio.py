@@ -14,7 +14,7 @@ from freeda.caching import BoundedCache
 from freeda.class_names import parse_classes
 from freeda.errors import ClassNamesError, ConfigError, FreedaError
 from freeda.index.reader import PrototypeIndex
-from freeda.methods import METHODS, load, retrieves
+from freeda.methods import METHODS, load, takes
 from freeda.methods.base import Segmenter
 from freeda.segmentation.images import read_content, require_aspect
 from freeda.segmentation.result import Segmentation
@@ -123,7 +123,7 @@ class Studio:
         """
         if method not in METHODS:
             raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
-        key = (method, index if retrieves(method) else None)
+        key = (method, index if takes(method, "index") else None)
         held = self._segmenters.find([key]).get(key)
         if held is None:
             held = {False: load(method=method, **self._load_options(method, index))}
@@ -133,7 +133,7 @@ class Studio:
         return held[background]
 
     def _load_options(self, method: str, index: str | None) -> dict[str, Any]:
-        if not retrieves(method):
+        if not takes(method, "index"):
             return self._options
         return {**self._options, "index": self._place(index), "trust_models": self._trust_models}
 

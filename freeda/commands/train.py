@@ -1,0 +1,124 @@
+"""`freeda train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from freeda.commands.options import DEVICE, read_lines
+from freeda.commands.paths import out_folder
+
+if TYPE_CHECKING:
+    from freeda.methods.trained import Plan, Training
+    from freeda.models.checkpoint import Checkpoint
+    from freeda.segmentation.annotations import AnnotatedImages
+
+__all__ = ["train_command"]
+
+_METHODS = ("odise",)
+
+
+@click.command("train", context_settings={"show_default": True})
+@click.argument("method", type=click.Choice(_METHODS))
+@click.option(
+    "--data",
+    required=True,
+    help="toyworld, a COCO panoptic folder, or a folder with images/, labels/ and classes.txt.",
+)
+@click.option("--out", callback=out_folder, required=True, help="Folder of the training and of its weights.")
+@click.option("--preset", default="toy", help="Frozen models and settings: a preset's name or a .toml file.")
+@click.option("--recipe", help="What is learnt; for odise, labels or captions.  [default: labels]")
+@click.option(
+    "--seen",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A text file with one class per line: only these are learnt.  [default: all; of toyworld, 38 of 50]",
+)
+@click.option("--steps", type=click.IntRange(1), help="Steps of the whole training.  [default: the recipe's]")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="End after so many minutes at the latest."
+)
+@click.option("--batch", type=click.IntRange(1), help="Images per step.  [default: the recipe's]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: one per core]")
+@click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a setting, such as learning_rate=1e-4 or queries=50; may be repeated.",
+)
+@DEVICE
+@click.option("--overwrite", is_flag=True, help="Replace another training in --out.")
+def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> None:
+    """Train METHOD on annotated images: odise.
+
+    A checkpoint is written every two minutes. Run the same command again after an interruption: it resumes.
+    Several GPUs: accelerate launch -m freeda.cli train ...
+    """
+    from freeda.methods.trained import TRAINED
+    from freeda.models.loading import choose_device
+    from freeda.presets import load_preset
+    from freeda.presets.toml import parse_setting
+    from freeda.training.card import full_cost
+    from freeda.training.run import TrainingRun
+
+    _limit_threads(options["threads"])
+    settings = dict(map(parse_setting, options["assignments"]))
+    preset, device = load_preset(options["preset"]), choose_device(options["device"])
+    recipes = import_module(TRAINED[method])
+    recipe = options["recipe"] or recipes.RECIPES[0]
+    data = _open_data(options["data"], options["seen"])
+    training = recipes.build(preset, data, recipe=recipe, device=device, options=settings)
+    plan = _plan(training, options)
+    checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
+    run = TrainingRun.of(out, training, plan, checkpoint, data.identity)
+    with run.opened(overwrite=overwrite):
+        reached = run.fit(device, lambda progress: click.echo(str(progress), err=True))
+        written = run.finish(reached, {})
+    click.echo(full_cost(training.plan, plan, reached))
+    click.echo(f"written  {', '.join(map(str, written))}")
+    click.echo(f"use      freeda segment --method {method} --weights {out} IMAGE --classes ...")
+
+
+def _limit_threads(count: int | None) -> None:
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def _open_data(name: str, seen: Path | None) -> AnnotatedImages:
+    from freeda.evaluation.datasets import open_dataset
+    from freeda.segmentation.annotations import OnlyClasses
+    from freeda.toyworld.split import TrainingScenes
+
+    names = None if seen is None else frozenset(read_lines(seen))
+    if name == "toyworld":
+        return TrainingScenes.showing(names)
+    data = open_dataset(name)
+    return data if names is None else OnlyClasses.of(data, names)
+
+
+def _plan(training: Training, options: Mapping[str, Any]) -> Plan:
+    given = {name: options[name] for name in ("steps", "minutes", "batch") if options[name] is not None}
+    return replace(training.plan, **given)
+
+
+def _checkpoint(
+    method: str, recipe: str, preset: str, training: Training, data: AnnotatedImages
+) -> Checkpoint:
+    from freeda.models.checkpoint import Checkpoint
+
+    return Checkpoint(
+        method=method,
+        recipe=recipe,
+        preset=preset,
+        settings=training.settings,
+        classes=tuple(item.names for item in data.classes),
+        stuff=tuple(item.name for n, item in enumerate(data.classes) if n not in data.things),
+        frozen=training.frozen,
+    )

@@ -1,0 +1,33 @@
+"""Frozen models and an untrained network, for training and for segmenting alike."""
+
+from __future__ import annotations
+
+import torch
+
+from freeda.methods.odise.network import FrozenModels, OdiseNetwork
+from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.taps import TappedPipeline
+from freeda.models.clip import load_clip
+from freeda.models.diffusion import load_pipeline
+from freeda.presets import Preset
+
+__all__ = ["load_frozen", "new_network"]
+
+
+def load_frozen(
+    preset: Preset, settings: OdiseSettings, device: torch.device, dtype: torch.dtype
+) -> FrozenModels:
+    """The preset's diffusion model and CLIP; raises `ModelNotFoundError`, `ConfigError`."""
+    pipeline = load_pipeline(preset.model_ids("diffusion"), device, dtype)
+    tapped = TappedPipeline(
+        pipeline, settings.taps, timestep=settings.timestep, noise_seed=settings.noise_seed
+    )
+    return FrozenModels(tapped, load_clip(preset.model_ids("clip"), device, dtype))
+
+
+def new_network(frozen: FrozenModels, settings: OdiseSettings, seed: int = 0) -> OdiseNetwork:
+    """A network with fresh weights, the same for the same seed, on the frozen models' device."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = OdiseNetwork(frozen, settings)
+    return network.to(frozen.clip.device)

@@ -1,0 +1,70 @@
+"""ODISE (Xu et al., CVPR 2023): all that is trained, and the frozen models that it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from freeda.methods.odise.captioner import ImplicitCaptioner
+from freeda.methods.odise.crops import CropGrid
+from freeda.methods.odise.head import Head, MaskQueries
+from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.taps import TappedPipeline
+from freeda.models.clip import ClipModel
+from freeda.models.diffusion import pipeline_fingerprint
+
+__all__ = ["FrozenModels", "OdiseNetwork"]
+
+
+@dataclass(frozen=True)
+class FrozenModels:
+    """What is never trained."""
+
+    diffusion: TappedPipeline
+    clip: ClipModel
+
+    @property
+    def text_width(self) -> int:
+        """Of CLIP's joint space."""
+        return int(self.clip.embed_texts([""]).shape[-1])
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """By role, of the weights."""
+        return {
+            "diffusion": pipeline_fingerprint(self.diffusion.pipeline),
+            "clip": self.clip.fingerprint(),
+        }
+
+    def image_embeddings(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, K) by CLIP, not normalised, which gradients may be taken through."""
+        return self.clip.embed_images(images, normalize=False).clone()
+
+
+class OdiseNetwork(nn.Module):
+    """Captioner and head. The frozen models are not its modules, so that no state of it holds them."""
+
+    def __init__(self, frozen: FrozenModels, settings: OdiseSettings) -> None:
+        super().__init__()
+        diffusion, width = frozen.diffusion, frozen.text_width
+        self.captioner = (
+            ImplicitCaptioner(width, diffusion.text_shape, diffusion.time_width)
+            if settings.captioner
+            else None
+        )
+        self.head = Head(diffusion.channels, width, settings)
+
+    def forward(self, frozen: FrozenModels, images: torch.Tensor, grid: CropGrid) -> list[MaskQueries]:
+        """Every layer's masks and embeddings of (B, 3, H, W) images in [0, 1], the last layer's last."""
+        crops = grid.cut(images)
+        taps = [grid.join(tap) for tap in self._taps(frozen, crops)]
+        return self.head(taps, grid.size)
+
+    def _taps(self, frozen: FrozenModels, crops: torch.Tensor) -> list[torch.Tensor]:
+        empty = frozen.diffusion.empty_text()
+        if self.captioner is None:
+            return frozen.diffusion.features(crops, empty.expand(len(crops), -1, -1))
+        text, time = self.captioner(frozen.image_embeddings(crops), empty)
+        return frozen.diffusion.features(crops, text, time)
