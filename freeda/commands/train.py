@@ -57,27 +57,30 @@ def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> No
     """Train METHOD on annotated images: odise.
 
     A checkpoint is written every two minutes. Run the same command again after an interruption: it resumes.
-    Several GPUs: accelerate launch -m freeda.cli train ...
+    On several GPUs: torchrun --nproc-per-node N -m freeda.cli train ...
     """
     from freeda.methods.trained import TRAINED
     from freeda.models.loading import choose_device
     from freeda.presets import load_preset
     from freeda.presets.toml import parse_setting
     from freeda.training.card import full_cost
+    from freeda.training.processes import Processes
     from freeda.training.run import TrainingRun
 
     _limit_threads(options["threads"])
     settings = dict(map(parse_setting, options["assignments"]))
-    preset, device = load_preset(options["preset"]), choose_device(options["device"])
+    preset, processes = load_preset(options["preset"]), Processes.of(choose_device(options["device"]))
     recipes = import_module(TRAINED[method])
     recipe = options["recipe"] or recipes.RECIPES[0]
     data = _open_data(options["data"], options["seen"])
-    training = recipes.build(preset, data, recipe=recipe, device=device, options=settings)
+    training = recipes.build(preset, data, recipe=recipe, device=processes.device, options=settings)
     plan = _plan(training, options)
     checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
     run = TrainingRun.of(out, training, plan, checkpoint, data.identity)
-    with run.opened(overwrite=overwrite):
-        reached = run.fit(device, lambda progress: click.echo(str(progress), err=True))
+    with run.opened(processes, overwrite=overwrite):
+        reached = run.fit(processes.device, lambda progress: click.echo(str(progress), err=True))
+        if not processes.is_main:
+            return
         written = run.finish(reached, {})
     click.echo(full_cost(training.plan, plan, reached))
     click.echo(f"written  {', '.join(map(str, written))}")

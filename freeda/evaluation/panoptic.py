@@ -60,6 +60,7 @@ def match_segments(truth: AnnotatedImage, found: Sequence[Segment]) -> list[Clas
     return [
         ClassMatches(label, round(row[0], 6), int(row[1]), int(row[2]), int(row[3]))
         for label, row in sorted(totals.items())
+        if any(row)
     ]
 
 

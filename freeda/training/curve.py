@@ -26,7 +26,10 @@ class Curve:
         """Reads what an interrupted training wrote, up to a step."""
         if self.path.exists():
             with self.path.open(encoding="utf-8", newline="") as file:
-                rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+                rows = [
+                    {name: float(value) for name, value in row.items()} | {"step": int(row["step"])}
+                    for row in csv.DictReader(file)
+                ]
             self._rows = [row for row in rows if row["step"] <= step]
 
     def add(self, step: int, seconds: float, figures: Mapping[str, float]) -> None:

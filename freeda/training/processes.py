@@ -51,6 +51,10 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
     def autocast(self) -> AbstractContextManager[None]:
         context: AbstractContextManager[None] = self.accelerator.autocast()
         return context

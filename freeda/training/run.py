@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from freeda.models.checkpoint import CARD, Checkpoint
 from freeda.training.card import model_card
 from freeda.training.curve import Curve
 from freeda.training.loop import Progress, fit
+from freeda.training.processes import Processes
 
 __all__ = ["TrainingRun"]
 
@@ -47,8 +48,9 @@ class TrainingRun:
         return cls(folder, training, plan, checkpoint, json.loads(json.dumps(settings)))
 
     @contextmanager
-    def opened(self, *, overwrite: bool = False) -> Iterator[None]:
-        """Keeps other processes out of the folder, and starts or resumes the run in it.
+    def opened(self, processes: Processes, *, overwrite: bool = False) -> Iterator[None]:
+        """Keeps other runs out of the folder, and starts or resumes this one in it. The main process does so
+        for all.
 
         Raises `OutputError` for a folder in use or with other files, `TrainingError` for another run's.
         """
@@ -58,10 +60,12 @@ class TrainingRun:
             raise OutputError(
                 f"cannot write to '{self.folder}': {reason(error)}; choose another --out"
             ) from error
-        with locked(self.folder):
-            if overwrite:
-                self._clear()
-            self._claim()
+        with locked(self.folder) if processes.is_main else nullcontext():
+            if processes.is_main:
+                if overwrite:
+                    self._clear()
+                self._claim()
+            processes.wait()
             yield
 
     def fit(self, device: torch.device, on_progress: Callable[[Progress], None]) -> Progress:

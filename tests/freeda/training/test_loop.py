@@ -1,0 +1,200 @@
+"""The training loop: exact resume, agreement of processes, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from freeda.errors import TrainingError
+from freeda.training.loop import Progress, fit
+from tests.freeda.training.lines import Line, plan
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[3]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_learns_and_keeps_the_averaged_weights(tmp_path: Path) -> None:
+    task = Line(noise=0.1)
+    reached = fit(task, 100, plan(200), tmp_path, CPU)
+    held = load_file(tmp_path / "line.state.safetensors")
+    assert reached.step == len(task.seen) == 200
+    assert task.network.weight.item() == held["average.weight"].item() != held["weights.weight"].item()
+    assert task.network.weight.item() == pytest.approx(3, abs=0.05)
+    curve = rows(tmp_path / "line.curve.csv")
+    assert [int(row["step"]) for row in curve] == list(range(10, 201, 10))
+    assert float(curve[0]["loss"]) > 20 * float(curve[-1]["loss"])
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import freeda.training.loop as loop
+from tests.freeda.training.lines import Line, plan
+
+loop._CHECKPOINT_SECONDS = 0.0
+
+class Killed(Line):
+    def loss(self, numbers, rng, progress):
+        if len(self.seen) == 33:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(numbers, rng, progress)
+
+loop.fit(Killed(noise=1.0), 100, plan(80), Path(sys.argv[1]), torch.device("cpu"))
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole, rest = Line(noise=1.0), Line(noise=1.0)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    fit(whole, 100, plan(80), tmp_path / "whole", CPU)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "cut")], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    fit(rest, 100, plan(80), tmp_path / "cut", CPU)
+    assert rest.seen == whole.seen[33:]
+    states = [load_file(tmp_path / name / "line.state.safetensors") for name in ("whole", "cut")]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+    curves = [rows(tmp_path / name / "line.curve.csv") for name in ("whole", "cut")]
+    assert [row["step"] for row in curves[0]] == [row["step"] for row in curves[1]]
+    assert curves[0][-1]["loss"] == curves[1][-1]["loss"]
+
+
+_PROCESSES = """
+import json, sys
+from pathlib import Path
+import torch
+from freeda.training.loop import fit
+from tests.freeda.training.lines import Line, plan
+
+task = Line()
+folder = Path(sys.argv[1])
+fit(task, 100, plan(20), folder, torch.device("cpu"))
+import torch.distributed as dist
+rank = dist.get_rank() if dist.is_initialized() else 0
+(folder / f"{rank}.json").write_text(json.dumps([task.network.weight.item(), task.seen]))
+"""
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """Each takes its half of every batch; after averaging their gradients, both hold the same weights."""
+    script = tmp_path / "script.py"
+    script.write_text(_PROCESSES)
+    one = Line()
+    (tmp_path / "one").mkdir()
+    fit(one, 100, plan(20), tmp_path / "one", CPU)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    (tmp_path / "two").mkdir()
+    done = subprocess.run(
+        [*launch, str(script), str(tmp_path / "two")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (first, seen), (second, others) = (
+        json.loads((tmp_path / "two" / f"{rank}.json").read_text()) for rank in (0, 1)
+    )
+    assert first == second == pytest.approx(one.network.weight.item(), rel=1e-3)
+    assert [sorted(a + b) for a, b in zip(seen, others, strict=True)] == one.seen
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("freeda.training.loop._CHECKPOINT_SECONDS", 0.0)
+
+    class Diverging(Line):
+        def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
+            return super().loss(numbers, rng, progress) * (float("nan") if len(self.seen) == 12 else 1)
+
+    with pytest.raises(TrainingError, match=r"line: at step 11 the loss is nan.*lower learning_rate"):
+        fit(Diverging(), 100, plan(50), tmp_path, CPU)
+    held = load_file(tmp_path / "line.state.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in held.values())
+    task = Line()
+    fit(task, 100, plan(50), tmp_path, CPU)
+    assert len(task.seen) == 50 - 11
+
+
+def test_another_network_s_state_is_refused(tmp_path: Path) -> None:
+    fit(Line(), 100, plan(5), tmp_path, CPU)
+    other = Line()
+    other.network = torch.nn.Linear(1, 1)
+    with pytest.raises(TrainingError, match="another network's .1 tensors differ, first bias"):
+        fit(other, 100, plan(5), tmp_path, CPU)
+
+
+def test_a_damaged_state_is_told(tmp_path: Path) -> None:
+    fit(Line(), 100, plan(5), tmp_path, CPU)
+    path = tmp_path / "line.state.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(TrainingError, match="cannot be read.*delete it to begin anew"):
+        fit(Line(), 100, plan(5), tmp_path, CPU)
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from freeda.errors import OutputError
+from freeda.training.loop import fit
+from tests.freeda.training.lines import Line, plan
+
+folder = Path(sys.argv[1])
+task = Line()
+fit(task, 100, plan(5), folder, torch.device("cpu"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # as on a full disk, no larger file can be written
+try:
+    fit(Line(), 100, plan(9), folder, torch.device("cpu"))
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file size are POSIX")
+def test_a_disk_that_is_full_costs_nothing_saved_before(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "cannot save" in done.stdout and "the state saved before is kept" in done.stdout
+    task = Line()
+    fit(task, 100, plan(9), tmp_path, CPU)
+    assert len(task.seen) == 4
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_progress_is_told_with_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freeda.training.loop._REPORT_SECONDS", 0.0)
+    told: list[Progress] = []
+
+    class Slow(Line):
+        def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
+            time.sleep(0.02)
+            return super().loss(numbers, rng, progress)
+
+    fit(Slow(), 100, plan(10), tmp_path, CPU, on_progress=told.append)
+    assert [item.step for item in told][:3] == [1, 2, 3] and told[-1].step == 10
+    for item in told:
+        assert item.seconds_left == pytest.approx(item.seconds * (10 - item.step) / item.step, rel=1e-6)
+    assert "line: step 10 of 10, loss" in str(told[-1]) and "0 min left" in str(told[-1])
