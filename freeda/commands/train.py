@@ -73,6 +73,8 @@ def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> No
     recipes = import_module(TRAINED[method])
     recipe = options["recipe"] or recipes.RECIPES[0]
     data = _open_data(options["data"], options["seen"])
+    if recipe == "captions":
+        data = _with_nouns(data)
     training = recipes.build(preset, data, recipe=recipe, device=processes.device, options=settings)
     plan = _plan(training, options)
     checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
@@ -104,6 +106,22 @@ def _open_data(name: str, seen: Path | None) -> AnnotatedImages:
         return TrainingScenes.showing(names)
     data = open_dataset(name)
     return data if names is None else OnlyClasses.of(data, names)
+
+
+def _with_nouns(data: AnnotatedImages) -> AnnotatedImages:
+    """Captions are tagged as `freeda build-index` tags them."""
+    from freeda.errors import DatasetError
+    from freeda.segmentation.annotations import WithNouns
+    from index_build.captions.nouns import NounFinder
+    from index_build.captions.taggers import open_tagger
+
+    if not data.annotated(0).caption:
+        raise DatasetError(
+            "recipe captions needs captions, and the first image has none; they lie beside a COCO panoptic "
+            "JSON file as captions_NAME.json"
+        )
+    find = NounFinder(open_tagger("pattern"))
+    return WithNouns(data, lambda caption: [span.noun for span in find(caption)])
 
 
 def _plan(training: Training, options: Mapping[str, Any]) -> Plan:

@@ -93,7 +93,23 @@ class CocoPanopticDataset:
 
     def annotated(self, number: int) -> AnnotatedImage:
         segments, labels = self._segments(number)
-        return AnnotatedImage(read_image(self.image(number)), segments, labels)
+        caption = self._captions.get(self.content["annotations"][number]["image_id"], "")
+        return AnnotatedImage(read_image(self.image(number)), segments, labels, caption)
+
+    @cached_property
+    def _captions(self) -> dict[int, str]:
+        """All sentences about each image, from `captions_NAME.json` where that lies beside the listing."""
+        path = self.listing.with_name(f"captions_{self.listing.stem.removeprefix(_PREFIX)}.json")
+        if not path.exists():
+            return {}
+        found: dict[int, str] = {}
+        try:
+            for item in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
+                before = found.get(item["image_id"])
+                found[item["image_id"]] = f"{before} {item['caption']}" if before else item["caption"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"captions '{path}' cannot be read: {reason(error)}") from error
+        return found
 
     def submitted(self, labels: np.ndarray) -> np.ndarray:
         return np.array([item["id"] for item in self.content["categories"]])[labels]

@@ -4,7 +4,7 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 from freeda.class_names import ClassName
 from freeda.errors import ConfigError
 
-__all__ = ["UNMARKED", "AnnotatedImage", "AnnotatedImages", "OnlyClasses", "segments_by_class"]
+__all__ = ["UNMARKED", "AnnotatedImage", "AnnotatedImages", "OnlyClasses", "WithNouns", "segments_by_class"]
 
 UNMARKED = -1
 """Where an annotation says nothing."""
@@ -97,6 +97,36 @@ class OnlyClasses:
         table[kept] = np.arange(len(kept))
         labels = tuple(places[item.labels[segment]] for segment in kept)
         return replace(item, segments=table[item.segments], labels=labels)
+
+
+@dataclass(frozen=True)
+class WithNouns:
+    """Annotated images, with the nouns of their captions.
+
+    find: the nouns of a caption, in the singular.
+    """
+
+    data: AnnotatedImages
+    find: Callable[[str], Sequence[str]]
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        return self.data.classes
+
+    @property
+    def things(self) -> frozenset[int]:
+        return self.data.things
+
+    @property
+    def identity(self) -> Mapping[str, str | int]:
+        return self.data.identity
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def annotated(self, number: int) -> AnnotatedImage:
+        item = self.data.annotated(number)
+        return replace(item, nouns=tuple(self.find(item.caption)) if item.caption else ())
 
 
 def segments_by_class(labels: np.ndarray, ignored: int) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,17 +13,17 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from freeda.class_names import ClassName
 from freeda.methods.odise.classes import ClassTexts
 from freeda.methods.odise.crops import CropGrid
+from freeda.methods.odise.grounding import draw_nouns, grounding_loss
 from freeda.methods.odise.head import MaskQueries, mask2former_config
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.views import random_view
 from freeda.segmentation.annotations import AnnotatedImage, AnnotatedImages
 
 __all__ = ["OdiseTask", "Recipe"]
 
 Recipe = Literal["labels", "captions"]
-_CLASS_WEIGHT, _MASK_WEIGHT, _DICE_WEIGHT = 2.0, 5.0, 5.0
-_NOUNS = 8
-"""That are drawn, with replacement, from a caption."""
+_CLASS_WEIGHT, _MASK_WEIGHT, _DICE_WEIGHT, _GROUNDING_WEIGHT = 2.0, 5.0, 5.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class OdiseTask:
     recipe: "labels" teaches the classes of the segments; "captions" only that a segment is a thing, and
         which nouns a caption mentions.
     points: of every mask, at which losses are computed.
+    jitter: range of the scales at which images are seen.
     """
 
     name = "odise"
@@ -54,11 +55,12 @@ class OdiseTask:
         recipe: Recipe = "labels",
         templates: Sequence[str],
         points: int = 1024,
+        jitter: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         self.network = network
         self.figures: Mapping[str, float] = {}
         self._frozen, self._settings, self._data = frozen, settings, data
-        self._recipe, self._templates = recipe, tuple(templates)
+        self._recipe, self._templates, self._jitter = recipe, tuple(templates), jitter
         self._device = frozen.diffusion.pipeline.device
         classes = data.classes if recipe == "labels" else (ClassName("thing"),)
         self._texts = ClassTexts.of(frozen.clip, classes, templates)
@@ -66,7 +68,8 @@ class OdiseTask:
 
     def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
         side = self._settings.side
-        views = [_view(self._data.annotated(int(number)), side, rng) for number in numbers]
+        examples = [self._data.annotated(int(number)) for number in numbers]
+        views = [random_view(example, side, self._jitter, rng) for example in examples]
         targets = [self._targets(view) for view in views]
         kept = [number for number, target in enumerate(targets) if len(target.labels)]
         if not kept:
@@ -78,7 +81,28 @@ class OdiseTask:
         )
         layers = self.network(self._frozen, images, grid)
         with torch.autocast(self._device.type, enabled=False):
-            return self._total(layers, [targets[number] for number in kept])
+            total = self._total(layers, [targets[number] for number in kept])
+            if self._recipe == "captions":
+                total = total + _GROUNDING_WEIGHT * self._grounding(layers, [views[n] for n in kept], rng)
+            return total
+
+    def _grounding(
+        self, layers: Sequence[MaskQueries], views: Sequence[AnnotatedImage], rng: np.random.Generator
+    ) -> torch.Tensor:
+        """The sum over layers; images whose captions have no nouns are left out, for they tell nothing."""
+        nouns = [draw_nouns(view.nouns, rng) for view in views]
+        told = [number for number, some in enumerate(nouns) if some]
+        if len(told) < 2:
+            return layers[-1].embeddings.float().sum() * 0
+        names = [ClassName(noun) for number in told for noun in nouns[number]]
+        texts = torch.from_numpy(self._frozen.clip.embed_classes(names, self._templates)).to(self._device)
+        losses = []
+        for layer in layers:
+            cosines = self.network.head.class_logits(layer.embeddings[told].float(), texts)[..., :-1]
+            losses.append(grounding_loss(cosines.unflatten(-1, (len(told), -1))))
+        total = torch.stack(losses).sum()
+        self.figures = {**self.figures, "grounding": float(total.detach())}
+        return total
 
     def _total(self, layers: Sequence[MaskQueries], targets: Sequence[_Targets]) -> torch.Tensor:
         """The weighted losses of all layers."""
@@ -96,6 +120,7 @@ class OdiseTask:
         self.figures = {
             **{name.removeprefix("loss_"): float(value.detach()) for name, value in parts.items()},
             "queries_with_a_class": float(shares.float().mean()),
+            **({"grounding": 0.0} if self._recipe == "captions" else {}),
         }
         return (
             _CLASS_WEIGHT * parts["loss_cross_entropy"]
@@ -132,11 +157,3 @@ class _Losses(Mask2FormerLoss):
         count = torch.tensor(float(sum(map(len, class_labels))), device=device)
         mean: torch.Tensor = reduce(count, "mean")
         return mean.clamp(min=1)
-
-
-def _view(item: AnnotatedImage, side: int, rng: np.random.Generator) -> AnnotatedImage:
-    """The image mirrored or not, as a square of `side` pixels."""
-    image, segments = item.image, item.segments
-    if rng.random() < 0.5:
-        image, segments = image[:, ::-1], segments[:, ::-1]
-    return replace(item, image=np.ascontiguousarray(image), segments=np.ascontiguousarray(segments))

@@ -13,7 +13,7 @@ from freeda.methods.odise.settings import INFERENCE_FIELDS, OdiseSettings
 from freeda.methods.odise.task import OdiseTask, Recipe
 from freeda.methods.trained import Plan, Training
 from freeda.presets import Preset
-from freeda.presets.settings import require
+from freeda.presets.settings import is_number, require
 from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
 
@@ -25,6 +25,7 @@ _PLAN = Plan(steps=90_000, batch=64, learning_rate=1e-4, warmup=500, weight_deca
 _SMALL_PLAN = Plan(steps=10_000, batch=16, learning_rate=4e-4, weight_decay=0.05)
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
+_JITTER = (0.1, 2.0)
 _PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
 
 
@@ -33,20 +34,28 @@ def build(
 ) -> Training:
     """A training of a fresh network on a preset's frozen models.
 
-    options: fields of `OdiseSettings`, and `learning_rate`, `warmup`, `weight_decay`, `ema_decay`, `clip`,
-        `seed` of the plan.
+    options: fields of `OdiseSettings`; `jitter`, the range of scales at which images are seen; and
+        `learning_rate`, `warmup`, `weight_decay`, `ema_decay`, `clip`, `seed` of the plan.
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
     settings = changed(OdiseSettings(), preset.methods.get("odise", {}), "method odise")
-    own = {name: value for name, value in options.items() if name not in _PLANNED}
+    own = {name: value for name, value in options.items() if name not in (*_PLANNED, "jitter")}
     settings = changed(settings, own, "training odise")
-    plan = _SMALL_PLAN if settings.side <= _SMALL_SIDE else _PLAN
+    small = settings.side <= _SMALL_SIDE
+    jitter = _jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
+    plan = _SMALL_PLAN if small else _PLAN
     plan = replace(plan, **{name: value for name, value in options.items() if name in _PLANNED})
     frozen = load_frozen(preset, settings, device, torch.float32)
     network = new_network(frozen, settings, plan.seed)
     task = OdiseTask(
-        frozen, network, settings, data, recipe=_as_recipe(recipe), templates=preset.segmentation.templates
+        frozen,
+        network,
+        settings,
+        data,
+        recipe=_as_recipe(recipe),
+        templates=preset.segmentation.templates,
+        jitter=jitter,
     )
     kept = {item.name for item in fields(settings)} - {*INFERENCE_FIELDS}
     return Training(
@@ -57,6 +66,14 @@ def build(
         frozen=frozen.fingerprints(),
         supervision=_supervision(data, recipe),
     )
+
+
+def _jitter(value: Any) -> tuple[float, float]:
+    numbers = (
+        isinstance(value, list | tuple) and len(value) == 2 and all(is_number(n, above=0) for n in value)
+    )
+    require(numbers and value[0] <= value[1], "jitter", value, "two numbers above 0, such as [0.5, 2.0]")
+    return float(value[0]), float(value[1])
 
 
 def _as_recipe(name: str) -> Recipe:

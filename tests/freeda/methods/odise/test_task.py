@@ -1,0 +1,224 @@
+"""What ODISE is taught: targets hold what the data show and nothing else; the losses can be learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from freeda.class_names import ClassName
+from freeda.methods.odise.crops import CropGrid
+from freeda.methods.odise.grounding import draw_nouns, grounding_loss
+from freeda.methods.odise.loading import load_frozen, new_network
+from freeda.methods.odise.network import FrozenModels
+from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.task import OdiseTask
+from freeda.methods.odise.training import build
+from freeda.methods.odise.views import random_view
+from freeda.presets import load_preset
+from freeda.presets.settings import Preset
+from freeda.presets.toml import changed
+from freeda.segmentation.annotations import UNMARKED, AnnotatedImage
+from freeda.toyworld.split import UNSEEN, TrainingScenes
+from freeda.training.loop import fit
+from tests.freeda.methods.odise.conftest import CPU, TINY
+
+CLASSES = (ClassName("cat", ("kitten",)), ClassName("grass"))
+
+
+@dataclass(frozen=True)
+class Given:
+    """A set of images made by hand."""
+
+    images: Sequence[AnnotatedImage]
+    classes: tuple[ClassName, ...] = CLASSES
+    things: frozenset[int] = frozenset({0})
+    identity: Mapping[str, str | int] = None  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def annotated(self, number: int) -> AnnotatedImage:
+        return self.images[number]
+
+
+def marked(*boxes: tuple[int, int, int, int], side: int = 64, nouns: tuple[str, ...] = ()) -> AnnotatedImage:
+    """Rectangles (top, left, height, width), in turn a cat and grass."""
+    segments = np.full((side, side), UNMARKED, np.int32)
+    for number, (top, left, height, width) in enumerate(boxes):
+        segments[top : top + height, left : left + width] = number
+    image = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    labels = tuple(number % 2 for number in range(len(boxes)))
+    return AnnotatedImage(image, segments, labels, "", nouns)
+
+
+def task(frozen: FrozenModels, images: Sequence[AnnotatedImage], **options: object) -> OdiseTask:
+    settings = OdiseSettings(**TINY)
+    network = new_network(frozen, settings)
+    return OdiseTask(frozen, network, settings, Given(images), templates=["a {}"], **options)  # type: ignore[arg-type]
+
+
+def loss_of(made: OdiseTask, *numbers: int, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return made.loss(np.array(numbers), np.random.default_rng(seed), 0.0)
+
+
+def test_no_training_target_is_unseen() -> None:
+    scenes = TrainingScenes()
+    names = {name for item in scenes.classes for name in item.names}
+    assert len(scenes.classes) == 38 and not names & UNSEEN
+    assert sum(number in scenes.things for number in range(38)) == 30
+    for number in range(60):
+        item = scenes.annotated(number)
+        assert set(np.unique(item.segments)) == set(range(len(item.labels)))
+        assert not any(kind in item.caption.split() for kind in UNSEEN)
+    assert np.array_equal(scenes.annotated(7).image, scenes.annotated(7).image)
+
+
+def test_scenes_are_not_those_of_the_frozen_models() -> None:
+    from freeda.toyworld.scenes import draw_scene, scene_rng
+
+    first = TrainingScenes().annotated(0).image
+    tries = [draw_scene(scene_rng("train", 24_000 + n * 1_000_000), 128).image for n in range(20)]
+    assert any(np.array_equal(first, image) for image in tries)
+
+
+def test_segments_below_a_cell_and_empty_images_are_left_out(frozen: FrozenModels) -> None:
+    """The tiny network's finest stride is 4: a segment of 15 pixels cannot be drawn."""
+    whole, small, empty = marked((0, 0, 40, 40)), marked((0, 0, 40, 40), (50, 50, 3, 5)), marked()
+    made = task(frozen, [whole, small, empty])
+    assert len(made._targets(small).labels) == 1
+    assert loss_of(made, 0) > 0
+    torch.testing.assert_close(loss_of(made, 0), loss_of(made, 0))
+    zero = loss_of(made, 2)
+    zero.backward()
+    assert zero.item() == 0 and all(w.grad is not None for w in made.network.parameters())
+
+
+def test_every_trained_weight_gets_a_gradient(frozen: FrozenModels) -> None:
+    made = task(frozen, [marked((0, 0, 30, 30), (30, 0, 34, 64))])
+    with torch.no_grad():
+        made.network.captioner.text_gate.fill_(0.1)  # type: ignore[union-attr]
+        made.network.captioner.time_gate.fill_(0.1)  # type: ignore[union-attr]
+    loss_of(made, 0).backward()
+    lacking = [name for name, w in made.network.named_parameters() if w.grad is None or not w.grad.any()]
+    unused = [name for name in lacking if "layers.1" not in name and "encoder.layers" not in name]
+    assert not [name for name in unused if name.startswith(("captioner", "head.taps", "head.embedding"))]
+    assert made.network.captioner.text_gate.grad.abs() > 0  # type: ignore[union-attr]
+
+
+def test_figures_tell_every_loss(frozen: FrozenModels) -> None:
+    made = task(frozen, [marked((0, 0, 30, 30), (30, 0, 34, 64))])
+    total = loss_of(made, 0).item()
+    figures = made.figures
+    parts = 2 * figures["cross_entropy"] + 5 * figures["mask"] + 5 * figures["dice"]
+    assert total == pytest.approx(parts, rel=1e-5)
+    assert 0 <= figures["queries_with_a_class"] <= 1
+
+
+def test_captions_teach_no_class_but_nouns(frozen: FrozenModels) -> None:
+    images = [marked((0, 0, 40, 40), nouns=("cat",)), marked((8, 8, 40, 40), nouns=("dog", "grass"))]
+    made = task(frozen, images, recipe="captions")
+    assert made._texts.count == 1 and set(made._targets(images[0]).labels.tolist()) == {0}
+    both = loss_of(made, 0, 1)
+    assert made.figures["grounding"] > 0
+    without = task(frozen, [replace(item, nouns=()) for item in images], recipe="captions")
+    assert loss_of(without, 0, 1) < both and without.figures["grounding"] == 0
+
+
+def test_the_grounding_loss_is_smallest_where_captions_belong_to_their_images() -> None:
+    right = torch.zeros(3, 4, 3, 8)
+    for number in range(3):
+        right[number, number, number] = 6.0
+    wrong = right.roll(1, 0)
+    assert grounding_loss(right) < 0.1 < 2 < grounding_loss(wrong)
+    similarity = torch.randn(3, 4, 3, 8, generator=torch.Generator().manual_seed(0))
+    present = np.zeros((3, 3))
+    for image in range(3):
+        for caption in range(3):
+            one = similarity[image, :, caption].double().numpy()
+            weights = np.exp(one) / np.exp(one).sum(0)
+            present[image, caption] = (weights * one).sum(0).mean()
+    rows = -np.log(np.exp(present.diagonal()) / np.exp(present).sum(1)).mean()
+    columns = -np.log(np.exp(present.diagonal()) / np.exp(present).sum(0)).mean()
+    assert grounding_loss(similarity).item() == pytest.approx((rows + columns) / 2, rel=1e-5)
+
+
+def test_nouns_are_drawn_with_replacement() -> None:
+    drawn = draw_nouns(("a", "b", "c"), np.random.default_rng(0))
+    assert len(drawn) == 8 and set(drawn) <= {"a", "b", "c"}
+    assert draw_nouns((), np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize("size", [(100, 60), (30, 200), (1, 1), (64, 64)])
+def test_views_are_squares_of_the_image_and_of_its_segments_alike(size: tuple[int, int]) -> None:
+    """The image holds each pixel's segment number as its colour: they stay together."""
+    rng = np.random.default_rng(0)
+    segments = (np.arange(size[0] * size[1]).reshape(size) * 4 // (size[0] * size[1])).astype(np.int32)
+    image = np.repeat((50 * segments[..., None] + 10).astype(np.uint8), 3, 2)
+    item = AnnotatedImage(image, segments, (0, 1, 0, 1))
+    for _ in range(20):
+        view = random_view(item, 64, (0.3, 2.0), rng)
+        assert view.image.shape == (64, 64, 3) and view.segments.shape == (64, 64)
+        inside = view.segments != UNMARKED
+        assert inside.any() and (view.image[~inside] == 0).all()
+        agree = np.abs(view.image[inside][:, 0].astype(int) - (50 * view.segments[inside] + 10)) < 20
+        assert agree.mean() > 0.6 or inside.sum() < 500  # blended borders are all there is of a few pixels
+
+
+def test_without_jitter_a_view_is_the_image_or_its_mirror() -> None:
+    item, rng = marked((0, 0, 30, 40)), np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        view = random_view(item, 64, (1.0, 1.0), rng)
+        plain = np.array_equal(view.image, item.image)
+        mirror = np.array_equal(view.image, item.image[:, ::-1])
+        assert plain != mirror
+        assert np.array_equal(view.segments, item.segments if plain else item.segments[:, ::-1])
+        seen.add(plain)
+    assert seen == {True, False}
+
+
+def test_one_batch_can_be_learnt_by_heart(tmp_path) -> None:
+    """On the toy models: two scenes, until nearly every pixel has its class."""
+    preset = load_preset("toy")
+    small = {"width": 64, "tap_width": 64, "feedforward": 128, "encoder_feedforward": 64}
+    fewer = {"encoder_layers": 1, "decoder_layers": 2, "queries": 8}
+    settings = changed(OdiseSettings(), {**preset.methods["odise"], **small, **fewer}, "test")
+    frozen = load_frozen(preset, settings, CPU, torch.float32)
+    scenes = TrainingScenes(count=2)
+    preset = replace(preset, methods={"odise": {**preset.methods["odise"], **small, **fewer}})
+    training = build(preset, scenes, recipe="labels", device=CPU, options={"learning_rate": 3e-3})
+    plan = replace(training.plan, steps=55, batch=2, warmup=5, ema_decay=0.9)
+    fit(training.task, 2, plan, tmp_path, CPU)
+    hits = pixels = 0
+    for number in range(2):
+        item = scenes.annotated(number)
+        image = torch.from_numpy(item.image).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            queries = training.task.network(frozen, image, CropGrid(1, 1, 128, 128))[-1]
+        logits = training.task._logits(queries)[0].softmax(-1)[:, :-1]  # type: ignore[attr-defined]
+        scores = torch.einsum("qc,qhw->chw", logits, queries.masks[0].sigmoid())
+        labels = torch.nn.functional.interpolate(scores[None], (128, 128), mode="bilinear")[0].argmax(0)
+        hits += int((labels.numpy() == np.array(item.labels)[item.segments]).sum())
+        pixels += labels.numel()
+    assert hits / pixels > 0.95
+
+
+def test_options_that_cannot_work_are_refused(odise_preset: Preset) -> None:
+    from freeda.errors import ConfigError
+
+    data = Given([marked((0, 0, 40, 40))])
+    for options, message in (
+        ({"queries": 0}, "queries is 0"),
+        ({"jitter": [2, 1]}, "jitter is .2, 1."),
+        ({"speed": 3}, "no option or setting 'speed'"),
+        ({"taps": ["unet.nothing.1"]}, "no block 'unet.nothing.1'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build(odise_preset, data, recipe="labels", device=CPU, options=options)
+    with pytest.raises(ConfigError, match="recipe is 'pictures'; expected labels or captions"):
+        build(odise_preset, data, recipe="pictures", device=CPU, options={})

@@ -1,0 +1,157 @@
+"""`freeda train`: from annotated images to weights that segment, through kills and refusals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors.torch import load_file
+
+from freeda.cli import main
+from freeda.presets.settings import Preset
+from tests.freeda.methods.odise.conftest import *  # noqa: F403 - its fixtures
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images, each a cat on grass, with labels."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    (folder / "classes.txt").write_text("cat,kitten\ngrass\nsky\n")
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        labels = np.ones((60, 80), np.uint8)
+        labels[10 : 30 + number, 20:50] = 0
+        labels[:5] = 2
+        image = rng.integers(0, 60, (60, 80, 3), dtype=np.uint8) + np.uint8(60) * labels[..., None]
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+        Image.fromarray(labels).save(folder / "labels" / f"{number}.png")
+    return folder
+
+
+def freeda(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def training(data: object, out: Path, *more: object) -> list[object]:
+    common = ["--preset", "tiny-odise", "--steps", 12, "--batch", 2, "--threads", 1]
+    return ["train", "odise", "--data", data, "--out", out, *common, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(odise_preset: Preset, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = freeda(*training(data, out))
+    assert done.exit_code == 0, done.stderr
+    assert "odise: step 12 of 12, loss" in done.stderr
+    assert "A full training, 10,000 steps of 16 images, takes" in done.stdout
+    assert f"freeda segment --method odise --weights {out}" in done.stdout
+    return out
+
+
+_SLOW = """
+import sys, time
+import freeda.training.loop as loop
+from freeda.cli import main
+
+loop._CHECKPOINT_SECONDS = 0.0
+step = loop._Fitting._step
+
+def slow(self, progress):
+    time.sleep(0.3)
+    return step(self, progress)
+
+loop._Fitting._step = slow
+main(sys.argv[1:])
+"""
+
+
+def test_killed_and_run_again_gives_the_same_weights(whole: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    command = [sys.executable, "-c", _SLOW, *map(str, training(data, out))]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        state, deadline = out / "odise.state.safetensors", time.monotonic() + 120
+        while not state.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGKILL)
+    assert state.exists() and not (out / "model.safetensors").exists()
+    done = freeda(*training(data, out))
+    assert done.exit_code == 0, done.stderr
+    for name in ("model.safetensors", "odise.state.safetensors"):
+        first, second = load_file(whole / name), load_file(out / name)
+        assert first.keys() == second.keys()
+        assert all((first[key] == second[key]).all() for key in first), name
+
+
+def test_the_folder_says_what_it_holds(whole: Path) -> None:
+    config = json.loads((whole / "config.json").read_text())
+    assert config["method"] == "odise" and config["recipe"] == "labels"
+    assert config["classes"] == [["cat", "kitten"], ["grass"], ["sky"]]
+    assert config["stuff"] == ["cat", "grass", "sky"]
+    card = (whole / "README.md").read_text()
+    assert "masks and names of 3 kinds, 6 images" in card and "12 of 12, 2 images each" in card
+    with Image.open(whole / "curve.png") as picture:
+        assert picture.width > 300
+    assert len((whole / "odise.curve.csv").read_text().splitlines()) == 2
+
+
+def test_the_weights_segment(whole: Path, data: Path, tmp_path: Path) -> None:
+    image = data / "images" / "0.png"
+    done = freeda(
+        *("segment", image, "--classes", "cat; grass", "--method", "odise"),
+        *("--weights", whole, "--format", "labels,panoptic", "--out", tmp_path),
+    )
+    assert done.exit_code == 0, done.stderr
+    with Image.open(tmp_path / "0.labels.png") as labels:
+        assert labels.size == (80, 60)
+
+
+def test_other_settings_are_refused_with_what_differs(whole: Path, data: Path) -> None:
+    before = {path: path.read_bytes() for path in whole.iterdir()}
+    done = freeda(*training(data, whole, "--set", "learning_rate=1e-3"))
+    assert done.exit_code == 1
+    assert "plan.learning_rate 0.0004 instead of 0.001" in done.stderr and "--overwrite" in done.stderr
+    assert {path: path.read_bytes() for path in whole.iterdir()} == before
+
+
+def test_a_folder_with_other_files_is_left_alone(data: Path, odise_preset: Preset, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    done = freeda(*training(data, tmp_path, "--overwrite"))
+    assert done.exit_code == 1 and "holds other files (letter.txt)" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_only_seen_classes_are_learnt(data: Path, odise_preset: Preset, tmp_path: Path) -> None:
+    (tmp_path / "seen.txt").write_text("kitten\ngrass\n")
+    out = tmp_path / "out"
+    done = freeda(*training(data, out, "--seen", tmp_path / "seen.txt", "--steps", 2))
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((out / "config.json").read_text())["classes"] == [["cat", "kitten"], ["grass"]]
+    (tmp_path / "seen.txt").write_text("unicorn\n")
+    done = freeda(*training(data, tmp_path / "other", "--seen", tmp_path / "seen.txt"))
+    assert done.exit_code == 1 and "no class 'unicorn' in the data" in done.stderr
+
+
+def test_captions_are_needed_for_the_recipe_that_learns_from_them(data: Path, tmp_path: Path) -> None:
+    done = freeda(*training(data, tmp_path / "out", "--recipe", "captions"))
+    assert done.exit_code == 1 and "recipe captions needs captions" in done.stderr
+
+
+def test_the_toy_world_is_learnt_from_captions(tmp_path: Path, odise_preset: Preset) -> None:
+    done = freeda(*training("toyworld", tmp_path / "out", "--recipe", "captions", "--steps", 3))
+    assert done.exit_code == 0, done.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["recipe"] == "captions" and len(config["classes"]) == 38
