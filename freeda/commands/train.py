@@ -14,13 +14,18 @@ from freeda.commands.options import DEVICE, read_lines
 from freeda.commands.paths import out_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from freeda.methods.trained import Plan, Training
     from freeda.models.checkpoint import Checkpoint
+    from freeda.presets import Preset
     from freeda.segmentation.annotations import AnnotatedImages
+    from freeda.training.run import TrainingRun
 
 __all__ = ["train_command"]
 
 _METHODS = ("odise",)
+_HELD_OUT = 20
 
 
 @click.command("train", context_settings={"show_default": True})
@@ -37,6 +42,11 @@ _METHODS = ("odise",)
     "--seen",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A text file with one class per line: only these are learnt.  [default: all; of toyworld, 38 of 50]",
+)
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="Begin with this folder's weights, not with new ones.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Steps of the whole training.  [default: the recipe's]")
 @click.option(
@@ -59,34 +69,50 @@ def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> No
     A checkpoint is written every two minutes. Run the same command again after an interruption: it resumes.
     On several GPUs: torchrun --nproc-per-node N -m freeda.cli train ...
     """
-    from freeda.methods.trained import TRAINED
     from freeda.models.loading import choose_device
     from freeda.presets import load_preset
-    from freeda.presets.toml import parse_setting
     from freeda.training.card import full_cost
     from freeda.training.processes import Processes
-    from freeda.training.run import TrainingRun
 
     _limit_threads(options["threads"])
-    settings = dict(map(parse_setting, options["assignments"]))
     preset, processes = load_preset(options["preset"]), Processes.of(choose_device(options["device"]))
-    recipes = import_module(TRAINED[method])
-    recipe = options["recipe"] or recipes.RECIPES[0]
-    data = _open_data(options["data"], options["seen"])
-    if recipe == "captions":
-        data = _with_nouns(data)
-    training = recipes.build(preset, data, recipe=recipe, device=processes.device, options=settings)
-    plan = _plan(training, options)
-    checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
-    run = TrainingRun.of(out, training, plan, checkpoint, data.identity)
+    run = _run(method, out, preset, processes.device, options)
     with run.opened(processes, overwrite=overwrite):
+        before = _held_out(run, preset, options["data"]) if run.is_new and processes.is_main else None
         reached = run.fit(processes.device, lambda progress: click.echo(str(progress), err=True))
         if not processes.is_main:
             return
-        written = run.finish(reached, {})
-    click.echo(full_cost(training.plan, plan, reached))
+        figures = _figures(before, _held_out(run, preset, options["data"]))
+        written = run.finish(reached, figures)
+    for name, figure in figures.items():
+        click.echo(f"{name}: {figure}")
+    click.echo(full_cost(run.training.plan, run.plan, reached))
     click.echo(f"written  {', '.join(map(str, written))}")
     click.echo(f"use      freeda segment --method {method} --weights {out} IMAGE --classes ...")
+
+
+def _run(
+    method: str, out: Path, preset: Preset, device: torch.device, options: Mapping[str, Any]
+) -> TrainingRun:
+    """What the options ask for, ready to begin."""
+    from freeda.methods.trained import TRAINED
+    from freeda.models.checkpoint import Checkpoint
+    from freeda.presets.toml import parse_setting
+    from freeda.training.run import TrainingRun
+
+    recipes = import_module(TRAINED[method])
+    recipe = options["recipe"] or recipes.RECIPES[0]
+    settings = dict(map(parse_setting, options["assignments"]))
+    data = _open_data(options["data"], options["seen"])
+    if recipe == "captions":
+        data = _with_nouns(data)
+    training = recipes.build(preset, data, recipe=recipe, device=device, options=settings)
+    start: dict[str, Any] = {}
+    if options["start"] is not None:
+        Checkpoint.read(options["start"], method).require_frozen(options["start"], training.frozen)
+        start = {"start": Checkpoint.load_weights(options["start"], training.task.network)}
+    checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
+    return TrainingRun.of(out, training, _plan(training, options), checkpoint, {**data.identity, **start})
 
 
 def _limit_threads(count: int | None) -> None:
@@ -127,6 +153,37 @@ def _with_nouns(data: AnnotatedImages) -> AnnotatedImages:
 def _plan(training: Training, options: Mapping[str, Any]) -> Plan:
     given = {name: options[name] for name in ("steps", "minutes", "batch") if options[name] is not None}
     return replace(training.plan, **given)
+
+
+def _held_out(run: TrainingRun, preset: Preset, data: str) -> float | None:
+    """MIoU of the network as it is, on scenes of the toy world that nothing was trained on; None for other
+    data, of which all is learnt.
+    """
+    if data != "toyworld":
+        return None
+    from tempfile import TemporaryDirectory
+
+    from freeda.evaluation.metrics import ConfusionMatrix
+    from freeda.evaluation.toy import ToyDataset
+    from freeda.methods import load
+
+    scenes = ToyDataset(count=_HELD_OUT, split="validation")
+    matrix = ConfusionMatrix(len(scenes.classes))
+    with TemporaryDirectory() as folder:
+        run.checkpoint.write(Path(folder), run.training.task.network)
+        segmenter = load(method=run.checkpoint.method, weights=folder, preset=preset)
+        segmenter.set_classes(scenes.classes)
+        results = segmenter.stream(scenes.image(number) for number in range(_HELD_OUT))
+        for number, result in enumerate(results):
+            matrix.add(scenes.truth(number), result.labels)
+    return 100 * matrix.mean_iou()
+
+
+def _figures(before: float | None, after: float | None) -> dict[str, str]:
+    if after is None:
+        return {}
+    untrained = "" if before is None else f" (untrained: {before:.1f})"
+    return {f"mIoU of {_HELD_OUT} held-out scenes, all 50 kinds": f"{after:.1f}{untrained}"}
 
 
 def _checkpoint(

@@ -20,7 +20,7 @@ from torch import nn
 
 from freeda.errors import ConfigError, OutputError, reason
 from freeda.files import replacing
-from freeda.models.loading import resolve
+from freeda.models.loading import resolve, weights_fingerprint
 
 __all__ = ["CARD", "Checkpoint"]
 
@@ -95,8 +95,11 @@ class Checkpoint:
             ) from error
 
     @staticmethod
-    def load_weights(folder: str | Path, network: nn.Module) -> None:
-        """Raises `ConfigError` for missing, extra or other tensors than the network has."""
+    def load_weights(folder: str | Path, network: nn.Module) -> str:
+        """Fills a network, and returns a fingerprint of its weights.
+
+        Raises `ConfigError` for missing, extra or other tensors than the network has.
+        """
         path = _home(folder) / _WEIGHTS
         try:
             held = load_file(path)
@@ -120,6 +123,7 @@ class Checkpoint:
                 f"with these settings"
             )
         network.load_state_dict({name: weight.to(torch.float32) for name, weight in held.items()})
+        return weights_fingerprint(held)
 
 
 def _home(folder: str | Path) -> Path:

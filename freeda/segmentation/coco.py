@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from freeda.segmentation.pieces import Piece, result_pieces
+from freeda.segmentation.pieces import LabelledPiece, result_pieces
 from freeda.segmentation.result import Segmentation
 
 __all__ = ["coco_document", "coco_panoptic"]
@@ -23,11 +23,11 @@ def coco_document(result: Segmentation, file_name: str, *, instances: bool = Fal
     height, width = result.labels.shape
     annotations = [
         {
-            **_segment(number, label, piece, result),
+            **_segment(number, found),
             "image_id": 1,
-            "segmentation": {"size": [height, width], "counts": piece.column_runs(height, width)},
+            "segmentation": {"size": [height, width], "counts": found.piece.column_runs(height, width)},
         }
-        for number, (label, piece) in enumerate(result_pieces(result, instances=instances), 1)
+        for number, found in enumerate(result_pieces(result, instances=instances), 1)
     ]
     return {
         "images": [_image(result, file_name)],
@@ -44,15 +44,16 @@ def coco_panoptic(
     The map is (H, W, 3) uint8: a segment's id is R + 256 G + 65536 B, and 0 where nothing was decided.
     file_name: of the image. map_name: of the map's PNG.
     instances: whether every connected piece of a class is a segment of its own. Classes are then marked as
-        things, else as stuff.
+        things, else as stuff; segments that the method has found by itself are what it says they are.
     """
     ids = np.zeros(result.labels.shape, np.uint32)
-    segments = []
-    for number, (label, piece) in enumerate(result_pieces(result, instances=instances), 1):
-        piece.cut(ids)[piece.mask] = number
-        segments.append(_segment(number, label, piece, result))
+    pieces = list(result_pieces(result, instances=instances))
+    for number, found in enumerate(pieces, 1):
+        found.piece.cut(ids)[found.piece.mask] = number
+    segments = [_segment(number, found) for number, found in enumerate(pieces, 1)]
+    things = {found.label: found.is_thing for found in pieces}
     categories = [
-        {"id": number + 1, "name": name, "isthing": int(instances), "color": color}
+        {"id": number + 1, "name": name, "isthing": int(things.get(number, instances)), "color": color}
         for number, (name, color) in enumerate(zip(result.classes, result.colors.tolist(), strict=True))
     ]
     document = {
@@ -64,15 +65,15 @@ def coco_panoptic(
     return colored, document
 
 
-def _segment(number: int, label: int, piece: Piece, result: Segmentation) -> dict[str, Any]:
+def _segment(number: int, found: LabelledPiece) -> dict[str, Any]:
     """What annotations and panoptic segments have in common."""
     return {
         "id": number,
-        "category_id": label + 1,
-        "area": piece.area,
-        "bbox": piece.box,
+        "category_id": found.label + 1,
+        "area": found.piece.area,
+        "bbox": found.piece.box,
         "iscrowd": 0,
-        "score": piece.mean(result.scores),
+        "score": found.score,
     }
 
 

@@ -32,8 +32,8 @@ def to_supervision(result: Segmentation, *, instances: bool = False) -> supervis
         ) from error
     height, width = result.labels.shape
     pieces = list(result_pieces(result, instances=instances))
-    masks = [piece.whole(height, width) for _, piece in pieces]
-    numbers = [number for number, _ in pieces]
+    masks = [found.piece.whole(height, width) for found in pieces]
+    numbers = [found.label for found in pieces]
     if not masks:
         empty = supervision.Detections.empty()
         empty.data["class_name"] = np.array([], np.str_)
@@ -42,7 +42,7 @@ def to_supervision(result: Segmentation, *, instances: bool = False) -> supervis
     return supervision.Detections(
         xyxy=supervision.mask_to_xyxy(stacked).astype(np.float32),
         mask=stacked,
-        confidence=np.array([float(result.scores[mask].mean()) for mask in masks], np.float32),
+        confidence=np.array([found.score for found in pieces], np.float32),
         class_id=np.array(numbers),
         data={"class_name": np.array([result.classes[number] for number in numbers])},
     )
@@ -54,19 +54,17 @@ def to_transformers(result: Segmentation) -> dict[str, Any]:
     "segmentation" is an (H, W) int32 tensor of segments' ids from 1, and 0 where nothing was decided;
     "segments_info" has id, label_id, label, score and was_fused.
     """
-    segments, info = np.zeros(result.labels.shape, np.int32), []
-    for number, item in enumerate(result.segments_info, 1):
-        segments[result.labels == item["id"]] = number
-        info.append(
-            {
-                "id": number,
-                "label_id": item["id"],
-                "label": item["label"],
-                "score": item["score"],
-                "was_fused": False,
-            }
-        )
-    return {"segmentation": torch.from_numpy(segments), "segments_info": info}
+    info = [
+        {
+            "id": item.id,
+            "label_id": item.label,
+            "label": item.name,
+            "score": item.score,
+            "was_fused": False,
+        }
+        for item in result.segments
+    ]
+    return {"segmentation": torch.from_numpy(result.segment_map), "segments_info": info}
 
 
 def to_pipeline(result: Segmentation) -> list[dict[str, Any]]:

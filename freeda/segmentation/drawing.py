@@ -46,7 +46,10 @@ def draw_overlay(
     shown = np.vstack([chosen, [[0, 0, 0]]]).astype(np.float32)
     flat = np.minimum(labels, len(result.classes))  # undecided pixels are black
     mixed = image * (1 - opacity) + shown[flat] * opacity
-    mixed[_borders(labels)] = 255
+    edges = _borders(labels)
+    if result.segment_source is not None:  # two things of one class side by side
+        edges |= _borders(_resized(result.image, result.segment_map)[1])
+    mixed[edges] = 255
     picture = Image.fromarray(mixed.round().astype(np.uint8))
     _write_names(picture, labels, result)
     return _with_legend(picture, result, chosen) if legend else picture

@@ -19,6 +19,7 @@ from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.evidence import Evidence
 from freeda.segmentation.evidence_sheet import draw_evidence
 from freeda.segmentation.label_studio import label_studio_task
+from freeda.segmentation.pieces import Piece
 from freeda.segmentation.result import Segmentation
 
 __all__ = ["result_summary", "save_evidence", "save_result"]
@@ -82,7 +83,24 @@ def result_summary(result: Segmentation) -> dict[str, Any]:
         "undecided": int((result.labels == result.ignore_index).sum()),
         "paths": dict(result.paths),
         "segments": result.segments_info,
+        **({} if result.segment_source is None else {"panoptic": _panoptic(result)}),
     }
+
+
+def _panoptic(result: Segmentation) -> list[dict[str, Any]]:
+    """The segments that a method has found by itself, without their masks."""
+    return [
+        {
+            "id": item.id,
+            "class": item.label,
+            "label": item.name,
+            "thing": item.is_thing,
+            "area": int(item.mask.sum()),
+            "box": Piece.of(item.mask).box,
+            "score": item.score,
+        }
+        for item in result.segments
+    ]
 
 
 def _write_json(content: Any, path: Path, indent: int | None = 2) -> Path:

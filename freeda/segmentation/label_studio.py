@@ -34,14 +34,14 @@ def label_studio_task(result: Segmentation, file_name: str, *, instances: bool =
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
-            "score": piece.mean(result.scores),
+            "score": found.score,
             "value": {
                 "format": "rle",
-                "rle": packed_runs(piece.whole(height, width)),
-                "brushlabels": [result.classes[label]],
+                "rle": packed_runs(found.piece.whole(height, width)),
+                "brushlabels": [result.classes[found.label]],
             },
         }
-        for number, (label, piece) in enumerate(result_pieces(result, instances=instances), 1)
+        for number, found in enumerate(result_pieces(result, instances=instances), 1)
     ]
     shares = [(item["share"], item["score"]) for item in result.segments_info]
     mean = sum(share * score for share, score in shares) / max(sum(share for share, _ in shares), 1e-9)

@@ -10,7 +10,7 @@ import numpy as np
 
 from freeda.segmentation.result import Segmentation
 
-__all__ = ["Piece", "connected_pieces", "result_pieces", "run_lengths"]
+__all__ = ["LabelledPiece", "Piece", "connected_pieces", "result_pieces", "run_lengths"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,28 @@ class Piece:
         return runs
 
 
-def result_pieces(result: Segmentation, *, instances: bool) -> Iterator[tuple[int, Piece]]:
-    """Class numbers with their pieces, largest class first: one per class, or every connected piece."""
+@dataclass(frozen=True)
+class LabelledPiece:
+    """A piece of a result. label: its class's number. is_thing: whether it is one of several of its class."""
+
+    label: int
+    piece: Piece
+    score: float
+    is_thing: bool
+
+
+def result_pieces(result: Segmentation, *, instances: bool) -> Iterator[LabelledPiece]:
+    """The segments that a method has found by itself, largest first. Of other methods, the classes found,
+    largest first: one piece per class, or every connected one.
+    """
+    if result.segment_source is not None:
+        for found in result.segments:
+            yield LabelledPiece(found.label, Piece.of(found.mask), found.score, found.is_thing)
+        return
     for item in result.segments_info:
         mask = result.labels == item["id"]
         for piece in connected_pieces(mask) if instances else [Piece.of(mask)]:
-            yield item["id"], piece
+            yield LabelledPiece(item["id"], piece, piece.mean(result.scores), instances)
 
 
 def connected_pieces(mask: np.ndarray) -> Iterator[Piece]:

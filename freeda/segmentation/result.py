@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ class Segmentation:
             for c in present
         ]
 
-    @property
+    @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """The parts of the image, largest first, none of which overlap: things one by one, stuff per class
         (a panoptic segmentation). A method that does not tell things apart gives one segment per class found.
@@ -92,6 +93,14 @@ class Segmentation:
         if self.segment_source is None:
             return tuple(_as_segment(number, item, self) for number, item in enumerate(self.segments_info, 1))
         return self.segment_source.panoptic((self.labels.shape[0], self.labels.shape[1]), self.classes)
+
+    @property
+    def segment_map(self) -> np.ndarray:
+        """(H, W) int32: the ids of `segments`, 0 where there is none."""
+        found = np.zeros(self.labels.shape, np.int32)
+        for item in self.segments:
+            found[item.mask] = item.id
+        return found
 
     @property
     def instances(self) -> tuple[Segment, ...]:

@@ -106,7 +106,8 @@ class _Fitting:
                 self._save()
                 saved = now
         self._save()
-        self._report(losses or [math.nan])
+        if losses:
+            self._report(losses)
 
     def _progress(self) -> float:
         """Share of the training that is done; all processes agree on it."""

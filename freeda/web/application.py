@@ -318,6 +318,7 @@ def _encoded(content: dict[str, Any]) -> bytes:
 _Make = Callable[[Segmentation], tuple[bytes, str]]
 _FILES: dict[str, _Make] = {
     "labels.u16": lambda result: (result.labels.astype("<u2").tobytes(), "application/octet-stream"),
+    "segments.u16": lambda result: (result.segment_map.astype("<u2").tobytes(), "application/octet-stream"),
     "labels.png": lambda result: (_png(draw_labels(result)), "image/png"),
     "overlay.png": lambda result: (_png(draw_overlay(result)), "image/png"),
     "result.json": lambda result: (_encoded(result_summary(result)), "application/json"),
@@ -326,4 +327,6 @@ _FILES: dict[str, _Make] = {
         "application/json",
     ),
 }
-"""What a result can be fetched as. labels.u16: (H, W) unsigned 16-bit little-endian numbers of classes."""
+"""What a result can be fetched as. labels.u16, segments.u16: (H, W) unsigned 16-bit little-endian numbers of
+classes, and of segments.
+"""

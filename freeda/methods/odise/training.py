@@ -22,7 +22,7 @@ __all__ = ["RECIPES", "build"]
 RECIPES: tuple[str, ...] = get_args(Recipe)
 _PLAN = Plan(steps=90_000, batch=64, learning_rate=1e-4, warmup=500, weight_decay=0.05, clip=0.01)
 """The paper's, with a cosine in place of two steps."""
-_SMALL_PLAN = Plan(steps=10_000, batch=16, learning_rate=4e-4, weight_decay=0.05)
+_SMALL_PLAN = Plan(steps=20_000, batch=8, learning_rate=4e-4, weight_decay=0.05)
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
 _JITTER = (0.1, 2.0)

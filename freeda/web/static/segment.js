@@ -128,8 +128,11 @@ export class SegmentView {
     try {
       const result = await api.post("segment", question, asked.signal);
       const labels = new Uint16Array(await api.bytes(`results/${result.result}/labels.u16`, asked.signal));
+      const segments = result.panoptic
+        ? new Uint16Array(await api.bytes(`results/${result.result}/segments.u16`, asked.signal))
+        : null;
       showError(null);
-      this.#show({ ...result, index: question.index }, labels);
+      this.#show({ ...result, index: question.index }, labels, segments);
       if (this.pixel && result.explains) await this.#explain(this.pixel);
     } catch (error) {
       if (error.name !== "AbortError") byId("status").textContent = this.#size();
@@ -137,10 +140,10 @@ export class SegmentView {
     }
   }
 
-  #show(result, labels) {
+  #show(result, labels, segments) {
     this.result = result;
     byId("why").hidden = true;
-    this.stage.paint(labels, result.classes.map((item) => item.color));
+    this.stage.paint(labels, result.classes.map((item) => item.color), segments);
     byId("status").textContent = `${this.#size()}; ${result.milliseconds} ms`;
     byId("legend").replaceChildren(...result.segments.map((item) => this.#legendLine(item)));
     const stem = this.image.name.replace(/\.[^.]*$/, "") || "image";
@@ -152,13 +155,14 @@ export class SegmentView {
   }
 
   #legendLine(item) {
+    const things = (this.result.panoptic ?? []).filter((one) => one.thing && one.class === item.id).length;
     const swatch = element("span", { className: "swatch" });
     swatch.style.background = this.result.classes[item.id].color;
     const line = element(
       "li",
       { onmouseenter: () => this.stage.light(item.id), onmouseleave: () => this.stage.light(null) },
       swatch,
-      element("span", { className: "name", text: item.label }),
+      element("span", { className: "name", text: things > 1 ? `${item.label} × ${things}` : item.label }),
       element("span", { className: "share", text: percent(item.share), title: "Share of the image" }),
       element("span", { className: "score", text: item.score.toFixed(2), title: "Mean score" }),
     );

@@ -10,6 +10,7 @@ export class Stage {
     this.context = this.canvas.getContext("2d");
     this.image = null;
     this.labels = null;
+    this.segments = null;
     this.colors = [];
     this.lit = null;
     this.region = null;
@@ -33,8 +34,10 @@ export class Stage {
   }
 
   // labels: a number per pixel; colors: "#rrggbb" per number, others are drawn black.
-  paint(labels, colors) {
+  // segments: a number per pixel, between which borders are drawn; null for none.
+  paint(labels, colors, segments) {
     this.labels = labels;
+    this.segments = segments;
     this.colors = colors.map((text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16)));
     this.region = null;
     this.draw();
@@ -68,10 +71,21 @@ export class Stage {
     const { width, height, data } = this.image;
     const drawn = new ImageData(new Uint8ClampedArray(data), width, height);
     if (this.labels) this.#tint(drawn.data);
+    if (this.labels && this.segments) this.#border(drawn.data);
     if (this.lit !== null && this.labels) this.#edge(drawn.data, (at) => this.labels[at] === this.lit, 255);
     if (this.region) this.#edge(drawn.data, (at) => this.region[at] === 1, 0);
     if (this.cross) this.#mark(drawn.data);
     this.context.putImageData(drawn, 0, 0);
+  }
+
+  #border(pixels) {
+    const { width } = this.canvas;
+    for (let at = 0; at < this.segments.length; at += 1) {
+      const right = (at + 1) % width ? at + 1 : at;
+      const below = at + width < this.segments.length ? at + width : at;
+      const own = this.segments[at];
+      if (own !== this.segments[right] || own !== this.segments[below]) pixels.fill(255, 4 * at, 4 * at + 3);
+    }
   }
 
   #tint(pixels) {

@@ -56,7 +56,7 @@ def whole(odise_preset: Preset, data: Path, tmp_path_factory: pytest.TempPathFac
     done = freeda(*training(data, out))
     assert done.exit_code == 0, done.stderr
     assert "odise: step 12 of 12, loss" in done.stderr
-    assert "A full training, 10,000 steps of 16 images, takes" in done.stdout
+    assert "A full training, 20,000 steps of 8 images, takes" in done.stdout
     assert f"freeda segment --method odise --weights {out}" in done.stdout
     return out
 
@@ -150,8 +150,34 @@ def test_captions_are_needed_for_the_recipe_that_learns_from_them(data: Path, tm
     assert done.exit_code == 1 and "recipe captions needs captions" in done.stderr
 
 
-def test_the_toy_world_is_learnt_from_captions(tmp_path: Path, odise_preset: Preset) -> None:
+def test_the_toy_world_is_learnt_from_captions(
+    tmp_path: Path, odise_preset: Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("freeda.commands.train._HELD_OUT", 2)
     done = freeda(*training("toyworld", tmp_path / "out", "--recipe", "captions", "--steps", 3))
     assert done.exit_code == 0, done.stderr
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["recipe"] == "captions" and len(config["classes"]) == 38
+
+
+def test_a_training_can_begin_with_the_weights_of_another(whole: Path, data: Path, tmp_path: Path) -> None:
+    """At a learning rate of almost nothing, they stay what they were."""
+    slow = ("--set", "learning_rate=1e-12", "--set", "ema_decay=0.0", "--steps", 2)
+    done = freeda(*training(data, tmp_path / "out", "--start", whole, *slow))
+    assert done.exit_code == 0, done.stderr
+    first, second = (load_file(path / "model.safetensors") for path in (whole, tmp_path / "out"))
+    assert all(np.allclose(first[name], second[name], atol=1e-3) for name in first)
+    done = freeda(*training(data, tmp_path / "out", *slow))
+    assert done.exit_code == 1 and "data.start" in done.stderr
+    done = freeda(*training(data, tmp_path / "none", "--start", data))
+    assert done.exit_code == 1 and "holds no trained weights" in done.stderr
+
+
+def test_the_toy_world_s_training_tells_what_held_out_scenes_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odise_preset: Preset
+) -> None:
+    monkeypatch.setattr("freeda.commands.train._HELD_OUT", 2)
+    done = freeda(*training("toyworld", tmp_path / "out", "--steps", 2))
+    assert done.exit_code == 0, done.stderr
+    assert "mIoU of 2 held-out scenes, all 50 kinds: " in done.stdout and "(untrained: " in done.stdout
+    assert "| mIoU of 2 held-out scenes" in (tmp_path / "out" / "README.md").read_text()
