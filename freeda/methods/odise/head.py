@@ -23,6 +23,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from freeda.errors import ConfigError
 from freeda.methods.odise.settings import OdiseSettings
 
 __all__ = ["Head", "MaskQueries", "mask2former_config"]
@@ -178,5 +179,5 @@ def _mlp(width: int, layers: int) -> nn.Module:
 
 def _required(found: torch.Tensor | None, stride: int) -> torch.Tensor:
     if found is None:
-        raise ValueError(f"no tap is near stride {stride}; choose other taps or strides")
+        raise ConfigError(f"no tap is near stride {stride}; set other methods.odise.taps or strides")
     return found

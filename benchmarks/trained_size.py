@@ -1,0 +1,131 @@
+"""ODISE at the size of the real models: parameters and memory, without weights.
+
+Run from the checkout's root: `python benchmarks/trained_size.py [--write]`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from results import publish
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from freeda.methods.odise.captioner import ImplicitCaptioner
+from freeda.methods.odise.crops import CropGrid
+from freeda.methods.odise.head import Head
+from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.taps import TappedPipeline
+
+_HEADER = """## ODISE at full size
+
+`python benchmarks/trained_size.py --write`. Stable Diffusion 1.5's shapes; the diffusion model passes by
+shapes only, the head on random features.
+"""
+
+
+class TensorMemory(TorchDispatchMode):
+    """Bytes of the tensors alive, by their storages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._held: dict[int, list[int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor)
+        return out
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._held:
+            self._held[key][0] += 1
+        else:
+            self._held[key] = [1, storage.nbytes()]
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+        weakref.finalize(tensor, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        held = self._held[key]
+        held[0] -= 1
+        if not held[0]:
+            self.now -= held[1]
+            del self._held[key]
+
+
+class StableDiffusion15:
+    """The shapes of Stable Diffusion 1.5, in half precision."""
+
+    def __init__(self) -> None:
+        torch.set_default_dtype(torch.float16)
+        self.unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        )
+        self.vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+        )
+        torch.set_default_dtype(torch.float32)
+        self.text_encoder = nn.Identity()
+        self.scheduler = DDPMScheduler(beta_schedule="scaled_linear")
+
+
+def full_size() -> Iterator[str]:
+    """The diffusion model by shapes only; the head, which decides by values, on random features."""
+    settings = OdiseSettings()
+    grid = CropGrid.of((1024, 1024), side=1024, window=512, multiple=64)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        pipeline = StableDiffusion15()
+        tapped = TappedPipeline(pipeline, settings.taps, timestep=0, noise_seed=42)
+        crops = grid.cut(torch.rand(1, 3, *grid.size))
+        with torch.no_grad(), TensorMemory() as memory:
+            taps = tapped.features(crops, torch.rand(len(crops), 77, 768))
+        shapes = [grid.join(tap).shape for tap in taps]
+        frozen = sum(w.numel() for part in (pipeline.unet, pipeline.vae) for w in part.parameters())
+    head, captioner = Head(tapped.channels, 768, settings), ImplicitCaptioner(768, (77, 768), 1280)
+    parts = (head, captioner)
+    trained = sum(weight.numel() for part in parts for weight in part.parameters())
+    features = [torch.randn(shape) for shape in shapes]
+    with torch.no_grad(), TensorMemory() as own:
+        head(features, grid.size)
+    yield "Stable Diffusion 1.5's shapes, one image of 1,024 x 1,024 px in four crops, inference:"
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| trained parameters (the paper: 28.1 M) | {trained / 1e6:.2f} M |"
+    yield f"| frozen parameters of the diffusion model's UNet and autoencoder | {frozen / 1e6:.1f} M |"
+    yield f"| channels of the taps | {', '.join(map(str, tapped.channels))} |"
+    yield f"| peak of activations while the taps are read, float16 | {memory.peak / 2**30:.1f} GiB |"
+    yield f"| peak of the head's activations beyond the taps, float32 | {own.peak / 2**30:.1f} GiB |"
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
+def main(write: bool) -> None:
+    """Prints the table."""
+    publish("full-size", [_HEADER], full_size(), write=write)
+
+
+if __name__ == "__main__":
+    main()
