@@ -20,7 +20,7 @@ from freeda.evaluation.bootstrap import paired_bootstrap
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import OdiseMethod
 from freeda.methods.odise.network import FrozenModels
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings, OdiseSettings, parts
 from freeda.methods.odise.task import OdiseTask
 from freeda.methods.segmenter import MethodSegmenter
 from freeda.methods.trained import Plan
@@ -77,10 +77,12 @@ class ClipTaps:
 def variant(folder: Path, plan: Plan, scenes: int, *, by_clip: bool = False, **settings: Any) -> Measured:
     """Trains a variant, or goes on with it, and measures it."""
     preset, data = load_preset("toy"), TrainingScenes()
-    chosen = changed(OdiseSettings(), {**preset.methods["odise"], "stuff": STUFF, **settings}, "ablation")
+    own, others = parts(preset.methods["odise"])
+    chosen = changed(NetworkSettings(), {**own, **settings}, "ablation")
+    asked = changed(OdiseSettings(), {**others, "stuff": STUFF}, "ablation")
     frozen = load_frozen(preset, chosen, CPU, torch.float32)
     if by_clip:
-        frozen = FrozenModels(ClipTaps(frozen), frozen.clip)  # type: ignore[arg-type]
+        frozen = FrozenModels(ClipTaps(frozen), frozen.clip, "")  # type: ignore[arg-type]
     network, templates = new_network(frozen, chosen, plan.seed), preset.segmentation.templates
     folder.mkdir(parents=True, exist_ok=True)
     task = OdiseTask(frozen, network, chosen, data, templates=templates)
@@ -95,7 +97,7 @@ def variant(folder: Path, plan: Plan, scenes: int, *, by_clip: bool = False, **s
         frozen={},
     )
     network.requires_grad_(False)
-    return measured(MethodSegmenter(OdiseMethod(frozen, network, seen, templates, chosen)), scenes)
+    return measured(MethodSegmenter(OdiseMethod(frozen, network, seen, templates, asked)), scenes)
 
 
 def ablations(work: Path, plan: Plan, seeds: int, scenes: int) -> Iterator[str]:

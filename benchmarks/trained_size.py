@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from freeda.methods.odise.captioner import ImplicitCaptioner
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.head import Head
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.taps import TappedPipeline
 
 _HEADER = """## ODISE at full size
@@ -93,7 +93,7 @@ class StableDiffusion15:
 
 def full_size() -> Iterator[str]:
     """The diffusion model by shapes only; the head, which decides by values, on random features."""
-    settings = OdiseSettings()
+    settings = NetworkSettings()
     grid = CropGrid.of((1024, 1024), side=1024, window=512, multiple=64)
     with FakeTensorMode(allow_non_fake_inputs=True):
         pipeline = StableDiffusion15()

@@ -9,7 +9,7 @@ from typing import Any
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import EncodedImage, OdiseMethod, PreparedImage, Vocabulary
-from freeda.methods.odise.settings import INFERENCE_FIELDS, OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings, OdiseSettings, parts
 from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.checkpoint import Checkpoint
 from freeda.presets import Preset
@@ -37,8 +37,8 @@ def load(
     preset: of the frozen models; None for the one that the weights were trained on.
     background: whether pixels of none of the classes are labelled as background.
     batch: images of one size that pass the models at once.
-    options: of the `Runtime`, such as `device`; and fields of `OdiseSettings` that the weights do not depend
-        on, such as `overlap=0.5`; the background's score is `threshold`.
+    options: of the `Runtime`, such as `device`; and fields of `OdiseSettings`, such as `overlap=0.5`; the
+        background's score as `threshold`.
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require_switch(background)
@@ -49,10 +49,13 @@ def load(
     chosen = as_preset(preset or checkpoint.preset)
     if stuff is not None:
         options["stuff"] = _names(stuff)
-    settings = _settings(chosen, checkpoint, options)
-    frozen = load_frozen(chosen, settings, runtime.torch_device, runtime.dtype)
+    _, held = parts(chosen.methods.get("odise", {}))
+    settings = changed(OdiseSettings(), held, "method odise")
+    settings = changed(settings, options, "method odise", SETTING_NAMES)
+    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
+    frozen = load_frozen(chosen, trained, runtime.torch_device, runtime.dtype)
     checkpoint.require_frozen(folder, frozen.fingerprints())
-    network = new_network(frozen, settings)
+    network = new_network(frozen, trained)
     Checkpoint.load_weights(folder, network)
     method = OdiseMethod(
         frozen,
@@ -64,18 +67,6 @@ def load(
         batch=batch,
     )
     return MethodSegmenter(method, threads=runtime.threads)
-
-
-def _settings(preset: Preset, checkpoint: Checkpoint, options: dict[str, Any]) -> OdiseSettings:
-    """The network's settings by its checkpoint, the others by the preset and by options."""
-    held = preset.methods.get("odise", {})
-    base = changed(OdiseSettings(), checkpoint.settings, "the checkpoint")
-    public = {SETTING_NAMES.get(name, name) for name in options}
-    if fixed := sorted(public & {*checkpoint.settings}):
-        require(False, fixed[0], options[fixed[0]], "nothing: the weights were trained with it")
-    usable = {name: value for name, value in held.items() if name in INFERENCE_FIELDS}
-    base = changed(base, usable, "method odise")
-    return changed(base, options, "method odise", SETTING_NAMES)
 
 
 def _names(stuff: str | Sequence[str]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from freeda.errors import ConfigError
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings
 
 __all__ = ["Head", "MaskQueries", "mask2former_config"]
 
@@ -49,7 +49,7 @@ class Head(nn.Module):
     channels: of every tap. text_width: K.
     """
 
-    def __init__(self, channels: Sequence[int], text_width: int, settings: OdiseSettings) -> None:
+    def __init__(self, channels: Sequence[int], text_width: int, settings: NetworkSettings) -> None:
         super().__init__()
         self.strides = settings.strides
         self.taps = nn.ModuleList(
@@ -105,7 +105,7 @@ class Head(nn.Module):
 class _Mask2Former(Mask2FormerPreTrainedModel):
     """Pixel decoder and transformer decoder, initialised as transformers initialises them."""
 
-    def __init__(self, settings: OdiseSettings) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         config = mask2former_config(settings)
         super().__init__(config)
         self.pixel_decoder = Mask2FormerPixelDecoder(config, [settings.tap_width] * len(settings.strides))
@@ -122,7 +122,7 @@ class _Mask2Former(Mask2FormerPreTrainedModel):
         return list(zip(found.masks_queries_logits, queries, strict=True)), pixels.mask_features
 
 
-def mask2former_config(settings: OdiseSettings, labels: int = 1, points: int = 1024) -> Mask2FormerConfig:
+def mask2former_config(settings: NetworkSettings, labels: int = 1, points: int = 1024) -> Mask2FormerConfig:
     """The settings as transformers' modules take them."""
     return Mask2FormerConfig(
         feature_size=settings.width,

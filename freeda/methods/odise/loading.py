@@ -5,27 +5,32 @@ from __future__ import annotations
 import torch
 
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.taps import TappedPipeline
 from freeda.models.clip import load_clip
-from freeda.models.diffusion import load_pipeline
+from freeda.models.diffusion import load_pipeline, pipeline_fingerprint
 from freeda.presets import Preset
 
 __all__ = ["load_frozen", "new_network"]
 
 
 def load_frozen(
-    preset: Preset, settings: OdiseSettings, device: torch.device, dtype: torch.dtype
+    preset: Preset, settings: NetworkSettings, device: torch.device, dtype: torch.dtype
 ) -> FrozenModels:
     """The preset's diffusion model and CLIP; raises `ModelNotFoundError`, `ConfigError`."""
-    pipeline = load_pipeline(preset.model_ids("diffusion"), device, dtype)
+    # As bfloat16, weights have too few digits to be known again.
+    first = torch.float16 if dtype == torch.bfloat16 else dtype
+    pipeline = load_pipeline(preset.model_ids("diffusion"), device, first)
+    weights = pipeline_fingerprint(pipeline)
+    if first != dtype:
+        pipeline.to(dtype)
     tapped = TappedPipeline(
         pipeline, settings.taps, timestep=settings.timestep, noise_seed=settings.noise_seed
     )
-    return FrozenModels(tapped, load_clip(preset.model_ids("clip"), device, dtype))
+    return FrozenModels(tapped, load_clip(preset.model_ids("clip"), device, dtype), weights)
 
 
-def new_network(frozen: FrozenModels, settings: OdiseSettings, seed: int = 0) -> OdiseNetwork:
+def new_network(frozen: FrozenModels, settings: NetworkSettings, seed: int = 0) -> OdiseNetwork:
     """A network with fresh weights, the same for the same seed, on the frozen models' device."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -19,6 +19,7 @@ from freeda.methods.odise.masks import MaskScores
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import OdiseSettings
 from freeda.models.checkpoint import Checkpoint
+from freeda.models.clip import ClipModel
 from freeda.models.clip_masks import embed_masks
 from freeda.models.image_input import resize
 from freeda.models.loading import weights_fingerprint
@@ -104,16 +105,21 @@ class OdiseMethod:
         }
 
     @property
+    def clip(self) -> ClipModel:
+        return self.frozen.clip
+
+    @property
     def identity(self) -> Mapping[str, Any]:
-        return {**self._identity, "with_background": self._with_background, **asdict(self.settings)}
+        own = {**asdict(self.network.settings), **asdict(self.settings)}
+        return {**self._identity, "with_background": self._with_background, **own}
 
     @property
     def image_settings(self) -> Hashable:
-        return self.settings.clip_scale, self.settings.timestep, self.settings.noise_seed
+        return self.settings.clip_scale
 
     @property
     def native_side(self) -> int:
-        return self.settings.side
+        return self.network.settings.side
 
     @property
     def background(self) -> float | None:
@@ -142,11 +148,12 @@ class OdiseMethod:
         )
 
     def prepare(self, pixels: np.ndarray) -> PreparedImage:
+        trained = self.network.settings
         grid = CropGrid.of(
             (pixels.shape[0], pixels.shape[1]),
-            side=self.settings.side,
-            window=self.settings.window,
-            multiple=self.settings.multiple,
+            side=trained.side,
+            window=trained.window,
+            multiple=trained.multiple,
         )
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
         return PreparedImage(resize(image, grid.size)[0], grid)

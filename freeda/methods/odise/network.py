@@ -11,20 +11,20 @@ from torch import nn
 from freeda.methods.odise.captioner import ImplicitCaptioner
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.head import Head, MaskQueries
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.taps import TappedPipeline
 from freeda.models.clip import ClipModel
-from freeda.models.diffusion import pipeline_fingerprint
 
 __all__ = ["FrozenModels", "OdiseNetwork"]
 
 
 @dataclass(frozen=True)
 class FrozenModels:
-    """What is never trained."""
+    """What is never trained. weights: fingerprint of the diffusion model, as it was loaded."""
 
     diffusion: TappedPipeline
     clip: ClipModel
+    weights: str
 
     @property
     def text_width(self) -> int:
@@ -34,7 +34,7 @@ class FrozenModels:
     def fingerprints(self) -> Mapping[str, str]:
         """By role, of the weights."""
         return {
-            "diffusion": pipeline_fingerprint(self.diffusion.pipeline),
+            "diffusion": self.weights,
             "clip": self.clip.fingerprint(),
         }
 
@@ -46,8 +46,9 @@ class FrozenModels:
 class OdiseNetwork(nn.Module):
     """Captioner and head. The frozen models are not its modules, so that no state of it holds them."""
 
-    def __init__(self, frozen: FrozenModels, settings: OdiseSettings) -> None:
+    def __init__(self, frozen: FrozenModels, settings: NetworkSettings) -> None:
         super().__init__()
+        self.settings = settings
         diffusion, width = frozen.diffusion, frozen.text_width
         self.captioner = (
             ImplicitCaptioner(width, diffusion.text_shape, diffusion.time_width)

@@ -1,12 +1,14 @@
-"""The numbers of ODISE."""
+"""The numbers of ODISE: those that its weights depend on, and those that may change with every call."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from freeda.presets.settings import is_number, require, require_positive
 
-__all__ = ["FULL_SIZE_TAPS", "INFERENCE_FIELDS", "OdiseSettings"]
+__all__ = ["FULL_SIZE_TAPS", "NetworkSettings", "OdiseSettings", "parts"]
 
 FULL_SIZE_TAPS = (
     "vae.encoder.down_blocks.2.resnets.1",
@@ -19,20 +21,13 @@ FULL_SIZE_TAPS = (
     "vae.decoder.up_blocks.1.resnets.2",
 )
 """Of Stable Diffusion 1.x and 2.x: the blocks whose inputs the released code reads."""
-INFERENCE_FIELDS = (
-    *("seen_weight", "unseen_weight", "clip_scale"),
-    *("background", "overlap", "stuff", "instances"),
-)
-"""Settings that a trained network does not depend on."""
 _SECTION = "methods.odise"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OdiseSettings:
-    """Defaults are the released code's, for Stable Diffusion 1.x and 2.x; `[methods.odise]` of a preset
-    changes them.
-
-    The first group decides the trained network: a checkpoint holds it, and another value is refused.
+class NetworkSettings:
+    """What a trained network is, and what it is shown. A checkpoint holds it. Defaults are the released
+    code's, for Stable Diffusion 1.x and 2.x.
 
     side: pixels to which an image's shorter side is resized.
     window: side in pixels of the crops that the diffusion model sees, which do not overlap.
@@ -48,14 +43,6 @@ class OdiseSettings:
     captioner: whether the UNet is told an image's CLIP embedding; else it is given the empty text.
     timestep: to which latents are noised, 0 .. 999.
     noise_seed: of the noise, which all images share.
-
-    seen_weight, unseen_weight: CLIP's share in the (geometric) mean of both branches' probabilities, for
-        classes with a name among those that the network was trained on, and for others.
-    clip_scale: images are enlarged so many times for CLIP's view of the masks.
-    background: score that a class must exceed.
-    overlap: least share of a mask's pixels that must be its own for it to become a segment.
-    stuff: names of classes whose segments are joined.
-    instances: most instances per image.
     """
 
     side: int = 1024
@@ -76,14 +63,6 @@ class OdiseSettings:
     timestep: int = 0
     noise_seed: int = 42
 
-    seen_weight: float = 0.3
-    unseen_weight: float = 0.7
-    clip_scale: float = 1.0
-    background: float = 0.5
-    overlap: float = 0.8
-    stuff: tuple[str, ...] = ()
-    instances: int = 100
-
     def __post_init__(self) -> None:
         sizes = [item.name for item in fields(self) if item.type == "int"]
         positive = [name for name in sizes if name not in ("timestep", "noise_seed")]
@@ -93,9 +72,38 @@ class OdiseSettings:
         self._require("taps", named, "a list of PART.PATH")
         halved = [2 * stride for stride in self.strides[:-1]] == list(self.strides[1:]) != []
         self._require("strides", halved and len(self.strides) == 4, "four numbers, each twice the one before")
-        self._require("timestep", 0 <= self.timestep < 1000, "0 .. 999")
+        whole = isinstance(self.timestep, int) and 0 <= self.timestep < 1000
+        self._require("timestep", whole, "0 .. 999")
         self._require("noise_seed", isinstance(self.noise_seed, int), "a whole number")
         self._require("captioner", isinstance(self.captioner, bool), "true or false")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        require(holds, f"{_SECTION}.{name}", getattr(self, name), expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdiseSettings:
+    """What may change with every call.
+
+    seen_weight, unseen_weight: CLIP's share in the (geometric) mean of both branches' probabilities, for
+        classes with a name among those that the network was trained on, and for others.
+    clip_scale: images are enlarged so many times for CLIP's view of the masks.
+    background: score that a class must exceed.
+    overlap: least share of a mask's pixels that must be its own for it to become a segment.
+    stuff: names of classes whose segments are joined; none for those that were stuff in training.
+    instances: most instances per image.
+    """
+
+    seen_weight: float = 0.3
+    unseen_weight: float = 0.7
+    clip_scale: float = 1.0
+    background: float = 0.5
+    overlap: float = 0.8
+    stuff: tuple[str, ...] = ()
+    instances: int = 100
+
+    def __post_init__(self) -> None:
+        require_positive(self, _SECTION, "instances")
         for name in ("seen_weight", "unseen_weight", "overlap"):
             self._require(name, is_number(getattr(self, name), least=0, most=1), "between 0 and 1")
         self._require("clip_scale", is_number(self.clip_scale, above=0), "above 0")
@@ -105,3 +113,10 @@ class OdiseSettings:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         require(holds, f"{_SECTION}.{name}", getattr(self, name), expected)
+
+
+def parts(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A preset's table as the network's settings and all others."""
+    network = {item.name for item in fields(NetworkSettings)}
+    own = {name: value for name, value in table.items() if name in network}
+    return own, {name: value for name, value in table.items() if name not in network}

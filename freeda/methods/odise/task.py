@@ -16,7 +16,7 @@ from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.grounding import draw_nouns, grounding_loss
 from freeda.methods.odise.head import MaskQueries, mask2former_config
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.views import random_view
 from freeda.segmentation.annotations import AnnotatedImage, AnnotatedImages
 
@@ -49,7 +49,7 @@ class OdiseTask:
         self,
         frozen: FrozenModels,
         network: OdiseNetwork,
-        settings: OdiseSettings,
+        settings: NetworkSettings,
         data: AnnotatedImages,
         *,
         recipe: Recipe = "labels",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 import torch
 
 from freeda.methods.odise.loading import load_frozen, new_network
-from freeda.methods.odise.settings import INFERENCE_FIELDS, OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings, parts
 from freeda.methods.odise.task import OdiseTask, Recipe
 from freeda.methods.trained import Plan, Training
 from freeda.presets import Preset
@@ -34,12 +34,13 @@ def build(
 ) -> Training:
     """A training of a fresh network on a preset's frozen models.
 
-    options: fields of `OdiseSettings`; `jitter`, the range of scales at which images are seen; and
+    options: fields of `NetworkSettings`; `jitter`, the range of scales at which images are seen; and
         `learning_rate`, `warmup`, `weight_decay`, `ema_decay`, `clip`, `seed` of the plan.
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
-    settings = changed(OdiseSettings(), preset.methods.get("odise", {}), "method odise")
+    held, _ = parts(preset.methods.get("odise", {}))
+    settings = changed(NetworkSettings(), held, "method odise")
     own = {name: value for name, value in options.items() if name not in (*_PLANNED, "jitter")}
     settings = changed(settings, own, "training odise")
     small = settings.side <= _SMALL_SIDE
@@ -57,12 +58,11 @@ def build(
         templates=preset.segmentation.templates,
         jitter=jitter,
     )
-    kept = {item.name for item in fields(settings)} - {*INFERENCE_FIELDS}
     return Training(
         task=task,
         examples=len(data),
         plan=plan,
-        settings={name: value for name, value in asdict(settings).items() if name in kept},
+        settings=asdict(settings),
         frozen=frozen.fingerprints(),
         supervision=_supervision(data, recipe),
     )

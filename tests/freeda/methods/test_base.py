@@ -142,6 +142,7 @@ OTHERS = {
     "superpixels.algorithm": "felzenszwalb",
 }
 OTHERS |= {"pooling": "area", "retrieval": "region", "resizing": "plain", "synonyms": False}
+OTHERS |= {"stuff": ["sky"]}
 OTHERS |= {("freeda", "background"): 0.3, "prompts": "single", "grid_weights": [0.2, 0.3, 0.4, 0.5]}
 
 
@@ -185,7 +186,9 @@ def test_tables_of_unknown_methods_are_refused() -> None:
         freeda.load(preset=replace(toy, methods={"freeda": {}}))
 
 
-@pytest.mark.parametrize(("method", "setting"), [("freeda", "local_weight"), ("diffsegmenter", "presence")])
+@pytest.mark.parametrize(
+    ("method", "setting"), [("freeda", "local_weight"), ("diffsegmenter", "presence"), ("odise", "overlap")]
+)
 def test_settings_that_are_no_numbers_are_refused(method: str, setting: str) -> None:
     with pytest.raises(ConfigError, match=f"{setting} is 'abc'; expected between 0 and 1"):
         freeda.load(method=method, **{setting: "abc"})
@@ -198,7 +201,7 @@ def test_models_that_need_no_classes_see_an_image_once(method: str, monkeypatch:
     fresh = freeda.load(method=method).segment(image, "dog; sand")
     segmenter.segment(image, "cat; grass")
 
-    def seen(*_: object) -> None:
+    def seen(*_: object, **__: object) -> None:
         raise AssertionError("a model saw the image again")
 
     monkeypatch.setattr(type(segmenter.method.clip), "embed_images", seen)
@@ -210,7 +213,8 @@ def test_models_that_need_no_classes_see_an_image_once(method: str, monkeypatch:
     if segmenter.explains:
         assert again.explain(5, 5).candidates
     part = segmenter.method.settings
-    segmenter.method.settings = replace(part, **{"seed" if method == "diffsegmenter" else "dense_size": 128})
+    change = {"freeda": "dense_size", "diffsegmenter": "seed", "odise": "clip_scale"}[method]
+    segmenter.method.settings = replace(part, **{change: 128 if method != "odise" else 1.5})
     with pytest.raises(AssertionError, match="saw the image again"):
         segmenter.segment(image, "dog; sand")
 

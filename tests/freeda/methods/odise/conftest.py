@@ -12,7 +12,7 @@ import torch
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.network import FrozenModels
-from freeda.methods.odise.settings import INFERENCE_FIELDS, OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.models.checkpoint import Checkpoint
 from freeda.presets.settings import Preset
 
@@ -50,7 +50,7 @@ def odise_preset(tiny_preset: Preset, home: Path) -> Preset:
 
 @pytest.fixture(scope="session")
 def frozen(odise_preset: Preset) -> FrozenModels:
-    return load_frozen(odise_preset, OdiseSettings(**TINY), CPU, torch.float32)
+    return load_frozen(odise_preset, NetworkSettings(**TINY), CPU, torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -62,18 +62,17 @@ def checkpoint(odise_preset: Preset, frozen: FrozenModels, tmp_path_factory: pyt
 
 
 def write_checkpoint(folder: Path, frozen: FrozenModels) -> None:
-    settings = OdiseSettings(**TINY)
+    settings = NetworkSettings(**TINY)
     network = new_network(frozen, settings)
     with torch.no_grad():
         images, grid = torch.rand(1, 3, 64, 64), CropGrid(1, 1, 64, 64)
         queries = network(frozen, images, grid)[-1].embeddings
         network.head.null.copy_(-queries.mean((0, 1)))  # else all random queries are "no object"
-    kept = {name: value for name, value in asdict(settings).items() if name not in INFERENCE_FIELDS}
     Checkpoint(
         method="odise",
         recipe="labels",
         preset="tiny-odise",
-        settings=kept,
+        settings=asdict(settings),
         classes=(("cat", "kitten"), ("grass",)),
         stuff=("grass",),
         frozen=frozen.fingerprints(),

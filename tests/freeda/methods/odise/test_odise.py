@@ -17,7 +17,7 @@ from freeda.methods.odise import Odise, load
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.loading import new_network
 from freeda.methods.odise.network import FrozenModels
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.presets.settings import Preset
 from tests.freeda.methods.contract import MethodContract, picture
 from tests.freeda.methods.odise.conftest import TINY
@@ -37,7 +37,7 @@ class TestOdise(MethodContract):
 
 def test_a_fresh_captioner_says_what_the_empty_text_says(frozen: FrozenModels) -> None:
     """Its gates start at 0; opened, it changes what the UNet sees, differently for other images."""
-    network, diffusion = new_network(frozen, OdiseSettings(**TINY)), frozen.diffusion
+    network, diffusion = new_network(frozen, NetworkSettings(**TINY)), frozen.diffusion
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     empty = diffusion.empty_text()
     plain = diffusion.features(images, empty.expand(2, -1, -1))
@@ -197,7 +197,7 @@ def test_damaged_and_missing_weights_are_told(copied: Path, tmp_path: Path) -> N
 
 
 def test_what_the_weights_were_trained_with_cannot_be_changed(checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="queries.*the weights were trained with it"):
+    with pytest.raises(ConfigError, match="no option or setting 'queries'; its settings are .*overlap"):
         load(weights=checkpoint, queries=50)
     assert load(weights=checkpoint, overlap=0.5).method.settings.overlap == 0.5
 

@@ -10,7 +10,7 @@ from freeda.errors import ConfigError
 from freeda.methods.odise.captioner import ImplicitCaptioner
 from freeda.methods.odise.head import Head
 from freeda.methods.odise.network import FrozenModels
-from freeda.methods.odise.settings import FULL_SIZE_TAPS, OdiseSettings
+from freeda.methods.odise.settings import FULL_SIZE_TAPS, NetworkSettings
 from freeda.methods.odise.taps import TappedPipeline
 
 SD15_UNET = {
@@ -147,7 +147,7 @@ def test_at_full_size_taps_have_the_released_code_s_channels_and_grids() -> None
 
 
 def test_at_full_size_the_paper_s_number_of_parameters_is_trained() -> None:
-    settings = OdiseSettings()
+    settings = NetworkSettings()
     with torch.device("meta"):
         head = Head((512, 512, 2560, 1920, 960, 640, 512, 512), 768, settings)
         captioner = ImplicitCaptioner(768, (77, 768), 1280)

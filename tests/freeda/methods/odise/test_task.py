@@ -14,7 +14,7 @@ from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.grounding import draw_nouns, grounding_loss
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.network import FrozenModels
-from freeda.methods.odise.settings import OdiseSettings
+from freeda.methods.odise.settings import NetworkSettings, parts
 from freeda.methods.odise.task import OdiseTask
 from freeda.methods.odise.training import build
 from freeda.methods.odise.views import random_view
@@ -56,7 +56,7 @@ def marked(*boxes: tuple[int, int, int, int], side: int = 64, nouns: tuple[str, 
 
 
 def task(frozen: FrozenModels, images: Sequence[AnnotatedImage], **options: object) -> OdiseTask:
-    settings = OdiseSettings(**TINY)
+    settings = NetworkSettings(**TINY)
     network = new_network(frozen, settings)
     return OdiseTask(frozen, network, settings, Given(images), templates=["a {}"], **options)  # type: ignore[arg-type]
 
@@ -187,7 +187,7 @@ def test_one_batch_can_be_learnt_by_heart(tmp_path) -> None:
     preset = load_preset("toy")
     small = {"width": 64, "tap_width": 64, "feedforward": 128, "encoder_feedforward": 64}
     fewer = {"encoder_layers": 1, "decoder_layers": 2, "queries": 8}
-    settings = changed(OdiseSettings(), {**preset.methods["odise"], **small, **fewer}, "test")
+    settings = changed(NetworkSettings(), {**parts(preset.methods["odise"])[0], **small, **fewer}, "test")
     frozen = load_frozen(preset, settings, CPU, torch.float32)
     scenes = TrainingScenes(count=2)
     preset = replace(preset, methods={"odise": {**preset.methods["odise"], **small, **fewer}})
