@@ -47,8 +47,8 @@ def draw_overlay(
     flat = np.minimum(labels, len(result.classes))  # undecided pixels are black
     mixed = image * (1 - opacity) + shown[flat] * opacity
     edges = _borders(labels)
-    if result.segment_source is not None:  # two things of one class side by side
-        edges |= _borders(_resized(result.image, result.segment_map)[1])
+    if result.segment_source is not None:
+        edges |= _between_things(result, _resized(result.image, result.segment_map)[1])
     mixed[edges] = 255
     picture = Image.fromarray(mixed.round().astype(np.uint8))
     _write_names(picture, labels, result)
@@ -78,6 +78,17 @@ def _resized(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
     return np.asarray(Image.fromarray(image).resize(size), np.float32), np.asarray(resized)
+
+
+def _between_things(result: Segmentation, ids: np.ndarray) -> np.ndarray:
+    """(H, W) bool: borders between two segments of one class, which labels do not show."""
+    edge = np.zeros(ids.shape, bool)
+    for label in {item.label for item in result.segments}:
+        own = np.isin(ids, [item.id for item in result.segments if item.label == label])
+        inside = _borders(np.where(own, ids, 0)) & own
+        inside &= ~_borders(own.astype(np.int32))
+        edge |= inside
+    return edge
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:

@@ -83,9 +83,14 @@ export class Stage {
     for (let at = 0; at < this.segments.length; at += 1) {
       const right = (at + 1) % width ? at + 1 : at;
       const below = at + width < this.segments.length ? at + width : at;
-      const own = this.segments[at];
-      if (own !== this.segments[right] || own !== this.segments[below]) pixels.fill(255, 4 * at, 4 * at + 3);
+      if (this.#parts(at, right) || this.#parts(at, below)) pixels.fill(255, 4 * at, 4 * at + 3);
     }
+  }
+
+  // Whether two pixels are of one class, and of two of its segments.
+  #parts(one, other) {
+    const [first, second] = [this.segments[one], this.segments[other]];
+    return first !== second && first && second && this.labels[one] === this.labels[other];
   }
 
   #tint(pixels) {
