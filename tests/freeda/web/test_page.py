@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -134,6 +135,23 @@ def test_classes_change_the_picture_at_once(page: Page) -> None:
     page.select_option("#method", "diffsegmenter")
     expect(page.locator("#index")).to_be_disabled()
     expect(page.locator("#status")).to_contain_text(" ms")
+
+
+def test_a_method_that_tells_things_apart_is_shown(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-6.png")
+    page.select_option("#method", "odise")
+    type_classes(page, "pig; car; rabbit; brick")
+    legend(page)
+    result = freeda.load(method="odise", device="cpu").segment(
+        EXAMPLES / "scene-6.png", "pig; car; rabbit; brick"
+    )
+    expect(page.locator("#legend li")).to_have_count(len(result.segments_info))
+    told = json.loads(fetched(page, "JSON"))
+    assert [item["label"] for item in told["panoptic"]] == [item.name for item in result.segments]
+    counts = Counter(item.name for item in result.segments if item.is_thing)
+    names = [item["label"] for item in result.segments_info]
+    shown = [f"{name} × {counts[name]}" if counts[name] > 1 else name for name in names]
+    assert legend(page) == shown
 
 
 def test_names_of_a_class_that_is_there_become_its_synonyms(page: Page) -> None:

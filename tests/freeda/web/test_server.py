@@ -82,6 +82,16 @@ def test_background_and_other_methods_are_those_of_the_library(client: httpx.Cli
     assert "cannot be explained" in refused.json()["error"]
 
 
+def test_segments_of_a_method_that_tells_things_apart_are_served(client: httpx.Client) -> None:
+    told = ask(client, upload(client), method="odise", index=None).json()
+    wanted = freeda.load(method="odise", device="cpu").segment(SCENE, "; ".join(CLASSES))
+    assert [(item["id"], item["label"], item["score"]) for item in told["panoptic"]] == [
+        (item.id, item.name, item.score) for item in wanted.segments
+    ]
+    content = client.get(f"/api/results/{told['result']}/segments.u16").content
+    np.testing.assert_array_equal(np.frombuffer(content, "<u2").reshape(256, 256), wanted.segment_map)
+
+
 def test_turned_photographs_are_shown_upright(client: httpx.Client) -> None:
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
