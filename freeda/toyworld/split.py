@@ -27,6 +27,7 @@ UNSEEN = frozenset(
 _FIRST = 24_000
 """The scenes before were the frozen models' own."""
 _NEXT_TRY = 1_000_000
+_TRIES = 1_000
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ class TrainingScenes:
 
     def _scene(self, number: int) -> tuple[Scene, np.random.Generator]:
         """The first scene of a stream of its own that shows nothing unseen."""
-        for seed in range(_FIRST + number, 2**62, _NEXT_TRY):
+        for seed in range(_FIRST + number, _TRIES * _NEXT_TRY, _NEXT_TRY):
             rng = scene_rng("train", seed)
             scene = draw_scene(rng, self.side)
             if not any(kind.name in self.unseen for kind in scene.kinds):
                 return scene, rng
-        raise AssertionError("every scene shows something unseen")
+        raise ConfigError(
+            f"none of {_TRIES:,} scenes shows only the {len(self.classes)} kinds that are seen; name more kinds"
+        )
 
 
 def annotated_scene(scene: Scene, numbers: Mapping[str, int], caption: str = "") -> AnnotatedImage:

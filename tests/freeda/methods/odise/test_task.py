@@ -222,3 +222,15 @@ def test_options_that_cannot_work_are_refused(odise_preset: Preset) -> None:
             build(odise_preset, data, recipe="labels", device=CPU, options=options)
     with pytest.raises(ConfigError, match="recipe is 'pictures'; expected labels or captions"):
         build(odise_preset, data, recipe="pictures", device=CPU, options={})
+
+
+def test_kinds_too_few_to_draw_scenes_of_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from freeda.errors import ConfigError
+
+    monkeypatch.setattr("freeda.toyworld.split._TRIES", 3)
+    with pytest.raises(ConfigError, match="none of 3 scenes shows only the 2 kinds that are seen; name more"):
+        TrainingScenes.showing(frozenset({"cat", "grass"})).annotated(0)
+    with pytest.raises(ConfigError, match="no kind 'unicorn' in the toy world"):
+        TrainingScenes.showing(frozenset({"unicorn"}))
+    with pytest.raises(ConfigError, match="need a kind of thing and a kind of stuff"):
+        TrainingScenes.showing(frozenset({"cat"}))
