@@ -81,7 +81,7 @@ class TrainingScenes:
             if not any(kind.name in self.unseen for kind in scene.kinds):
                 return scene, rng
         raise ConfigError(
-            f"none of {_TRIES:,} scenes shows only the {len(self.classes)} kinds that are seen; name more kinds"
+            f"none of {_TRIES:,} scenes shows only the {len(self.classes)} kinds that are seen; name more"
         )
 
 
