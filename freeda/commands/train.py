@@ -12,24 +12,23 @@ import click
 
 from freeda.commands.options import DEVICE, read_lines
 from freeda.commands.paths import out_folder
+from freeda.methods import TRAINED
 
 if TYPE_CHECKING:
-    import torch
-
     from freeda.methods.trained import Plan, Training
     from freeda.models.checkpoint import Checkpoint
     from freeda.presets import Preset
     from freeda.segmentation.annotations import AnnotatedImages
+    from freeda.training.processes import Processes
     from freeda.training.run import TrainingRun
 
 __all__ = ["train_command"]
 
-_METHODS = ("odise",)
 _HELD_OUT = 20
 
 
 @click.command("train", context_settings={"show_default": True})
-@click.argument("method", type=click.Choice(_METHODS))
+@click.argument("method", type=click.Choice(tuple(TRAINED)))
 @click.option(
     "--data",
     required=True,
@@ -76,13 +75,17 @@ def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> No
 
     _limit_threads(options["threads"])
     preset, processes = load_preset(options["preset"]), Processes.of(choose_device(options["device"]))
-    run = _run(method, out, preset, processes.device, options)
+    run = _run(method, out, preset, processes, options)
     with run.opened(processes, overwrite=overwrite):
-        before = _held_out(run, preset, options["data"]) if run.is_new and processes.is_main else None
+        before = (
+            _held_out(run, preset, options["data"], str(processes.device))
+            if run.is_new and processes.is_main
+            else None
+        )
         reached = run.fit(processes.device, lambda progress: click.echo(str(progress), err=True))
         if not processes.is_main:
             return
-        figures = _figures(before, _held_out(run, preset, options["data"]))
+        figures = _figures(before, _held_out(run, preset, options["data"], str(processes.device)))
         written = run.finish(reached, figures)
     for name, figure in figures.items():
         click.echo(f"{name}: {figure}")
@@ -92,10 +95,9 @@ def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> No
 
 
 def _run(
-    method: str, out: Path, preset: Preset, device: torch.device, options: Mapping[str, Any]
+    method: str, out: Path, preset: Preset, processes: Processes, options: Mapping[str, Any]
 ) -> TrainingRun:
     """What the options ask for, ready to begin."""
-    from freeda.methods.trained import TRAINED
     from freeda.models.checkpoint import Checkpoint
     from freeda.presets.toml import parse_setting
     from freeda.training.run import TrainingRun
@@ -106,13 +108,19 @@ def _run(
     data = _open_data(options["data"], options["seen"])
     if recipe == "captions":
         data = _with_nouns(data)
-    training = recipes.build(preset, data, recipe=recipe, device=device, options=settings)
+    training = recipes.build(preset, data, recipe=recipe, device=processes.device, options=settings)
     start: dict[str, Any] = {}
     if options["start"] is not None:
         Checkpoint.read(options["start"], method).require_frozen(options["start"], training.frozen)
         start = {"start": Checkpoint.load_weights(options["start"], training.task.network)}
     checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
-    return TrainingRun.of(out, training, _plan(training, options), checkpoint, {**data.identity, **start})
+    return TrainingRun.of(
+        out,
+        training,
+        _plan(training, options),
+        checkpoint,
+        {**data.identity, **start, "processes": processes.count},
+    )
 
 
 def _limit_threads(count: int | None) -> None:
@@ -123,6 +131,7 @@ def _limit_threads(count: int | None) -> None:
 
 
 def _open_data(name: str, seen: Path | None) -> AnnotatedImages:
+    from freeda.errors import DatasetError
     from freeda.evaluation.datasets import open_dataset
     from freeda.segmentation.annotations import OnlyClasses
     from freeda.toyworld.split import TrainingScenes
@@ -130,6 +139,11 @@ def _open_data(name: str, seen: Path | None) -> AnnotatedImages:
     names = None if seen is None else frozenset(read_lines(seen))
     if name == "toyworld":
         return TrainingScenes.showing(names)
+    if not Path(name).exists():
+        raise DatasetError(
+            f"no training data '{name}'; expected toyworld, a COCO panoptic JSON file, or a folder (the data "
+            f"sets of `freeda evaluate` are for measuring)"
+        )
     data = open_dataset(name)
     return data if names is None else OnlyClasses.of(data, names)
 
@@ -155,7 +169,7 @@ def _plan(training: Training, options: Mapping[str, Any]) -> Plan:
     return replace(training.plan, **given)
 
 
-def _held_out(run: TrainingRun, preset: Preset, data: str) -> float | None:
+def _held_out(run: TrainingRun, preset: Preset, data: str, device: str) -> float | None:
     """MIoU of the network as it is, on scenes of the toy world that nothing was trained on; None for other
     data, of which all is learnt.
     """
@@ -171,7 +185,7 @@ def _held_out(run: TrainingRun, preset: Preset, data: str) -> float | None:
     matrix = ConfusionMatrix(len(scenes.classes))
     with TemporaryDirectory() as folder:
         run.checkpoint.write(Path(folder), run.training.task.network)
-        segmenter = load(method=run.checkpoint.method, weights=folder, preset=preset)
+        segmenter = load(method=run.checkpoint.method, weights=folder, preset=preset, device=device)
         segmenter.set_classes(scenes.classes)
         results = segmenter.stream(scenes.image(number) for number in range(_HELD_OUT))
         for number, result in enumerate(results):

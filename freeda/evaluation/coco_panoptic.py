@@ -51,6 +51,10 @@ class CocoPanopticDataset:
             raise DatasetError(
                 f"'{listing}' is no panoptic annotation of COCO's ({type(error).__name__}: {error})"
             ) from error
+        if len(content["categories"]) > IGNORED:
+            raise DatasetError(
+                f"'{listing}' has {len(content['categories'])} categories; {IGNORED} at most can be evaluated"
+            )
         if not content["annotations"]:
             raise DatasetError(f"'{listing}' lists no image")
         return cls(listing, _find_images(listing, content["annotations"][0]["image"]), content)
@@ -94,7 +98,13 @@ class CocoPanopticDataset:
     def annotated(self, number: int) -> AnnotatedImage:
         segments, labels = self._segments(number)
         caption = self._captions.get(self.content["annotations"][number]["image_id"], "")
-        return AnnotatedImage(read_image(self.image(number)), segments, labels, caption)
+        image = read_image(self.image(number))
+        if image.shape[:2] != segments.shape:
+            raise DatasetError(
+                f"'{self.image(number)}' is {image.shape[1]} x {image.shape[0]} px, its map is "
+                f"{segments.shape[1]} x {segments.shape[0]}; they belong to different images"
+            )
+        return AnnotatedImage(image, segments, labels, caption)
 
     @cached_property
     def _captions(self) -> dict[int, str]:

@@ -98,10 +98,14 @@ class FolderDataset:
         return frozenset()
 
     def annotated(self, number: int) -> AnnotatedImage:
-        labels = self.truth(number)
-        if self.background:
-            labels = np.where(labels == 0, IGNORED, labels - 1)
-        return AnnotatedImage(read_image(self.image(number)), *segments_by_class(labels, IGNORED))
+        image, labels = read_image(self.image(number)), self.truth(number)
+        if image.shape[:2] != labels.shape:
+            raise DatasetError(
+                f"'{self.image(number)}' is {image.shape[1]} x {image.shape[0]} px, its labels are "
+                f"{labels.shape[1]} x {labels.shape[0]}; they belong to different images"
+            )
+        found = segments_by_class(labels, IGNORED, background=self.background)
+        return AnnotatedImage(image, *found)
 
     def submitted(self, labels: np.ndarray) -> np.ndarray:
         return np.asarray(self.submission or self.values)[labels]

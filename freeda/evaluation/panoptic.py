@@ -33,15 +33,16 @@ class ClassMatches:
 def match_segments(truth: AnnotatedImage, found: Sequence[Segment]) -> list[ClassMatches]:
     """Matches an image's segments: a true and a predicted one of a class match where their IoU exceeds 0.5.
 
-    Unmarked pixels count for no segment; a predicted one that lies mostly on them is left out.
+    Unmarked pixels count for no segment; a predicted one that lies mostly on them is left out. Pixels of none
+    of the classes count against a predicted one.
     """
-    true_areas = np.bincount(truth.segments[truth.segments != UNMARKED], minlength=len(truth.labels))
+    true_areas = np.bincount(truth.segments[truth.segments >= 0], minlength=len(truth.labels))
     totals: dict[int, list[float]] = {}
     matched_truth: set[int] = set()
     for segment in found:
         under = truth.segments[segment.mask]
         marked = under[under != UNMARKED]
-        counts = np.bincount(marked, minlength=len(truth.labels))
+        counts = np.bincount(under[under >= 0], minlength=len(truth.labels))
         ious = counts / np.maximum(true_areas + len(marked) - counts, 1)
         best = next(
             (n for n in np.argsort(-ious) if truth.labels[n] == segment.label and ious[n] > _MATCHED_ABOVE),

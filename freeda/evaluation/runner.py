@@ -151,7 +151,10 @@ def _matches(dataset: Dataset, number: int, result: Segmentation) -> list[tuple[
 
 def _instances(dataset: Dataset, result: Segmentation) -> list[tuple[int, float, tuple[int, int], str]]:
     if result.segment_source is None:
-        raise DatasetError("this method does not tell instances apart; use --task panoptic or semantic")
+        raise DatasetError(
+            "these results do not tell instances apart (of the methods, odise does, without --native); use "
+            "--task panoptic or semantic"
+        )
     found = list(_of_classes(dataset, result.instances))
     return [(item.label, item.score, *compressed(item.mask)) for item in found]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from freeda.class_names import ClassName
-from freeda.segmentation.annotations import UNMARKED, AnnotatedImage
+from freeda.segmentation.annotations import OTHER, AnnotatedImage
 from freeda.segmentation.images import ImageLike
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class ToyDataset:
         return frozenset(range(len(THINGS)))
 
     def annotated(self, number: int) -> AnnotatedImage:
-        """Of things only, where stuff is the background."""
+        """With stuff as the background, where there is one."""
         from freeda.toyworld.split import annotated_scene
         from freeda.toyworld.vocabulary import KINDS
 
         numbers = {kind.name: label for label, kind in enumerate(KINDS)}
         item = annotated_scene(self._scene(number), numbers)
         kept = [n for n, label in enumerate(item.labels) if label < len(self.classes)]
-        table = np.full(len(item.labels), UNMARKED, np.int32)
+        table = np.full(len(item.labels), OTHER, np.int32)
         table[kept] = np.arange(len(kept))
         return AnnotatedImage(item.image, table[item.segments], tuple(item.labels[n] for n in kept))
 

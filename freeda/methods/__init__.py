@@ -12,7 +12,7 @@ from freeda.errors import ConfigError
 if TYPE_CHECKING:
     from freeda.methods.base import Segmenter
 
-__all__ = ["METHODS", "load", "takes"]
+__all__ = ["METHODS", "TRAINED", "load", "takes"]
 
 METHODS = {
     "freeda": "freeda.methods.freeda",
@@ -20,12 +20,16 @@ METHODS = {
     "odise": "freeda.methods.odise",
 }
 """A method's name, and the package whose `load(**options)` gives its segmenter."""
+TRAINED = {"odise": "freeda.methods.odise.training"}
+"""Of the methods that are trained, the module that says how."""
 
 
 def takes(method: str, option: str) -> bool:
     """Whether a method has an option of its own: "index" for those that retrieve, "weights" for those that
     are trained, "stuff" for those that tell things apart.
     """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
     return option in signature(import_module(METHODS[method]).load).parameters
 
 

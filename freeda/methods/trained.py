@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["TRAINED", "Plan", "Task", "Training"]
+from freeda.presets.settings import is_number, require
 
-TRAINED = {"odise": "freeda.methods.odise.training"}
-"""A method's name, and the module that says how it is trained."""
+__all__ = ["Plan", "Task", "Training"]
 
 
 class Task(Protocol):
@@ -65,6 +64,18 @@ class Plan:
     clip: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "warmup"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value > 0, name, value, "a whole number above 0")
+        for name in ("minutes", "learning_rate", "clip"):
+            value = getattr(self, name)
+            require(value == math.inf or is_number(value, above=0), name, value, "above 0")
+        require(is_number(self.weight_decay, least=0), "weight_decay", self.weight_decay, "0 or more")
+        share = is_number(self.ema_decay, least=0) and self.ema_decay < 1
+        require(share, "ema_decay", self.ema_decay, "at least 0 and below 1")
+        require(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -75,6 +86,7 @@ class Training:
     settings: of the method, as the checkpoint holds them.
     frozen: fingerprints of the models that are not trained, by role.
     supervision: what the network learns from, for people.
+    conditions: what else the result depends on, as plain data.
     """
 
     task: Task
@@ -83,3 +95,4 @@ class Training:
     settings: Mapping[str, Any]
     frozen: Mapping[str, str]
     supervision: str
+    conditions: Mapping[str, Any] = field(default_factory=dict)

@@ -59,9 +59,7 @@ class Checkpoint:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != _FORMAT:
                 raise ConfigError(f"'{path}' is of another format; train again, or use its version of freeda")
-            data["classes"] = tuple(map(tuple, data["classes"]))
-            data["stuff"] = tuple(data["stuff"])
-            found = cls(**data)
+            found = _parsed(data)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -124,6 +122,16 @@ class Checkpoint:
             )
         network.load_state_dict({name: weight.to(torch.float32) for name, weight in held.items()})
         return weights_fingerprint(held)
+
+
+def _parsed(data: Any) -> Checkpoint:
+    """Raises `ValueError`, `KeyError` or `TypeError` for values of other types."""
+    texts = [data["method"], data["recipe"], data["preset"], *data["stuff"], *data["frozen"].values()]
+    names = [name for names in data["classes"] for name in names]
+    if not all(isinstance(text, str) for text in (*texts, *names)) or not isinstance(data["settings"], dict):
+        raise ValueError("a value is of another type")
+    classes = tuple(map(tuple, data["classes"]))
+    return Checkpoint(**data | {"classes": classes, "stuff": tuple(data["stuff"])})
 
 
 def _home(folder: str | Path) -> Path:

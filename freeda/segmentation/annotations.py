@@ -13,10 +13,20 @@ import numpy as np
 from freeda.class_names import ClassName
 from freeda.errors import ConfigError
 
-__all__ = ["UNMARKED", "AnnotatedImage", "AnnotatedImages", "OnlyClasses", "WithNouns", "segments_by_class"]
+__all__ = [
+    "OTHER",
+    "UNMARKED",
+    "AnnotatedImage",
+    "AnnotatedImages",
+    "OnlyClasses",
+    "WithNouns",
+    "segments_by_class",
+]
 
 UNMARKED = -1
 """Where an annotation says nothing."""
+OTHER = -2
+"""Where it says that there is none of the classes: a background."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class AnnotatedImage:
     """An image with its segments.
 
     image: (H, W, 3) uint8 RGB.
-    segments: (H, W) int32, a segment's number, counted from 0, or `UNMARKED`.
+    segments: (H, W) int32, a segment's number, counted from 0, or `UNMARKED`, or `OTHER`.
     labels: each segment's class.
     caption: a sentence about the image; empty where there is none.
     nouns: of the caption.
@@ -66,6 +76,8 @@ class OnlyClasses:
     def of(cls, data: AnnotatedImages, names: frozenset[str]) -> OnlyClasses:
         """names: any of a class's names. Raises `ConfigError` for a name that is no class's."""
         wanted = {name.casefold() for name in names}
+        if not wanted:
+            raise ConfigError("no class is named that is to be learnt; name at least one")
         known = {name.casefold(): number for number, item in enumerate(data.classes) for name in item.names}
         if unknown := sorted(wanted - known.keys()):
             raise ConfigError(
@@ -93,7 +105,8 @@ class OnlyClasses:
         item = self.data.annotated(number)
         places = {number: place for place, number in enumerate(self.kept)}
         kept = [segment for segment, label in enumerate(item.labels) if label in places]
-        table = np.full(len(item.labels) + 1, UNMARKED, np.int32)  # the last entry is for unmarked pixels
+        table = np.full(len(item.labels) + 2, UNMARKED, np.int32)
+        table[OTHER] = OTHER  # as UNMARKED, counted from the end
         table[kept] = np.arange(len(kept))
         labels = tuple(places[item.labels[segment]] for segment in kept)
         return replace(item, segments=table[item.segments], labels=labels)
@@ -129,13 +142,19 @@ class WithNouns:
         return replace(item, nouns=tuple(self.find(item.caption)) if item.caption else ())
 
 
-def segments_by_class(labels: np.ndarray, ignored: int) -> tuple[np.ndarray, tuple[int, ...]]:
+def segments_by_class(
+    labels: np.ndarray, ignored: int, *, background: bool = False
+) -> tuple[np.ndarray, tuple[int, ...]]:
     """A label map's classes as segments, one each, for images whose instances are not known.
 
-    Returns (H, W) int32 segments and each one's label.
+    background: whether label 0 is one; classes are then counted from label 1.
+    Returns (H, W) int32 segments and each one's class.
     """
-    present = [int(label) for label in np.unique(labels) if label != ignored]
+    first = int(background)
+    present = [int(label) for label in np.unique(labels) if label != ignored and label >= first]
     segments = np.full(labels.shape, UNMARKED, np.int32)
+    if background:
+        segments[labels == 0] = OTHER
     for number, label in enumerate(present):
         segments[labels == label] = number
-    return segments, tuple(present)
+    return segments, tuple(label - first for label in present)

@@ -51,9 +51,12 @@ def coco_panoptic(
     for number, found in enumerate(pieces, 1):
         found.piece.cut(ids)[found.piece.mask] = number
     segments = [_segment(number, found) for number, found in enumerate(pieces, 1)]
-    things = {found.label: found.is_thing for found in pieces}
+    source = result.segment_source
+    things = (
+        range(len(result.classes) if instances else 0) if source is None else source.things(result.classes)
+    )
     categories = [
-        {"id": number + 1, "name": name, "isthing": int(things.get(number, instances)), "color": color}
+        {"id": number + 1, "name": name, "isthing": int(number in things), "color": color}
         for number, (name, color) in enumerate(zip(result.classes, result.colors.tolist(), strict=True))
     ]
     document = {

@@ -33,6 +33,9 @@ class Segment:
 class SegmentSource(Protocol):
     """What a method that finds segments by itself keeps of an image. It holds no model."""
 
+    def things(self, classes: Sequence[str]) -> frozenset[int]:
+        """Which of a result's classes have instances, found or not."""
+
     def panoptic(self, size: tuple[int, int], classes: Sequence[str]) -> tuple[Segment, ...]:
         """Segments of an image of `size` (H, W) that do not overlap, largest first."""
 

@@ -28,6 +28,7 @@ _FIRST = 24_000
 """The scenes before were the frozen models' own."""
 _NEXT_TRY = 1_000_000
 _TRIES = 1_000
+"""Scenes that are drawn to see whether enough of them show what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class TrainingScenes:
             raise ConfigError(f"no kind '{unknown[0]}' in the toy world; it has {', '.join(sorted(kinds))}")
         if not (names & {*THINGS} and names - {*THINGS}):
             raise ConfigError("scenes need a kind of thing and a kind of stuff; name at least one of each")
+        drawn = (draw_scene(scene_rng("train", _FIRST + number), 32) for number in range(_TRIES))
+        if not any({kind.name for kind in scene.kinds} <= names for scene in drawn):
+            raise ConfigError(
+                f"none of {_TRIES:,} scenes shows only the {len(names)} kinds that are seen; name more"
+            )
         return cls(unseen=frozenset(kinds - names))
 
     @cached_property
@@ -75,14 +81,12 @@ class TrainingScenes:
 
     def _scene(self, number: int) -> tuple[Scene, np.random.Generator]:
         """The first scene of a stream of its own that shows nothing unseen."""
-        for seed in range(_FIRST + number, _TRIES * _NEXT_TRY, _NEXT_TRY):
+        for seed in range(_FIRST + number, 2**62, _NEXT_TRY):
             rng = scene_rng("train", seed)
             scene = draw_scene(rng, self.side)
             if not any(kind.name in self.unseen for kind in scene.kinds):
                 return scene, rng
-        raise ConfigError(
-            f"none of {_TRIES:,} scenes shows only the {len(self.classes)} kinds that are seen; name more"
-        )
+        raise AssertionError("every scene shows something unseen")
 
 
 def annotated_scene(scene: Scene, numbers: Mapping[str, int], caption: str = "") -> AnnotatedImage:

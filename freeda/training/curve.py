@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from freeda.errors import OutputError, reason
 from freeda.files import replacing
 
 __all__ = ["Curve"]
@@ -47,10 +48,15 @@ class Curve:
     def save(self) -> None:
         if not self._rows:
             return
-        with replacing(self.path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(self._rows[0]))
-            writer.writeheader()
-            writer.writerows(self._rows)
+        try:
+            with replacing(self.path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(self._rows[0]))
+                writer.writeheader()
+                writer.writerows(self._rows)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write '{self.path}': {reason(error)}; make room and run the same command again"
+            ) from error
 
     def draw(self, path: Path) -> None:
         """The loss by step, as a PNG."""
@@ -65,4 +71,6 @@ class Curve:
 
 
 def _mean(values: list[float]) -> float:
-    return round(sum(values) / len(values), 6)
+    """Of those that are numbers; NaN where none is."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return round(sum(numbers) / len(numbers), 6) if numbers else math.nan

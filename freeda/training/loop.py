@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from freeda.errors import TrainingError
+from freeda.errors import ConfigError, TrainingError
 from freeda.methods.trained import Plan, Task
 from freeda.training.curve import Curve
 from freeda.training.processes import Processes
@@ -61,14 +61,19 @@ def fit(
     Every two minutes `folder`/NAME.state.safetensors and NAME.curve.csv are replaced; called again, training
     resumes from them. The batch of a step depends on the plan's seed, the step and the process only.
     Returns how far the training came.
-    Raises `TrainingError` where loss or gradient are not finite; the state last saved is kept.
+    Raises `TrainingError` where loss or gradient are not finite, `OutputError` where nothing can be written;
+    the state last saved is kept.
     """
     processes = Processes.of(device)
+    if plan.batch < processes.count:
+        raise ConfigError(
+            f"batch is {plan.batch}; expected at least one image for each of {processes.count} processes"
+        )
     state = TrainingState(task.network, plan.learning_rate, plan.weight_decay)
     checkpoint = folder / f"{task.name}.state.safetensors"
     curve = Curve(folder / f"{task.name}.curve.csv")
     if checkpoint.exists():
-        state.load(checkpoint, device)
+        state.load(checkpoint)
     curve.resume(state.step)
     fitting = _Fitting(task, state, count, plan, checkpoint, curve, processes, on_progress)
     fitting.run()

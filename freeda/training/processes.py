@@ -23,7 +23,9 @@ class Processes:
 
     @classmethod
     def of(cls, device: torch.device) -> Processes:
-        """Computes in bfloat16 where that is safe. Raises `ConfigError` where accelerate is not installed."""
+        """Computes in bfloat16, but for what needs more. Raises `ConfigError` where accelerate is not
+        installed, or the device has no bfloat16.
+        """
         try:
             from accelerate import Accelerator
         except ImportError as error:
@@ -32,7 +34,10 @@ class Processes:
             ) from error
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-        return cls(Accelerator(mixed_precision="bf16", cpu=device.type == "cpu"))
+        try:
+            return cls(Accelerator(mixed_precision="bf16", cpu=device.type == "cpu"))
+        except ValueError as error:
+            raise ConfigError(f"device '{device}' cannot train: {error}; choose another --device") from error
 
     @property
     def device(self) -> torch.device:

@@ -23,7 +23,7 @@ from freeda.training.processes import Processes
 
 __all__ = ["TrainingRun"]
 
-_RUN = "run.json"
+_RUN = "training.json"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,13 @@ class TrainingRun:
     def of(
         cls, folder: Path, training: Training, plan: Plan, checkpoint: Checkpoint, data: Mapping[str, Any]
     ) -> TrainingRun:
-        """data: identity of the training images."""
-        settings = {**asdict(checkpoint), "data": dict(data), "plan": asdict(plan)}
+        """data: identity of the training images, and what else they are learnt by."""
+        settings = {
+            **asdict(checkpoint),
+            "data": dict(data),
+            "plan": asdict(plan),
+            "conditions": dict(training.conditions),
+        }
         return cls(folder, training, plan, checkpoint, json.loads(json.dumps(settings)))
 
     @contextmanager
@@ -104,8 +109,7 @@ class TrainingRun:
                     f"'{self.folder}' is no run of `freeda train` and holds other files ({held[0]}); name an "
                     f"empty or new folder"
                 )
-            with replacing(path) as partial:
-                partial.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+            self._mark(path)
             return
         try:
             held_settings = json.loads(path.read_text(encoding="utf-8"))
@@ -117,13 +121,20 @@ class TrainingRun:
                 f"--overwrite"
             )
 
+    def _mark(self, path: Path) -> None:
+        try:
+            with replacing(path) as partial:
+                partial.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {reason(error)}; choose another --out") from error
+
     def _clear(self) -> None:
         """Only a run's own files are removed."""
         if not (self.folder / _RUN).exists():
             return
         name = self.training.task.name
-        own = (_RUN, f"{name}.state.safetensors", f"{name}.curve.csv", "model.safetensors")
-        for file in (*own, "config.json", "curve.png", CARD):
+        own = (f"{name}.state.safetensors", f"{name}.curve.csv", "model.safetensors", "config.json")
+        for file in (*own, "curve.png", CARD, _RUN):  # last what says whose folder it is
             (self.folder / file).unlink(missing_ok=True)
 
 

@@ -67,10 +67,10 @@ class TrainingState:
             ) from error
 
     @torch.no_grad()
-    def load(self, path: Path, device: torch.device) -> None:
+    def load(self, path: Path) -> None:
         """Raises `TrainingError` for a file that is damaged or another network's."""
         try:
-            with safe_open(path, "pt", device=str(device)) as file:
+            with safe_open(path, "pt") as file:
                 metadata, held = file.metadata(), set(file.keys())
                 self._require_same(path, held)
                 for name, weight in self.weights.items():
@@ -78,7 +78,7 @@ class TrainingState:
                     self.average[name].copy_(file.get_tensor(f"average.{name}"))
                 for name, parameter in self.parameters.items():
                     self.optimizer.state[parameter] = {
-                        key: file.get_tensor(f"adam.{key}.{name}")
+                        key: _beside(parameter, key, file.get_tensor(f"adam.{key}.{name}"))
                         for key in _ADAM
                         if f"adam.{key}.{name}" in held
                     }
@@ -95,3 +95,8 @@ class TrainingState:
                 f"'{path}' is another network's ({len(different)} tensors differ, first {different[0]}); "
                 f"choose another folder"
             )
+
+
+def _beside(parameter: nn.Parameter, key: str, value: torch.Tensor) -> torch.Tensor:
+    """A moment on its parameter's device; Adam keeps its count of steps on the CPU."""
+    return value if key == "step" else value.to(parameter.device)

@@ -9,6 +9,7 @@ from typing import Any
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import EncodedImage, OdiseMethod, PreparedImage, Vocabulary
+from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import NetworkSettings, OdiseSettings, parts
 from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ def load(
     stuff: classes without instances, "sky; grass" or a list; None for those of the training.
     preset: of the frozen models; None for the one that the weights were trained on.
     background: whether pixels of none of the classes are labelled as background.
-    batch: images of one size that pass the models at once.
+    batch: crops that are encoded together.
     options: of the `Runtime`, such as `device`; and fields of `OdiseSettings`, such as `overlap=0.5`; the
         background's score as `threshold`.
     Raises `ConfigError`, `ModelNotFoundError`.
@@ -47,26 +48,41 @@ def load(
     folder = str(weights) if weights is not None else as_preset(preset or "toy").model_ids("odise")[0]
     checkpoint = Checkpoint.read(folder, "odise")
     chosen = as_preset(preset or checkpoint.preset)
+    _, held = parts(chosen.methods.get("odise", {}))
+    settings = changed(_defaults(checkpoint), held, "method odise")
     if stuff is not None:
         options["stuff"] = _names(stuff)
-    _, held = parts(chosen.methods.get("odise", {}))
-    settings = changed(OdiseSettings(), held, "method odise")
     settings = changed(settings, options, "method odise", SETTING_NAMES)
+    frozen, network = _models(folder, checkpoint, chosen, runtime)
+    templates = chosen.segmentation.templates
+    method = OdiseMethod(frozen, network, checkpoint, templates, settings, background=background, batch=batch)
+    return MethodSegmenter(
+        method, size_of=lambda image: image.grid.rows * image.grid.columns, threads=runtime.threads
+    )
+
+
+def _models(
+    folder: str, checkpoint: Checkpoint, preset: Preset, runtime: Runtime
+) -> tuple[FrozenModels, OdiseNetwork]:
+    """The frozen models, which must be those of the training, and the trained network."""
     trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
-    frozen = load_frozen(chosen, trained, runtime.torch_device, runtime.dtype)
-    checkpoint.require_frozen(folder, frozen.fingerprints())
+    frozen = load_frozen(
+        preset,
+        trained,
+        runtime.torch_device,
+        runtime.dtype,
+        check=lambda found: checkpoint.require_frozen(folder, found),
+    )
     network = new_network(frozen, trained)
     Checkpoint.load_weights(folder, network)
-    method = OdiseMethod(
-        frozen,
-        network.eval().requires_grad_(False),
-        checkpoint,
-        chosen.segmentation.templates,
-        settings,
-        background=background,
-        batch=batch,
-    )
-    return MethodSegmenter(method, threads=runtime.threads)
+    return frozen, network.eval().requires_grad_(False)
+
+
+def _defaults(checkpoint: Checkpoint) -> OdiseSettings:
+    """The released code's, by what was learnt."""
+    if checkpoint.recipe == "captions":
+        return OdiseSettings(seen_weight=0.35, unseen_weight=0.65)
+    return OdiseSettings()
 
 
 def _names(stuff: str | Sequence[str]) -> tuple[str, ...]:

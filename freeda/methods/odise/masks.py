@@ -6,7 +6,7 @@ Shapes: `Q` queries, `C` classes, `h w` the masks' grid, `H W` pixels of the ima
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,10 @@ class MaskScores:
     def nbytes(self) -> int:
         return int(self.masks.nbytes + self.classes.nbytes + self.nothing.nbytes)
 
+    def cpu(self) -> MaskScores:
+        """The same in main memory: a result that is kept must not hold a GPU's."""
+        return replace(self, masks=self.masks.cpu(), classes=self.classes.cpu(), nothing=self.nothing.cpu())
+
     def __len__(self) -> int:
         return self.classes.shape[1]
 
@@ -64,6 +68,10 @@ class MaskScores:
     def dense(self) -> torch.Tensor:
         """(C, h, w) on the masks' grid."""
         return torch.einsum("qc,qhw->chw", self.classes, self.masks.sigmoid()).cpu()
+
+    def things(self, classes: Sequence[str]) -> frozenset[int]:
+        first = len(classes) - len(self)
+        return frozenset(first + number for number in range(len(self)) if number not in self.stuff)
 
     def panoptic(self, size: tuple[int, int], classes: Sequence[str]) -> tuple[Segment, ...]:
         """Every pixel goes to the query with the largest product of probability and mask; a query that keeps

@@ -134,7 +134,8 @@ class OdiseMethod:
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
         known = {name.casefold() for names in self._checkpoint.classes for name in names}
         seen = [any(name.casefold() in known for name in item.names) for item in classes]
-        stuff = {name.casefold() for name in self.settings.stuff or self._checkpoint.stuff}
+        named = self._checkpoint.stuff if self.settings.stuff is None else self.settings.stuff
+        stuff = {name.casefold() for name in named}
         share = [self.settings.seen_weight if one else self.settings.unseen_weight for one in seen]
         return Vocabulary(
             texts=ClassTexts.of(self.frozen.clip, classes, self._templates),
@@ -189,7 +190,7 @@ class OdiseMethod:
             "classes seen in training": classes.seen,
             "other classes": len(classes.clip_share) - classes.seen,
         }
-        return Scores(scores, counts, segments=scores)
+        return Scores(scores, counts, segments=scores.cpu())
 
     def _by_head(self, image: EncodedImage, texts: ClassTexts) -> tuple[torch.Tensor, torch.Tensor]:
         """(Q, C) log-probabilities among the classes, and (Q,) the probability of "no object"."""

@@ -17,6 +17,9 @@ from freeda.models.clip import ClipModel
 
 __all__ = ["FrozenModels", "OdiseNetwork"]
 
+_CROPS_AT_ONCE = 4
+"""While nothing is learnt: a panorama has many."""
+
 
 @dataclass(frozen=True)
 class FrozenModels:
@@ -60,8 +63,9 @@ class OdiseNetwork(nn.Module):
     def forward(self, frozen: FrozenModels, images: torch.Tensor, grid: CropGrid) -> list[MaskQueries]:
         """Every layer's masks and embeddings of (B, 3, H, W) images in [0, 1], the last layer's last."""
         crops = grid.cut(images)
-        taps = [grid.join(tap) for tap in self._taps(frozen, crops)]
-        return self.head(taps, grid.size)
+        parts = crops.split(len(crops) if torch.is_grad_enabled() else _CROPS_AT_ONCE)
+        read = zip(*(self._taps(frozen, part) for part in parts), strict=True)
+        return self.head([grid.join(torch.cat(taps)) for taps in read], grid.size)
 
     def _taps(self, frozen: FrozenModels, crops: torch.Tensor) -> list[torch.Tensor]:
         empty = frozen.diffusion.empty_text()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from freeda.methods.odise.crops import CropGrid
 from freeda.presets.settings import is_number, require, require_positive
 
 __all__ = ["FULL_SIZE_TAPS", "NetworkSettings", "OdiseSettings", "parts"]
@@ -76,6 +77,12 @@ class NetworkSettings:
         self._require("timestep", whole, "0 .. 999")
         self._require("noise_seed", isinstance(self.noise_seed, int), "a whole number")
         self._require("captioner", isinstance(self.captioner, bool), "true or false")
+        for name in ("width", "tap_width", "bottleneck"):
+            self._require(name, getattr(self, name) % 32 == 0, "a multiple of 32")
+        self._require("heads", self.width % self.heads == 0, f"a divisor of the width, {self.width}")
+        square = CropGrid.of((1, 1), side=self.side, window=self.window, multiple=self.multiple)
+        fits = f"such as {square.size[0]}, whose crops are multiples of {self.multiple}"
+        self._require("side", square.size == (self.side, self.side), fits)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         require(holds, f"{_SECTION}.{name}", getattr(self, name), expected)
@@ -90,7 +97,7 @@ class OdiseSettings:
     clip_scale: images are enlarged so many times for CLIP's view of the masks.
     background: score that a class must exceed.
     overlap: least share of a mask's pixels that must be its own for it to become a segment.
-    stuff: names of classes whose segments are joined; none for those that were stuff in training.
+    stuff: names of classes whose segments are joined; None for those that were stuff in training.
     instances: most instances per image.
     """
 
@@ -99,7 +106,7 @@ class OdiseSettings:
     clip_scale: float = 1.0
     background: float = 0.5
     overlap: float = 0.8
-    stuff: tuple[str, ...] = ()
+    stuff: tuple[str, ...] | None = None
     instances: int = 100
 
     def __post_init__(self) -> None:
@@ -108,8 +115,8 @@ class OdiseSettings:
             self._require(name, is_number(getattr(self, name), least=0, most=1), "between 0 and 1")
         self._require("clip_scale", is_number(self.clip_scale, above=0), "above 0")
         self._require("background", is_number(self.background), "a number")
-        names = isinstance(self.stuff, tuple) and all(isinstance(name, str) for name in self.stuff)
-        self._require("stuff", names, "a list of names")
+        listed = isinstance(self.stuff, tuple) and all(isinstance(name, str) for name in self.stuff)
+        self._require("stuff", self.stuff is None or listed, "a list of names")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         require(holds, f"{_SECTION}.{name}", getattr(self, name), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import torch
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from freeda.class_names import ClassName
+from freeda.errors import TrainingError
 from freeda.methods.odise.classes import ClassTexts
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.grounding import draw_nouns, grounding_loss
@@ -23,6 +25,9 @@ from freeda.segmentation.annotations import AnnotatedImage, AnnotatedImages
 __all__ = ["OdiseTask", "Recipe"]
 
 Recipe = Literal["labels", "captions"]
+_LABEL_FIGURES = ("mask", "dice", "cross_entropy", "queries_with_a_class")
+_FIGURES = {"labels": _LABEL_FIGURES, "captions": (*_LABEL_FIGURES, "grounding")}
+_MOST_EMPTY = 50
 _CLASS_WEIGHT, _MASK_WEIGHT, _DICE_WEIGHT, _GROUNDING_WEIGHT = 2.0, 5.0, 5.0, 2.0
 
 
@@ -58,7 +63,8 @@ class OdiseTask:
         jitter: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         self.network = network
-        self.figures: Mapping[str, float] = {}
+        self.figures: Mapping[str, float] = dict.fromkeys(_FIGURES[recipe], math.nan)
+        self._empty_in_a_row = 0
         self._frozen, self._settings, self._data = frozen, settings, data
         self._recipe, self._templates, self._jitter = recipe, tuple(templates), jitter
         self._device = frozen.diffusion.pipeline.device
@@ -72,8 +78,11 @@ class OdiseTask:
         views = [random_view(example, side, self._jitter, rng) for example in examples]
         targets = [self._targets(view) for view in views]
         kept = [number for number, target in enumerate(targets) if len(target.labels)]
+        # Before anything else, for every process must take part in it.
+        self._losses.count_masks(sum(len(target.labels) for target in targets))
         if not kept:
-            return sum(weight.sum() * 0 for weight in self.network.parameters())  # type: ignore[return-value]
+            return self._nothing()
+        self._empty_in_a_row = 0
         images = torch.from_numpy(np.stack([views[number].image for number in kept])).to(self._device)
         images = images.permute(0, 3, 1, 2).float() / 255
         grid = CropGrid.of(
@@ -86,10 +95,24 @@ class OdiseTask:
                 total = total + _GROUNDING_WEIGHT * self._grounding(layers, [views[n] for n in kept], rng)
             return total
 
+    def _nothing(self) -> torch.Tensor:
+        """The loss of images without a segment that could be learnt."""
+        self.figures = dict.fromkeys(_FIGURES[self._recipe], math.nan)
+        self._empty_in_a_row += 1
+        if self._empty_in_a_row == _MOST_EMPTY:
+            raise TrainingError(
+                f"{_MOST_EMPTY} batches in a row show none of the classes that are learnt; look at the data, "
+                f"or name other classes"
+            )
+        return torch.stack([weight.sum() * 0 for weight in self.network.parameters()]).sum()
+
     def _grounding(
         self, layers: Sequence[MaskQueries], views: Sequence[AnnotatedImage], rng: np.random.Generator
     ) -> torch.Tensor:
-        """The sum over layers; images whose captions have no nouns are left out, for they tell nothing."""
+        """The sum over layers; images whose captions have no nouns are left out, for they tell nothing.
+
+        Images are told from the others of this process (the paper: of all processes).
+        """
         nouns = [draw_nouns(view.nouns, rng) for view in views]
         told = [number for number, some in enumerate(nouns) if some]
         if len(told) < 2:
@@ -120,7 +143,7 @@ class OdiseTask:
         self.figures = {
             **{name.removeprefix("loss_"): float(value.detach()) for name, value in parts.items()},
             "queries_with_a_class": float(shares.float().mean()),
-            **({"grounding": 0.0} if self._recipe == "captions" else {}),
+            **({"grounding": math.nan} if self._recipe == "captions" else {}),
         }
         return (
             _CLASS_WEIGHT * parts["loss_cross_entropy"]
@@ -146,14 +169,17 @@ class OdiseTask:
 
 
 class _Losses(Mask2FormerLoss):
-    """Transformers' losses, with the mean number of masks per process taken once.
+    """Transformers' losses, with the mean number of masks per process taken once per step.
 
-    The original averages it over all processes and then divides it by their number again.
+    The original averages it over all processes at every layer, and then divides it by their number again.
     """
 
-    def get_num_masks(self, class_labels: Any, device: torch.device) -> torch.Tensor:
+    def count_masks(self, count: int) -> None:
+        """Takes the mean over all processes of their numbers of masks."""
         from accelerate.utils import reduce
 
-        count = torch.tensor(float(sum(map(len, class_labels))), device=device)
-        mean: torch.Tensor = reduce(count, "mean")
-        return mean.clamp(min=1)
+        mean: torch.Tensor = reduce(torch.tensor(float(count), device=self.empty_weight.device), "mean")
+        self._masks = mean.clamp(min=1)
+
+    def get_num_masks(self, class_labels: Any, device: torch.device) -> torch.Tensor:
+        return self._masks

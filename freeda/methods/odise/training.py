@@ -65,6 +65,7 @@ def build(
         settings=asdict(settings),
         frozen=frozen.fingerprints(),
         supervision=_supervision(data, recipe),
+        conditions={"jitter": jitter, "templates": preset.segmentation.templates},
     )
 
 

@@ -13,8 +13,11 @@ from pycocotools import mask as coco_mask
 
 import freeda
 from freeda.cli import main
-from freeda.evaluation.panoptic import PanopticQuality, match_segments
+from freeda.errors import DatasetError
+from freeda.evaluation.datasets import open_dataset
+from freeda.evaluation.panoptic import ClassMatches, PanopticQuality, match_segments
 from freeda.evaluation.toy import ToyDataset
+from freeda.segmentation.annotations import OTHER, UNMARKED
 from freeda.segmentation.drawing import draw_overlay
 from freeda.segmentation.result import Segmentation
 from freeda.segmentation.segments import Segment
@@ -71,6 +74,9 @@ def test_perfect_segments_have_a_quality_of_one() -> None:
 
 class Two:
     """Two cats side by side on grass, as a method that tells them apart would give them."""
+
+    def things(self, classes: tuple[str, ...]) -> frozenset[int]:
+        return frozenset({0})
 
     def panoptic(self, size: tuple[int, int], classes: tuple[str, ...]) -> tuple[Segment, ...]:
         masks = np.zeros((3, 20, 30), bool)
@@ -150,3 +156,32 @@ def test_a_method_without_segments_gives_one_per_class() -> None:
     ]
     assert result.instances == ()
     np.testing.assert_array_equal(result.segment_map, [[2, 2, 1], [1, 1, 0]])
+
+
+def test_a_background_counts_against_segments_and_ignored_pixels_do_not(tmp_path: Path) -> None:
+    """Labels of a background, one cat, and a stripe that is ignored."""
+    labels = np.zeros((20, 20), np.uint8)
+    labels[5:10, 5:10], labels[:, 18:] = 1, 255
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(labels).save(tmp_path / "labels" / "a.png")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
+    truth = open_dataset(str(tmp_path)).annotated(0)
+    assert truth.labels == (0,) and {*np.unique(truth.segments)} == {OTHER, UNMARKED, 0}
+    everything, dog = np.ones((20, 20), bool), np.zeros((20, 20), bool)
+    dog[12:16, 2:6] = True
+    whole = Segment(1, 0, "cat", 1.0, everything, True)
+    assert match_segments(truth, [whole]) == [ClassMatches(0, 0.0, 0, 1, 1)]  # an IoU of 25 / 360
+    spurious = Segment(2, 1, "dog", 1.0, dog, True)
+    assert match_segments(truth, [spurious]) == [ClassMatches(0, 0, 0, 0, 1), ClassMatches(1, 0.0, 0, 1, 0)]
+    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    with pytest.raises(DatasetError, match="is 20 x 10 px, its labels are 20 x 20"):
+        open_dataset(str(tmp_path)).annotated(0)
+
+
+def test_an_unknown_method_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        main, ["evaluate", "toyworld", "--method", "nosuch", "--out", str(tmp_path / "x")]
+    )
+    assert done.exit_code == 1 and "unknown method 'nosuch'; expected one of freeda" in done.stderr

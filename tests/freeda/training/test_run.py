@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +129,52 @@ def test_other_settings_are_refused_with_what_differs(whole: Path, data: Path) -
     assert {path: path.read_bytes() for path in whole.iterdir()} == before
 
 
+def test_another_range_of_scales_is_another_training(whole: Path, data: Path) -> None:
+    done = freeda(*training(data, whole, "--set", "jitter=[0.5, 1.0]"))
+    assert done.exit_code == 1 and "conditions.jitter [1.0, 1.0] instead of [0.5, 1.0]" in done.stderr
+
+
+def test_an_evaluation_s_folder_is_left_alone(data: Path, whole: Path, tmp_path: Path) -> None:
+    """And a training's by an evaluation, whatever is to be overwritten."""
+    out = tmp_path / "evaluated"
+    measuring = ("evaluate", data, "--method", "odise", "--weights", whole, "--limit", 1)
+    assert freeda(*measuring, "--out", out).exit_code == 0
+    done = freeda(*training(data, out, "--overwrite"))
+    assert done.exit_code == 1 and "is no run of `freeda train`" in done.stderr
+    assert freeda(*measuring, "--out", out).exit_code == 0
+    done = freeda(*measuring, "--out", whole, "--overwrite")
+    assert done.exit_code == 1 and "is no run of `freeda evaluate`" in done.stderr
+
+
+def test_two_processes_train_though_one_has_nothing_to_learn(
+    data: Path, odise_preset: Preset, tmp_path: Path
+) -> None:
+    """Half of the images are all ignored: a process with such a one must still take its part."""
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    for number in (1, 3, 5):
+        Image.fromarray(np.full((60, 80), 255, np.uint8)).save(folder / "labels" / f"{number}.png")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    words = training(folder, tmp_path / "out", "--device", "cpu")
+    done = subprocess.run(
+        [*launch, "-m", "freeda.cli", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "odise: step 12 of 12" in done.stderr and done.stdout.count("written ") == 1
+    held = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(np.isfinite(tensor.float()).all() for tensor in held.values())
+
+
+def test_benchmarks_are_not_learnt_from(tmp_path: Path) -> None:
+    done = freeda(*training("toyworld-things", tmp_path / "out"))
+    assert done.exit_code == 1 and "no training data 'toyworld-things'" in done.stderr
+
+
 def test_a_folder_with_other_files_is_left_alone(data: Path, odise_preset: Preset, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     done = freeda(*training(data, tmp_path, "--overwrite"))
@@ -140,6 +188,9 @@ def test_only_seen_classes_are_learnt(data: Path, odise_preset: Preset, tmp_path
     done = freeda(*training(data, out, "--seen", tmp_path / "seen.txt", "--steps", 2))
     assert done.exit_code == 0, done.stderr
     assert json.loads((out / "config.json").read_text())["classes"] == [["cat", "kitten"], ["grass"]]
+    (tmp_path / "seen.txt").write_text("")
+    done = freeda(*training(data, tmp_path / "none", "--seen", tmp_path / "seen.txt"))
+    assert done.exit_code == 1 and "no class is named that is to be learnt" in done.stderr
     (tmp_path / "seen.txt").write_text("unicorn\n")
     done = freeda(*training(data, tmp_path / "other", "--seen", tmp_path / "seen.txt"))
     assert done.exit_code == 1 and "no class 'unicorn' in the data" in done.stderr

@@ -87,6 +87,23 @@ def test_stuff_can_be_named(checkpoint: Path) -> None:
     assert {item.name for item in result.instances} == {"grass"}
 
 
+def test_that_nothing_is_stuff_can_be_said(checkpoint: Path) -> None:
+    for nothing in ([], ""):
+        result = load(weights=checkpoint, stuff=nothing).segment(picture(64, 64), "cat; grass")
+        assert result.segment_source is not None
+        assert result.segment_source.things(result.classes) == {0, 1}
+    usual = load(weights=checkpoint).segment(picture(64, 64), "cat; grass").segment_source
+    assert usual is not None and usual.things(("background", "cat", "grass")) == {1}
+
+
+def test_many_crops_pass_in_parts(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = picture(40, 500)  # thirteen crops
+    whole = load(weights=checkpoint).segment(wide, "cat; dog; grass")
+    monkeypatch.setattr("freeda.methods.odise.network._CROPS_AT_ONCE", 1)
+    parts = load(weights=checkpoint).segment(wide, "cat; dog; grass")
+    np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-4)
+
+
 def test_seen_classes_are_those_with_a_name_in_common(odise: Odise) -> None:
     share = odise.encode_classes("kitten, feline; dog; GRASS").clip_share
     np.testing.assert_allclose(share, [0.3, 0.7, 0.3])
@@ -182,6 +199,15 @@ def test_weights_that_do_not_fit_are_refused(copied: Path, change, message: str)
     change(held)
     save_file(held, copied / "model.safetensors")
     with pytest.raises(ConfigError, match=f"do not fit .1 tensors, first: {message}"):
+        load(weights=copied)
+
+
+@pytest.mark.parametrize(
+    "change", [{"frozen": None}, {"preset": 5}, {"settings": None}, {"classes": [[1]]}, {"stuff": 3}]
+)
+def test_values_of_another_type_are_damage(copied: Path, change: dict[str, object]) -> None:
+    edit(copied, **change)
+    with pytest.raises(ConfigError, match="config.json' is damaged"):
         load(weights=copied)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from freeda.class_names import ClassName
+from freeda.errors import ConfigError, TrainingError
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.grounding import draw_nouns, grounding_loss
 from freeda.methods.odise.loading import load_frozen, new_network
@@ -98,6 +99,23 @@ def test_segments_below_a_cell_and_empty_images_are_left_out(frozen: FrozenModel
     assert zero.item() == 0 and all(w.grad is not None for w in made.network.parameters())
 
 
+def test_data_without_anything_to_learn_is_told(frozen: FrozenModels) -> None:
+    made = task(frozen, [marked()])
+    for _ in range(49):
+        assert loss_of(made, 0) == 0 and np.isnan(made.figures["mask"])
+    with pytest.raises(TrainingError, match="50 batches in a row show none of the classes"):
+        loss_of(made, 0)
+
+
+def test_losses_are_means_over_the_masks(frozen: FrozenModels) -> None:
+    """Twice the same image: the sums double, and so does the number of masks."""
+    made = task(frozen, [marked((0, 0, 30, 30), (30, 0, 34, 64))])
+    made._losses.count_masks(6)
+    assert made._losses.get_num_masks([], CPU).item() == 6
+    made._losses.count_masks(0)
+    assert made._losses.get_num_masks([], CPU).item() == 1
+
+
 def test_every_trained_weight_gets_a_gradient(frozen: FrozenModels) -> None:
     made = task(frozen, [marked((0, 0, 30, 30), (30, 0, 34, 64))])
     with torch.no_grad():
@@ -126,7 +144,7 @@ def test_captions_teach_no_class_but_nouns(frozen: FrozenModels) -> None:
     both = loss_of(made, 0, 1)
     assert made.figures["grounding"] > 0
     without = task(frozen, [replace(item, nouns=()) for item in images], recipe="captions")
-    assert loss_of(without, 0, 1) < both and without.figures["grounding"] == 0
+    assert loss_of(without, 0, 1) < both and np.isnan(without.figures["grounding"])
 
 
 def test_the_grounding_loss_is_smallest_where_captions_belong_to_their_images() -> None:
@@ -209,11 +227,16 @@ def test_one_batch_can_be_learnt_by_heart(tmp_path) -> None:
 
 
 def test_options_that_cannot_work_are_refused(odise_preset: Preset) -> None:
-    from freeda.errors import ConfigError
-
     data = Given([marked((0, 0, 40, 40))])
     for options, message in (
         ({"queries": 0}, "queries is 0"),
+        ({"width": 100}, "width is 100; expected a multiple of 32"),
+        ({"heads": 3}, "heads is 3; expected a divisor of the width, 32"),
+        ({"side": 100}, "side is 100; expected such as 128"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0; expected above 0"),
+        ({"clip": -1.0}, "clip is -1.0; expected above 0"),
+        ({"ema_decay": 2.0}, "ema_decay is 2.0; expected at least 0 and below 1"),
+        ({"warmup": 0}, "warmup is 0; expected a whole number above 0"),
         ({"jitter": [2, 1]}, "jitter is .2, 1."),
         ({"speed": 3}, "no option or setting 'speed'"),
         ({"taps": ["unet.nothing.1"]}, "no block 'unet.nothing.1'"),
@@ -225,11 +248,9 @@ def test_options_that_cannot_work_are_refused(odise_preset: Preset) -> None:
 
 
 def test_kinds_too_few_to_draw_scenes_of_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from freeda.errors import ConfigError
-
     monkeypatch.setattr("freeda.toyworld.split._TRIES", 3)
     with pytest.raises(ConfigError, match="none of 3 scenes shows only the 2 kinds that are seen; name more"):
-        TrainingScenes.showing(frozenset({"cat", "grass"})).annotated(0)
+        TrainingScenes.showing(frozenset({"cat", "grass"}))
     with pytest.raises(ConfigError, match="no kind 'unicorn' in the toy world"):
         TrainingScenes.showing(frozenset({"unicorn"}))
     with pytest.raises(ConfigError, match="need a kind of thing and a kind of stuff"):
