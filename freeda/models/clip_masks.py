@@ -1,8 +1,8 @@
 """CLIP's image embedding of parts of an image, given as masks.
 
-A whole image's embedding is what CLIP's pooling makes of all positions; a part's is what the same pooling
-makes of the positions under its mask (a ViT's with one more class token per mask: Ding et al. 2023, MaskCLIP,
-as ODISE's released code uses it). A mask that covers everything gives the image's own embedding.
+A ViT gets one more class token per mask, which attends to the positions under it (MaskCLIP, Ding et al. 2023;
+ODISE's released code): a mask that covers everything gives the image's own embedding. A ResNet's part is the
+projected mean of its pooling's values there (MaskCLIP, Zhou et al. 2022).
 
 Shapes: `B` images, `Q` masks per image, `K` width of the joint space, `N` positions, `A` heads.
 """
@@ -59,31 +59,17 @@ def _cover(masks: torch.Tensor, grid: tuple[int, int], values: torch.Tensor) -> 
 
 
 def _by_resnet(tower: Any, inputs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Without the pooling's queries and keys: on masks, its attention falls on a few positions whatever they
+    show.
+    """
     found = tower.stem(inputs)
     for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
         found = layer(found)
     grid, pool = (found.shape[-2], found.shape[-1]), tower.attnpool
     cover = _cover(masks, grid, found)
-    positions = _resized_positions(pool.positional_embedding, grid).to(found)
-    values = found.flatten(2).transpose(1, 2)
-    means = cover / cover.sum(-1, keepdim=True) @ values + positions[0]
-    return pool.c_proj(_attend(pool, means, values + positions[1:], cover))
-
-
-def _attend(pool: Any, means: torch.Tensor, values: torch.Tensor, cover: torch.Tensor) -> torch.Tensor:
-    """(B, Q, D): each mask's mean attends to itself and to the (B, N, D) positions, as far as covered."""
-
-    def heads(values: torch.Tensor) -> torch.Tensor:
-        return values.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
-
-    queries, own_keys, own_values = (heads(part(means)) for part in (pool.q_proj, pool.k_proj, pool.v_proj))
-    keys, contents = heads(pool.k_proj(values)), heads(pool.v_proj(values))
-    scale = queries.shape[-1] ** -0.5
-    own = (queries * own_keys).sum(-1, keepdim=True) * scale
-    others = queries @ keys.transpose(-2, -1) * scale + cover.log()[:, None]
-    weights = torch.cat([own, others], -1).softmax(-1)
-    mixed = weights[..., :1] * own_values + weights[..., 1:] @ contents
-    return mixed.transpose(1, 2).flatten(2)
+    positions = _resized_positions(pool.positional_embedding, grid)[1:].to(found)
+    values = pool.v_proj(found.flatten(2).transpose(1, 2) + positions)
+    return pool.c_proj(cover / cover.sum(-1, keepdim=True) @ values)
 
 
 def _by_vit(tower: Any, inputs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

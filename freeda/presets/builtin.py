@@ -37,7 +37,8 @@ _TOY_ODISE: Mapping[str, Any] = {
     "encoder_layers": 3,
     "decoder_layers": 6,
     "queries": 20,
-    "clip_scale": 2.0,
+    "seen_weight": 0.5,
+    "unseen_weight": 0.9,
 }
 """At the toy models' blocks and sizes."""
 

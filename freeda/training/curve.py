@@ -28,7 +28,7 @@ class Curve:
         if self.path.exists():
             with self.path.open(encoding="utf-8", newline="") as file:
                 rows = [
-                    {name: float(value) for name, value in row.items()} | {"step": int(row["step"])}
+                    {name: float(value) for name, value in row.items()} | {"step": int(float(row["step"]))}
                     for row in csv.DictReader(file)
                 ]
             self._rows = [row for row in rows if row["step"] <= step]
