@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from freeda.cli import main
 from freeda.presets.settings import Preset
 from tests.freeda.methods.odise.conftest import *  # noqa: F403 - its fixtures
+from tests.freeda.methods.odise.conftest import preset_file
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,7 +48,7 @@ def freeda(*arguments: object) -> Result:
 
 
 def training(data: object, out: Path, *more: object) -> list[object]:
-    common = ["--preset", "tiny-odise", "--steps", 12, "--batch", 2, "--threads", 1]
+    common = ["--preset", preset_file(), "--steps", 12, "--batch", 2, "--threads", 1]
     return ["train", "odise", "--data", data, "--out", out, *common, *more]
 
 

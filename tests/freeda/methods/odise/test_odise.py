@@ -182,7 +182,7 @@ def test_another_method_s_weights_are_refused(copied: Path) -> None:
 
 def test_other_frozen_models_are_refused(copied: Path) -> None:
     edit(copied, frozen={"diffusion": "abc", "clip": "def"})
-    with pytest.raises(ConfigError, match="trained on another diffusion model .*'tiny-odise', or train"):
+    with pytest.raises(ConfigError, match="trained on another diffusion model .*tiny-odise.toml', or train"):
         load(weights=copied)
 
 
