@@ -26,6 +26,7 @@ __all__ = [
     "WORKERS",
     "asking_for_trust",
     "column_options",
+    "limit_threads",
     "method_options",
     "read_lines",
     "taken_method_options",
@@ -180,11 +181,11 @@ def taken_method_options(options: dict[str, Any]) -> dict[str, Any]:
             advice += ", and --threshold SCORE for a score that classes must exceed"
         raise click.BadParameter(f"{mixed[0]} is an option of its own; {advice}", param_hint="--set")
     if taken["threads"]:
-        _limit_threads(taken["threads"])
+        limit_threads(taken["threads"])
     return {**taken, **settings}
 
 
-def _limit_threads(count: int) -> None:
+def limit_threads(count: int) -> None:
     """Of every library that starts threads of its own."""
     import cv2
     import faiss

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from freeda.commands.options import DEVICE, read_lines
+from freeda.commands.options import DEVICE, limit_threads, read_lines
 from freeda.commands.paths import out_folder
 from freeda.methods import TRAINED
 
@@ -73,19 +74,17 @@ def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> No
     from freeda.training.card import full_cost
     from freeda.training.processes import Processes
 
-    _limit_threads(options["threads"])
+    if options["threads"]:
+        limit_threads(options["threads"])
     preset, processes = load_preset(options["preset"]), Processes.of(choose_device(options["device"]))
     run = _run(method, out, preset, processes, options)
     with run.opened(processes, overwrite=overwrite):
-        before = (
-            _held_out(run, preset, options["data"], str(processes.device))
-            if run.is_new and processes.is_main
-            else None
-        )
+        measure = partial(_held_out, run, preset, options["data"], str(processes.device))
+        before = measure() if run.is_new and processes.is_main else None
         reached = run.fit(processes.device, lambda progress: click.echo(str(progress), err=True))
         if not processes.is_main:
             return
-        figures = _figures(before, _held_out(run, preset, options["data"], str(processes.device)))
+        figures = _figures(before, measure())
         written = run.finish(reached, figures)
     for name, figure in figures.items():
         click.echo(f"{name}: {figure}")
@@ -121,13 +120,6 @@ def _run(
         checkpoint,
         {**data.identity, **start, "processes": processes.count},
     )
-
-
-def _limit_threads(count: int | None) -> None:
-    if count:
-        import torch
-
-        torch.set_num_threads(count)
 
 
 def _open_data(name: str, seen: Path | None) -> AnnotatedImages:
@@ -170,8 +162,8 @@ def _plan(training: Training, options: Mapping[str, Any]) -> Plan:
 
 
 def _held_out(run: TrainingRun, preset: Preset, data: str, device: str) -> float | None:
-    """MIoU of the network as it is, on scenes of the toy world that nothing was trained on; None for other
-    data, of which all is learnt.
+    """The network's mIoU on scenes of the toy world that nothing was trained on; None for other data, of
+    which all is learnt.
     """
     if data != "toyworld":
         return None

@@ -19,6 +19,8 @@ from freeda.presets.settings import COARSEST, Synthesis
 from freeda.records import SyntheticImage
 
 __all__ = [
+    "add_noise",
+    "encode_latents",
     "generate",
     "load_pipeline",
     "noise_latents",
@@ -120,15 +122,26 @@ def _maps_of(image: torch.Tensor, maps: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def noise_latents(pipeline: Any, images: torch.Tensor, *, timestep: int, seed: int) -> torch.Tensor:
     """(B, channels, h, w): latents of (B, 3, H, W) float32 RGB images in [0, 1], noised to `timestep`."""
+    latents = encode_latents(pipeline, images)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    return add_noise(pipeline, latents, noise, timestep)
+
+
+@torch.no_grad()
+def encode_latents(pipeline: Any, images: torch.Tensor) -> torch.Tensor:
+    """(B, channels, h, w): the posterior's modes of (B, 3, H, W) images in [0, 1], scaled for the UNet."""
     device, dtype = pipeline.unet.device, pipeline.unet.dtype
     latents = pipeline.vae.encode((images * 2 - 1).to(device, dtype)).latent_dist.mode()
-    latents = latents * pipeline.vae.config.scaling_factor
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
-    steps = torch.full((len(images),), timestep, device=device)
+    scaled: torch.Tensor = latents * pipeline.vae.config.scaling_factor
+    return scaled
+
+
+def add_noise(pipeline: Any, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+    """Latents noised to `timestep`. noise: of their shape, or (channels, h, w) for all of them."""
+    steps = torch.full((len(latents),), timestep, device=latents.device)
     # Multistep solvers add noise by their own step indices; the training schedule goes by timestep.
-    noisy: torch.Tensor = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(
-        latents, noise, steps
-    )
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    noisy: torch.Tensor = schedule.add_noise(latents, noise.to(latents).expand_as(latents), steps)
     return noisy
 
 

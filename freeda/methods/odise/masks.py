@@ -39,10 +39,6 @@ class MaskScores:
     overlap: float
     most: int
 
-    @property
-    def nbytes(self) -> int:
-        return int(self.masks.nbytes + self.classes.nbytes + self.nothing.nbytes)
-
     def cpu(self) -> MaskScores:
         """The same in main memory: a result that is kept must not hold a GPU's."""
         return replace(self, masks=self.masks.cpu(), classes=self.classes.cpu(), nothing=self.nothing.cpu())

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from torch import nn
 
 from freeda.errors import ConfigError
+from freeda.models.diffusion import add_noise, encode_latents
 
 __all__ = ["TappedPipeline"]
 
@@ -25,14 +24,6 @@ _PARTS = ("vae.encoder", "unet", "vae.decoder")
 
 class _AllFound(Exception):
     """Ends a network's pass, for nothing after this point is read."""
-
-
-@dataclass(frozen=True)
-class _Latents:
-    """mean: (B, 4, h, w) of the posterior, as the decoder takes it. noisy: the same, as the UNet takes it."""
-
-    mean: torch.Tensor
-    noisy: torch.Tensor
 
 
 class TappedPipeline:
@@ -47,7 +38,6 @@ class TappedPipeline:
         self.taps = tuple(taps)
         self._timestep, self._noise_seed = timestep, noise_seed
         self._blocks = [_block(pipeline, name) for name in taps]
-        self._schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
         for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
             part.eval().requires_grad_(False)
 
@@ -84,24 +74,18 @@ class TappedPipeline:
         """
         found: dict[int, torch.Tensor] = {}
         with torch.no_grad(), self._listening("vae.encoder", found):
-            latents = self._encode(images)
+            latents = encode_latents(self.pipeline, images)
         with torch.no_grad(), self._listening("vae.decoder", found, stop=True) as listening:
             if listening:
-                self.pipeline.vae.decode(latents.mean)
+                self.pipeline.vae.decode(latents / self.pipeline.vae.config.scaling_factor)
         with self._listening("unet", found, stop=True) as listening, _added_to_time(self.pipeline.unet, time):
             if listening:
-                steps = torch.full((len(images),), self._timestep, device=latents.noisy.device)
-                self.pipeline.unet(latents.noisy, steps, text.to(latents.noisy.dtype))
+                seeded = torch.Generator().manual_seed(self._noise_seed)
+                noise = torch.randn(latents.shape[1:], generator=seeded)
+                noisy = add_noise(self.pipeline, latents, noise, self._timestep)
+                steps = torch.full((len(images),), self._timestep, device=noisy.device)
+                self.pipeline.unet(noisy, steps, text.to(noisy.dtype))
         return [found[number] for number in range(len(self.taps))]
-
-    def _encode(self, images: torch.Tensor) -> _Latents:
-        vae = self.pipeline.vae
-        mean = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mode()
-        scaled = mean * vae.config.scaling_factor
-        noise = torch.randn(scaled.shape[1:], generator=torch.Generator().manual_seed(self._noise_seed))
-        steps = torch.full((len(scaled),), self._timestep, device=scaled.device)
-        noisy = self._schedule.add_noise(scaled, noise.to(scaled).expand_as(scaled), steps)
-        return _Latents(mean, noisy)
 
     @contextmanager
     def _listening(self, part: str, found: dict[int, torch.Tensor], *, stop: bool = False) -> Iterator[bool]:
