@@ -52,7 +52,8 @@ def average_precision(
         for segment, label in enumerate(truth.labels):
             if label in chosen and (mask := truth.segments == segment).any():
                 first = len(dataset["annotations"]) + 1
-                dataset["annotations"].append(_annotation(first, number, label, mask))
+                crowd = segment in truth.crowds
+                dataset["annotations"].append(_annotation(first, number, label, mask, crowd))
         results += [
             {
                 "image_id": number,
@@ -82,7 +83,7 @@ def _evaluated(dataset: dict[str, Any], results: list[dict[str, Any]]) -> Averag
     return AveragePrecision(*(float(value) for value in run.stats[:3]))
 
 
-def _annotation(number: int, image: int, label: int, mask: np.ndarray) -> dict[str, Any]:
+def _annotation(number: int, image: int, label: int, mask: np.ndarray, crowd: bool) -> dict[str, Any]:
     size, counts = compressed(mask)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
@@ -92,7 +93,7 @@ def _annotation(number: int, image: int, label: int, mask: np.ndarray) -> dict[s
         "category_id": label + 1,
         "area": int(mask.sum()),
         "bbox": [int(value) for value in box],
-        "iscrowd": 0,
+        "iscrowd": int(crowd),
         "segmentation": {"size": list(size), "counts": counts},
     }
 

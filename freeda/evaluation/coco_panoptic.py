@@ -91,12 +91,12 @@ class CocoPanopticDataset:
         return self.images / str(self.content["annotations"][number]["image"])
 
     def truth(self, number: int) -> np.ndarray:
-        segments, labels = self._segments(number)
+        segments, labels, _ = self._segments(number)
         table = np.array([*labels, IGNORED], np.int64)
         return table[segments]
 
     def annotated(self, number: int) -> AnnotatedImage:
-        segments, labels = self._segments(number)
+        segments, labels, crowds = self._segments(number)
         caption = self._captions.get(self.content["annotations"][number]["image_id"], "")
         image = read_image(self.image(number))
         if image.shape[:2] != segments.shape:
@@ -104,7 +104,7 @@ class CocoPanopticDataset:
                 f"'{self.image(number)}' is {image.shape[1]} x {image.shape[0]} px, its map is "
                 f"{segments.shape[1]} x {segments.shape[0]}; they belong to different images"
             )
-        return AnnotatedImage(image, segments, labels, caption)
+        return AnnotatedImage(image, segments, labels, crowds=crowds, caption=caption)
 
     @cached_property
     def _captions(self) -> dict[int, str]:
@@ -124,8 +124,8 @@ class CocoPanopticDataset:
     def submitted(self, labels: np.ndarray) -> np.ndarray:
         return np.array([item["id"] for item in self.content["categories"]])[labels]
 
-    def _segments(self, number: int) -> tuple[np.ndarray, tuple[int, ...]]:
-        """(H, W) segments and their labels; crowds are unmarked, for their members are not told apart."""
+    def _segments(self, number: int) -> tuple[np.ndarray, tuple[int, ...], frozenset[int]]:
+        """(H, W) segments, their labels, and which of them are crowds."""
         item = self.content["annotations"][number]
         path = self.listing.with_suffix("") / item["file_name"]
         try:
@@ -134,15 +134,15 @@ class CocoPanopticDataset:
         except (UnidentifiedImageError, OSError) as error:
             raise DatasetError(f"panoptic map '{path}' cannot be read: {error}") from error
         ids = stored[..., 0] + 256 * stored[..., 1] + 65536 * stored[..., 2]
-        told = [one for one in item["segments_info"] if not one.get("iscrowd")]
+        listed = item["segments_info"]
         segments = np.full(ids.shape, UNMARKED, np.int32)
-        for place, one in enumerate(told):
+        for place, one in enumerate(listed):
             segments[ids == one["id"]] = place
         try:
-            labels = tuple(self._labels[one["category_id"]] for one in told)
+            labels = tuple(self._labels[one["category_id"]] for one in listed)
         except KeyError as error:
             raise DatasetError(f"'{self.listing}' has a segment of category {error}, not listed") from error
-        return segments, labels
+        return segments, labels, frozenset(n for n, one in enumerate(listed) if one.get("iscrowd"))
 
 
 def find_panoptic(path: Path) -> Path | None:

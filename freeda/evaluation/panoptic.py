@@ -33,7 +33,8 @@ class ClassMatches:
 def match_segments(truth: AnnotatedImage, found: Sequence[Segment]) -> list[ClassMatches]:
     """Matches an image's segments: a true and a predicted one of a class match where their IoU exceeds 0.5.
 
-    Unmarked pixels count for no segment; a predicted one that lies mostly on them is left out. Pixels of none
+    As in COCO's panopticapi, unmarked pixels count for no segment, crowds are neither matched nor missed, and
+    a predicted segment that lies mostly on unmarked pixels or crowds of its class is left out. Pixels of none
     of the classes count against a predicted one.
     """
     true_areas = np.bincount(truth.segments[truth.segments >= 0], minlength=len(truth.labels))
@@ -44,19 +45,17 @@ def match_segments(truth: AnnotatedImage, found: Sequence[Segment]) -> list[Clas
         marked = under[under != UNMARKED]
         counts = np.bincount(under[under >= 0], minlength=len(truth.labels))
         ious = counts / np.maximum(true_areas + len(marked) - counts, 1)
-        best = next(
-            (n for n in np.argsort(-ious) if truth.labels[n] == segment.label and ious[n] > _MATCHED_ABOVE),
-            None,
-        )
+        same = [n for n, label in enumerate(truth.labels) if label == segment.label]
+        best = next((n for n in same if n not in truth.crowds and ious[n] > _MATCHED_ABOVE), None)
         row = totals.setdefault(segment.label, [0.0, 0, 0, 0])
-        if best is not None and int(best) not in matched_truth:
-            matched_truth.add(int(best))
+        if best is not None and best not in matched_truth:
+            matched_truth.add(best)
             row[0] += float(ious[best])
             row[1] += 1
-        elif len(marked) * 2 > len(under):
+        elif (len(marked) - counts[[n for n in same if n in truth.crowds]].sum()) * 2 >= len(under):
             row[2] += 1
     for number, label in enumerate(truth.labels):
-        if number not in matched_truth and true_areas[number]:
+        if number not in matched_truth | truth.crowds and true_areas[number]:
             totals.setdefault(label, [0.0, 0, 0, 0])[3] += 1
     return [
         ClassMatches(label, round(row[0], 6), int(row[1]), int(row[2]), int(row[3]))

@@ -5,7 +5,7 @@ with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +36,7 @@ class AnnotatedImage:
     image: (H, W, 3) uint8 RGB.
     segments: (H, W) int32, a segment's number, counted from 0, or `UNMARKED`, or `OTHER`.
     labels: each segment's class.
+    crowds: segments that hold several things of their class, not told apart.
     caption: a sentence about the image; empty where there is none.
     nouns: of the caption.
     """
@@ -43,6 +44,8 @@ class AnnotatedImage:
     image: np.ndarray
     segments: np.ndarray
     labels: tuple[int, ...]
+    _: KW_ONLY
+    crowds: frozenset[int] = frozenset()
     caption: str = ""
     nouns: tuple[str, ...] = ()
 
@@ -109,7 +112,8 @@ class OnlyClasses:
         table[OTHER] = OTHER  # as UNMARKED, counted from the end
         table[kept] = np.arange(len(kept))
         labels = tuple(places[item.labels[segment]] for segment in kept)
-        return replace(item, segments=table[item.segments], labels=labels)
+        crowds = frozenset(place for place, segment in enumerate(kept) if segment in item.crowds)
+        return replace(item, segments=table[item.segments], labels=labels, crowds=crowds)
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,10 @@ def coco_panoptic(
         things, else as stuff; segments that the method has found by itself are what it says they are.
     """
     ids = np.zeros(result.labels.shape, np.uint32)
-    pieces = list(result_pieces(result, instances=instances))
-    for number, found in enumerate(pieces, 1):
+    segments = []
+    for number, found in enumerate(result_pieces(result, instances=instances), 1):
         found.piece.cut(ids)[found.piece.mask] = number
-    segments = [_segment(number, found) for number, found in enumerate(pieces, 1)]
+        segments.append(_segment(number, found))
     source = result.segment_source
     things = (
         range(len(result.classes) if instances else 0) if source is None else source.things(result.classes)

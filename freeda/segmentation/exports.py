@@ -95,11 +95,11 @@ def _panoptic(result: Segmentation) -> list[dict[str, Any]]:
             "class": item.label,
             "label": item.name,
             "thing": item.is_thing,
-            "area": int(item.mask.sum()),
-            "box": Piece.of(item.mask).box,
+            "area": piece.area,
+            "box": piece.box,
             "score": item.score,
         }
-        for item in result.segments
+        for item, piece in ((item, Piece.of(item.mask)) for item in result.segments)
     ]
 
 

@@ -16,7 +16,7 @@ from freeda.errors import ConfigError, ExplanationError
 from freeda.segmentation.colors import class_colors
 from freeda.segmentation.decision import Foreground
 from freeda.segmentation.evidence import Evidence
-from freeda.segmentation.segments import Segment, SegmentSource
+from freeda.segmentation.segments import PackedMask, Segment, SegmentSource
 
 if TYPE_CHECKING:
     import supervision
@@ -210,5 +210,5 @@ class Segmentation:
 
 def _as_segment(number: int, item: Mapping[str, Any], result: Segmentation) -> Segment:
     """An entry of `segments_info` with its mask."""
-    mask = result.labels == item["id"]
+    mask = PackedMask.of(result.labels == item["id"])
     return Segment(number, item["id"], item["label"], item["score"], mask, is_thing=False)

@@ -8,7 +8,24 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Segment", "SegmentSource"]
+__all__ = ["PackedMask", "Segment", "SegmentSource"]
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """An (H, W) mask at one bit per pixel: an image may have a hundred."""
+
+    size: tuple[int, int]
+    bits: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> PackedMask:
+        return cls((mask.shape[0], mask.shape[1]), np.packbits(mask))
+
+    def unpacked(self) -> np.ndarray:
+        """(H, W) bool."""
+        height, width = self.size
+        return np.unpackbits(self.bits, count=height * width).reshape(self.size).view(bool)
 
 
 @dataclass(frozen=True)
@@ -18,7 +35,7 @@ class Segment:
     id: counts the segments of an image from 1.
     label: its class, an index into the result's `classes`. name: of that class.
     score: how sure the method is; methods scale it differently.
-    mask: (H, W) bool.
+    packed_mask: of its pixels; `mask` unpacks it.
     is_thing: whether the class has instances, of which this is one.
     """
 
@@ -26,8 +43,13 @@ class Segment:
     label: int
     name: str
     score: float
-    mask: np.ndarray
+    packed_mask: PackedMask
     is_thing: bool
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, made anew at every call."""
+        return self.packed_mask.unpacked()
 
 
 class SegmentSource(Protocol):

@@ -94,5 +94,5 @@ def annotated_scene(scene: Scene, numbers: Mapping[str, int], caption: str = "")
     seen, segments = np.unique(scene.instances, return_inverse=True)
     labels = tuple(numbers[scene.kinds[instance].name] for instance in seen)
     return AnnotatedImage(
-        scene.image, segments.reshape(scene.instances.shape).astype(np.int32), labels, caption
+        scene.image, segments.reshape(scene.instances.shape).astype(np.int32), labels, caption=caption
     )

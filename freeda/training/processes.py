@@ -17,7 +17,7 @@ __all__ = ["Processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """All processes of a training; `accelerate launch` starts more than one."""
+    """All processes of a training; `torchrun` starts more than one."""
 
     accelerator: Any
 

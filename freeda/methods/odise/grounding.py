@@ -11,14 +11,28 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-__all__ = ["draw_nouns", "grounding_loss"]
+__all__ = ["NOUNS", "draw_nouns", "gathered", "grounding_loss"]
 
-_NOUNS = 8
+NOUNS = 8
+"""Of a caption, per step."""
 
 
 def draw_nouns(nouns: Sequence[str], rng: np.random.Generator) -> list[str]:
     """Eight of a caption's nouns, with replacement; none where it has none."""
-    return [nouns[int(place)] for place in rng.integers(0, len(nouns), _NOUNS)] if nouns else []
+    return [nouns[int(place)] for place in rng.integers(0, len(nouns), NOUNS)] if nouns else []
+
+
+def gathered(values: torch.Tensor) -> torch.Tensor:
+    """(B, ...) values of all processes, where gradients reach each process's own. Processes with fewer images
+    than others are padded with zeros. All must call this.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import pad_across_processes
+    from torch.distributed.nn.functional import all_gather
+
+    if PartialState().num_processes == 1:
+        return values
+    return torch.cat(all_gather(pad_across_processes(values).contiguous()))
 
 
 def grounding_loss(similarity: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from freeda.segmentation.segments import Segment
+from freeda.segmentation.segments import PackedMask, Segment
 from freeda.segmentation.upsampling import Band, Upsampling
 
 __all__ = ["MaskScores"]
@@ -77,16 +77,14 @@ class MaskScores:
         """
         probability, labels = self.classes.max(1)
         kept = torch.nonzero(probability > self.nothing)[:, 0]
-        if not len(kept):
-            return ()
-        owners, insides = self._owners(size, kept, probability[kept])
-        found: list[tuple[int, float, np.ndarray]] = []
-        for place, query in enumerate(kept.tolist()):
-            mask = (owners == place) & insides[place]
-            area = int(mask.sum())
-            if area and area >= self.overlap * int(insides[place].sum()):
-                found.append((int(labels[query]), float(probability[query]), mask))
-        return _numbered(self._joined(found), classes, len(self), self.stuff)
+        owners, own, areas = self._owners(size, kept, probability[kept])
+        found = [
+            _Part(int(labels[query]), float(probability[query]), int(own[place]), (place,))
+            for place, query in enumerate(kept.tolist())
+            if own[place] and own[place] >= self.overlap * areas[place]
+        ]
+        parts = sorted(self._joined(found), key=lambda part: -part.area)
+        return self._segments([(part.label, part.score, part.mask(owners)) for part in parts], classes)
 
     def instances(self, size: tuple[int, int], classes: Sequence[str]) -> tuple[Segment, ...]:
         """The best pairs of query and class. A score is the class's probability times the mean of the mask
@@ -100,65 +98,76 @@ class MaskScores:
         found = []
         for number, place in zip(things, places, strict=True):
             mask, sureness = masks[place // len(self)]
-            if mask.any():
+            if sureness:
                 found.append((place % len(self), float(flat.values[number]) * sureness, mask))
-        found.sort(key=lambda item: -item[1])
-        return _numbered(found, classes, len(self), self.stuff, largest_first=False)
+        return self._segments(sorted(found, key=lambda item: -item[1]), classes)
 
     def _owners(
         self, size: tuple[int, int], kept: torch.Tensor, probability: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W) which of the kept queries a pixel goes to; (K, H, W) bool, where each one's mask is."""
-        owners, insides = np.empty(size, np.int32), np.empty((len(kept), *size), bool)
-        for band in self._bands(size, 2 * len(kept)):
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(H, W) int32: the place among `kept` of the query that a pixel goes to, -1 where it lies outside of
+        that query's mask; (K,) pixels that go to each query; and (K,) pixels inside of its mask.
+        """
+        owners = np.full(size, -1, np.int32)
+        own, areas = (np.zeros(len(kept), np.int64) for _ in range(2))
+        for band in self._bands(size, 2 * len(kept)) if len(kept) else ():
             logits = band.upsample(self.masks[kept])
-            owners[band.rows] = (logits.sigmoid() * probability[:, None, None]).argmax(0).cpu().numpy()
-            insides[:, band.rows] = (logits >= 0).cpu().numpy()
-        return owners, insides
+            winners = (logits.sigmoid() * probability[:, None, None]).argmax(0, keepdim=True)
+            winners = torch.where(logits.gather(0, winners) >= 0, winners, -1)[0]
+            owners[band.rows] = winners.cpu().numpy()
+            own += winners.flatten().add(1).bincount(minlength=len(kept) + 1)[1:].cpu().numpy()
+            areas += (logits >= 0).sum((1, 2)).cpu().numpy()
+        return owners, own, areas
 
-    def _whole(self, size: tuple[int, int], queries: list[int]) -> Iterator[tuple[np.ndarray, float]]:
-        """Each query's (H, W) mask, and the mean of its sigmoid there."""
+    def _whole(self, size: tuple[int, int], queries: list[int]) -> Iterator[tuple[PackedMask, float]]:
+        """Each query's mask, and the mean of its sigmoid there; 0 where it is empty."""
         for query in queries:
             mask, total = np.zeros(size, bool), 0.0
             for band in self._bands(size, 2):
                 logits = band.upsample(self.masks[query : query + 1])[0]
                 mask[band.rows] = (logits >= 0).cpu().numpy()
                 total += float(logits.sigmoid()[logits >= 0].sum())
-            yield mask, total / max(int(mask.sum()), 1)
+            yield PackedMask.of(mask), total / max(int(mask.sum()), 1)
 
     def _bands(self, size: tuple[int, int], planes: int) -> Iterator[Band]:
         """Rows of which so many planes of float32 fit in memory, with the queries' own."""
         upsampling = Upsampling.between((self.masks.shape[-2], self.masks.shape[-1]), size)
         return upsampling.bands(_BAND_BYTES // (4 * (planes + len(self.masks))))
 
-    def _joined(self, found: list[tuple[int, float, np.ndarray]]) -> list[tuple[int, float, np.ndarray]]:
-        """Segments of one kind of stuff as one, with the mean of their scores by area."""
-        joined: dict[int, tuple[int, float, np.ndarray]] = {}
-        things = []
-        for label, score, mask in found:
-            if label not in self.stuff:
-                things.append((label, score, mask))
-            elif label not in joined:
-                joined[label] = (label, score, mask)
-            else:
-                _, held, whole = joined[label]
-                areas = int(whole.sum()), int(mask.sum())
-                joined[label] = (label, (held * areas[0] + score * areas[1]) / sum(areas), whole | mask)
-        return [*things, *joined.values()]
+    def _joined(self, found: Sequence[_Part]) -> Iterator[_Part]:
+        """Parts of one kind of stuff as one, with the mean of their scores by area."""
+        yield from (part for part in found if part.label not in self.stuff)
+        for label in sorted({part.label for part in found} & self.stuff):
+            parts = [part for part in found if part.label == label]
+            area = sum(part.area for part in parts)
+            score = sum(part.score * part.area for part in parts) / area
+            yield _Part(label, score, area, tuple(place for part in parts for place in part.places))
+
+    def _segments(
+        self, found: Sequence[tuple[int, float, PackedMask]], names: Sequence[str]
+    ) -> tuple[Segment, ...]:
+        """Labels, scores and masks as segments of a result that may have a background before its classes."""
+        first = len(names) - len(self)
+        return tuple(
+            Segment(
+                number, label + first, names[label + first], round(score, 6), mask, label not in self.stuff
+            )
+            for number, (label, score, mask) in enumerate(found, 1)
+        )
 
 
-def _numbered(
-    found: Sequence[tuple[int, float, np.ndarray]],
-    names: Sequence[str],
-    count: int,
-    stuff: frozenset[int],
-    *,
-    largest_first: bool = True,
-) -> tuple[Segment, ...]:
-    """As segments of a result that may have a background before its `count` classes."""
-    first = len(names) - count
-    ordered = sorted(found, key=lambda item: -int(item[2].sum())) if largest_first else found
-    return tuple(
-        Segment(number, label + first, names[label + first], round(score, 6), mask, label not in stuff)
-        for number, (label, score, mask) in enumerate(ordered, 1)
-    )
+@dataclass(frozen=True)
+class _Part:
+    """Pixels of one label. places: of the queries that they belong to."""
+
+    label: int
+    score: float
+    area: int
+    places: tuple[int, ...]
+
+    def mask(self, owners: np.ndarray) -> PackedMask:
+        """owners: (H, W), the place that each pixel belongs to, -1 for none."""
+        mask = np.zeros(owners.shape, bool)
+        for place in self.places:
+            mask |= owners == place
+        return PackedMask.of(mask)

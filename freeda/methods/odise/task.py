@@ -15,7 +15,7 @@ from freeda.class_names import ClassName
 from freeda.errors import TrainingError
 from freeda.methods.odise.classes import ClassTexts
 from freeda.methods.odise.crops import CropGrid
-from freeda.methods.odise.grounding import draw_nouns, grounding_loss
+from freeda.methods.odise.grounding import NOUNS, draw_nouns, gathered, grounding_loss
 from freeda.methods.odise.head import MaskQueries, mask2former_config
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import NetworkSettings
@@ -80,19 +80,20 @@ class OdiseTask:
         kept = [number for number, target in enumerate(targets) if len(target.labels)]
         # Before anything else, for every process must take part in it.
         self._losses.count_masks(sum(len(target.labels) for target in targets))
-        if not kept:
+        if not kept and self._recipe == "labels":
             return self._nothing()
-        self._empty_in_a_row = 0
-        images = torch.from_numpy(np.stack([views[number].image for number in kept])).to(self._device)
+        # Captions are told apart across processes, so that none may be missing.
+        shown = kept or [0]
+        images = torch.from_numpy(np.stack([views[number].image for number in shown])).to(self._device)
         images = images.permute(0, 3, 1, 2).float() / 255
         grid = CropGrid.of(
             (side, side), side=side, window=self._settings.window, multiple=self._settings.multiple
         )
         layers = self.network(self._frozen, images, grid)
         with torch.autocast(self._device.type, enabled=False):
-            total = self._total(layers, [targets[number] for number in kept])
+            total = self._total(layers, [targets[n] for n in kept]) if kept else self._nothing()
             if self._recipe == "captions":
-                total = total + _GROUNDING_WEIGHT * self._grounding(layers, [views[n] for n in kept], rng)
+                total = total + _GROUNDING_WEIGHT * self._grounding(layers, [views[n] for n in shown], rng)
             return total
 
     def _nothing(self) -> torch.Tensor:
@@ -111,24 +112,28 @@ class OdiseTask:
     ) -> torch.Tensor:
         """The sum over layers; images whose captions have no nouns are left out, for they tell nothing.
 
-        Images are told from the others of this process (the paper: of all processes).
+        Images are told from those of all processes, each of which computes the same.
         """
         nouns = [draw_nouns(view.nouns, rng) for view in views]
-        told = [number for number, some in enumerate(nouns) if some]
-        if len(told) < 2:
-            return layers[-1].embeddings.float().sum() * 0
-        names = [ClassName(noun) for number in told for noun in nouns[number]]
+        told = torch.tensor([bool(some) for some in nouns], device=self._device)
+        names = [ClassName(noun) for some in nouns for noun in some or [""] * NOUNS]
         texts = torch.from_numpy(self._frozen.clip.embed_classes(names, self._templates)).to(self._device)
+        queries = gathered(torch.stack([layer.embeddings.float() for layer in layers], 1))
+        texts = gathered(texts.unflatten(0, (len(views), NOUNS)))
+        told = gathered(told.float()) > 0
+        if told.sum() < 2:
+            return queries.sum() * 0
         losses = []
-        for layer in layers:
-            cosines = self.network.head.class_logits(layer.embeddings[told].float(), texts)[..., :-1]
-            losses.append(grounding_loss(cosines.unflatten(-1, (len(told), -1))))
+        for layer in queries[told].unbind(1):
+            cosines = self.network.head.class_logits(layer, texts[told].flatten(0, 1))[..., :-1]
+            losses.append(grounding_loss(cosines.unflatten(-1, (len(layer), -1))))
         total = torch.stack(losses).sum()
         self.figures = {**self.figures, "grounding": float(total.detach())}
         return total
 
     def _total(self, layers: Sequence[MaskQueries], targets: Sequence[_Targets]) -> torch.Tensor:
         """The weighted losses of all layers."""
+        self._empty_in_a_row = 0
         parts: dict[str, torch.Tensor] = {}
         for layer in layers:
             logits = self._logits(layer)
@@ -157,11 +162,11 @@ class OdiseTask:
         return self._texts.by_class(names)
 
     def _targets(self, view: AnnotatedImage) -> _Targets:
-        """Segments of at least one cell of the finest grid; smaller ones cannot be drawn."""
+        """Segments of at least one cell of the finest grid, for smaller ones cannot be drawn; no crowds."""
         least = self._settings.strides[0] ** 2
         areas = np.bincount(view.segments[view.segments >= 0], minlength=len(view.labels))
-        kept = np.flatnonzero(areas >= least)
-        masks = torch.from_numpy(view.segments[None] == kept[:, None, None]).float()
+        kept = [n for n in np.flatnonzero(areas >= least) if n not in view.crowds]
+        masks = torch.from_numpy(view.segments[None] == np.array(kept, np.int64)[:, None, None]).float()
         labels = np.array(view.labels, np.int64)[kept]
         if self._recipe == "captions":
             labels[:] = 0

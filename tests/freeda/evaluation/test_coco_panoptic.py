@@ -51,12 +51,12 @@ def test_segments_labels_and_names_are_the_file_s(folder: Path) -> None:
     assert [item.name for item in data.classes] == ["cat", "wall", "door"]
     assert data.things == {0} and len(data) == 1 and data.name(0) == "a"
     item = data.annotated(0)
-    assert item.labels == (0, 0, 1) and item.image.shape == (6, 8, 3)
+    assert item.labels == (0, 0, 0, 1) and item.crowds == {2} and item.image.shape == (6, 8, 3)
     assert (item.segments[:3, :3] == 0).all() and (item.segments[:3, 4:6] == 1).all()
-    assert (item.segments[5, 5:] == -1).all() and item.segments[0, 7] == -1  # crowd, nothing
-    assert item.segments[4, 4] == 2
+    assert (item.segments[5, 5:] == 2).all() and item.segments[0, 7] == -1  # crowd, nothing
+    assert item.segments[4, 4] == 3
     truth = data.truth(0)
-    assert truth[0, 0] == truth[0, 4] == 0 and truth[4, 4] == 1 and truth[0, 7] == IGNORED
+    assert truth[0, 0] == truth[0, 4] == truth[5, 6] == 0 and truth[4, 4] == 1 and truth[0, 7] == IGNORED
     np.testing.assert_array_equal(data.submitted(np.array([0, 1, 2])), [3, 9, 200])
 
 

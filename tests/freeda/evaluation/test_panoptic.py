@@ -1,6 +1,9 @@
-"""Panoptic quality against torchmetrics', average precision against known answers."""
+"""Panoptic quality against torchmetrics' and panopticapi's, average precision against known answers."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +12,11 @@ from torchmetrics.detection import PanopticQuality as Reference
 
 from freeda.evaluation.average_precision import average_precision, compressed
 from freeda.evaluation.bootstrap import paired_bootstrap
+from freeda.evaluation.coco_panoptic import CocoPanopticDataset
 from freeda.evaluation.panoptic import ClassMatches, PanopticQuality, match_segments
 from freeda.segmentation.annotations import UNMARKED, AnnotatedImage
-from freeda.segmentation.segments import Segment
+from freeda.segmentation.segments import PackedMask, Segment
+from tests.freeda.evaluation.panoptic_case import GOLDEN, write_case
 
 THINGS, STUFF = (0, 1), (2, 3)
 
@@ -58,7 +63,7 @@ def merged(parts: list[tuple[int, np.ndarray]]) -> list[Segment]:
         else:
             found.append((label, mask))
     return [
-        Segment(number, label, str(label), 1.0, mask, label in THINGS)
+        Segment(number, label, str(label), 1.0, PackedMask.of(mask), label in THINGS)
         for number, (label, mask) in enumerate(found, 1)
     ]
 
@@ -87,8 +92,31 @@ def test_it_equals_torchmetrics_over_many_images() -> None:
     assert 0.2 < total.mean()[0] < 0.9
 
 
+def golden_case(folder: Path) -> list[tuple[AnnotatedImage, list[Segment]]]:
+    write_case(folder)
+    truths = CocoPanopticDataset.open(folder / "truth.json")
+    guesses = CocoPanopticDataset.open(folder / "found.json")
+    pairs = []
+    for number in range(len(truths)):
+        guess = guesses.annotated(number)
+        found = [segment(label, guess.segments == n, n + 1) for n, label in enumerate(guess.labels)]
+        pairs.append((truths.annotated(number), found))
+    return pairs
+
+
+def test_it_equals_panopticapi_with_crowds_and_unmarked_pixels(tmp_path: Path) -> None:
+    pairs = golden_case(tmp_path)
+    total, without_crowds = PanopticQuality(4), PanopticQuality(4)
+    for truth, found in pairs:
+        total.add(match_segments(truth, found))
+        without_crowds.add(match_segments(replace(truth, crowds=frozenset()), found))
+    # The sums of IoU are kept to six digits.
+    np.testing.assert_allclose(total.per_class(), GOLDEN, atol=1e-6)
+    assert np.abs(without_crowds.per_class() - GOLDEN).max() > 0.05
+
+
 def segment(label: int, mask: np.ndarray, number: int = 1) -> Segment:
-    return Segment(number, label, str(label), 1.0, mask, True)
+    return Segment(number, label, str(label), 1.0, PackedMask.of(mask), True)
 
 
 def test_unmarked_pixels_count_for_nothing() -> None:
@@ -100,6 +128,18 @@ def test_unmarked_pixels_count_for_nothing() -> None:
     right[:, 4:] = True
     assert match_segments(annotated, [segment(1, everything)]) == [ClassMatches(1, 1.0, 1, 0, 0)]
     assert match_segments(annotated, [segment(0, right)]) == [ClassMatches(1, 0.0, 0, 0, 1)]
+
+
+def test_a_segment_half_on_a_crowd_is_spurious_and_one_mostly_there_is_not() -> None:
+    crowd = np.zeros((4, 8), np.int32)
+    crowd[:, 4:] = 1
+    annotated = AnnotatedImage(np.zeros((4, 8, 3), np.uint8), crowd, (0, 1), crowds=frozenset({1}))
+    half, more = np.zeros((4, 8), bool), np.zeros((4, 8), bool)
+    half[:, 2:6], more[:, 3:6] = True, True
+    missed = ClassMatches(0, 0.0, 0, 0, 1)
+    assert match_segments(annotated, [segment(1, half)]) == [missed, ClassMatches(1, 0.0, 0, 1, 0)]
+    assert match_segments(annotated, [segment(1, more)]) == [missed]
+    assert match_segments(annotated, [segment(0, more)]) == [ClassMatches(0, 0.0, 0, 1, 1)]
 
 
 def test_a_match_must_exceed_one_half_and_share_the_class() -> None:
@@ -136,6 +176,12 @@ def test_average_precision_has_known_answers() -> None:
     assert average_precision([truth], [both], [0]).ap == pytest.approx(1)
     assert average_precision([truth], [[]], [0]).ap == 0
     assert np.isnan(average_precision([truth], [found], [3]).ap)
+    # Of a crowd, any part counts neither for nor against (COCO).
+    crowd = replace(truth, crowds=frozenset({1}))
+    part = np.zeros((20, 20), bool)
+    part[13:15, 13:15] = True
+    found = [*found, (0, 0.95, *compressed(part))]
+    assert average_precision([crowd], [found], [0]).ap == pytest.approx(1)
 
 
 def accuracy(sums: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from freeda.evaluation.toy import ToyDataset
 from freeda.segmentation.annotations import OTHER, UNMARKED
 from freeda.segmentation.drawing import draw_overlay
 from freeda.segmentation.result import Segmentation
-from freeda.segmentation.segments import Segment
+from freeda.segmentation.segments import PackedMask, Segment
 from tests.freeda.methods.odise.conftest import *  # noqa: F403 - its fixtures
 
 
@@ -65,7 +65,8 @@ def test_perfect_segments_have_a_quality_of_one() -> None:
     for number in range(5):
         truth = data.annotated(number)
         found = [
-            Segment(n + 1, label, "", 1.0, truth.segments == n, True) for n, label in enumerate(truth.labels)
+            Segment(n + 1, label, "", 1.0, PackedMask.of(truth.segments == n), True)
+            for n, label in enumerate(truth.labels)
         ]
         total = PanopticQuality(50)
         total.add(match_segments(truth, found))
@@ -83,7 +84,7 @@ class Two:
         masks[0, 10:], masks[1, :10, :15], masks[2, :10, 15:] = True, True, True
         named = [(1, "grass", 0.9, False), (0, "cat", 0.8, True), (0, "cat", 0.7, True)]
         return tuple(
-            Segment(number, label, name, score, mask, thing)
+            Segment(number, label, name, score, PackedMask.of(mask), thing)
             for number, ((label, name, score, thing), mask) in enumerate(zip(named, masks, strict=True), 1)
         )
 
@@ -171,9 +172,9 @@ def test_a_background_counts_against_segments_and_ignored_pixels_do_not(tmp_path
     assert truth.labels == (0,) and {*np.unique(truth.segments)} == {OTHER, UNMARKED, 0}
     everything, dog = np.ones((20, 20), bool), np.zeros((20, 20), bool)
     dog[12:16, 2:6] = True
-    whole = Segment(1, 0, "cat", 1.0, everything, True)
+    whole = Segment(1, 0, "cat", 1.0, PackedMask.of(everything), True)
     assert match_segments(truth, [whole]) == [ClassMatches(0, 0.0, 0, 1, 1)]  # an IoU of 25 / 360
-    spurious = Segment(2, 1, "dog", 1.0, dog, True)
+    spurious = Segment(2, 1, "dog", 1.0, PackedMask.of(dog), True)
     assert match_segments(truth, [spurious]) == [ClassMatches(0, 0, 0, 0, 1), ClassMatches(1, 0.0, 0, 1, 0)]
     Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "images" / "a.png")
     with pytest.raises(DatasetError, match="is 20 x 10 px, its labels are 20 x 20"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,13 @@ from freeda.methods.odise.masks import MaskScores
 NAMES = ("cat", "dog", "grass")
 
 
-def scores(stuff: frozenset[int] = frozenset({2}), seed: int = 0) -> MaskScores:
+def scores(
+    stuff: frozenset[int] = frozenset({2}), seed: int = 0, queries: int = 5, overlap: float = 0.3
+) -> MaskScores:
     generator = torch.Generator().manual_seed(seed)
-    masks = 6 * torch.randn(5, 6, 8, generator=generator)
-    probabilities = (3 * torch.randn(5, 4, generator=generator)).softmax(1)
-    return MaskScores(masks, probabilities[:, :3], probabilities[:, 3], stuff, overlap=0.3, most=7)
+    masks = 6 * torch.randn(queries, 6, 8, generator=generator)
+    probabilities = (3 * torch.randn(queries, 4, generator=generator)).softmax(1)
+    return MaskScores(masks, probabilities[:, :3], probabilities[:, 3], stuff, overlap, most=7)
 
 
 def enlarged(masks: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -90,6 +94,20 @@ def test_instances_are_scored_by_class_and_mask() -> None:
     got = [(item.score, item.label, int(item.mask.sum())) for item in found.instances(size, NAMES)]
     assert [entry[1:] for entry in got] == [entry[1:] for entry in expected]
     np.testing.assert_allclose([entry[0] for entry in got], [entry[0] for entry in expected], atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "instances"])
+def test_segments_of_a_large_image_take_a_bit_per_pixel(kind: str) -> None:
+    """Twenty masks of a byte per pixel would be 20 bytes; one map of owners is 4, twenty packed masks 2.5."""
+    whole, size = scores(queries=20, overlap=0.0), (1500, 2000)
+    tracemalloc.start()
+    try:
+        found = getattr(whole, kind)(size, NAMES)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) >= 3 and found[0].mask.shape == size
+    assert peak < 12 * size[0] * size[1]
 
 
 def test_fusion_is_a_geometric_mean_that_leaves_nothing_alone() -> None:

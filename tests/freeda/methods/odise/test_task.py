@@ -53,7 +53,7 @@ def marked(*boxes: tuple[int, int, int, int], side: int = 64, nouns: tuple[str, 
         segments[top : top + height, left : left + width] = number
     image = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     labels = tuple(number % 2 for number in range(len(boxes)))
-    return AnnotatedImage(image, segments, labels, "", nouns)
+    return AnnotatedImage(image, segments, labels, nouns=nouns)
 
 
 def task(frozen: FrozenModels, images: Sequence[AnnotatedImage], **options: object) -> OdiseTask:
@@ -87,11 +87,13 @@ def test_scenes_are_not_those_of_the_frozen_models() -> None:
     assert any(np.array_equal(first, image) for image in tries)
 
 
-def test_segments_below_a_cell_and_empty_images_are_left_out(frozen: FrozenModels) -> None:
+def test_segments_below_a_cell_crowds_and_empty_images_are_left_out(frozen: FrozenModels) -> None:
     """The tiny network's finest stride is 4: a segment of 15 pixels cannot be drawn."""
     whole, small, empty = marked((0, 0, 40, 40)), marked((0, 0, 40, 40), (50, 50, 3, 5)), marked()
     made = task(frozen, [whole, small, empty])
     assert len(made._targets(small).labels) == 1
+    crowd = replace(marked((0, 0, 40, 40), (50, 50, 9, 9)), crowds=frozenset({0}))
+    assert made._targets(crowd).labels.tolist() == [1] and made._targets(crowd).masks.sum() == 81
     assert loss_of(made, 0) > 0
     torch.testing.assert_close(loss_of(made, 0), loss_of(made, 0))
     zero = loss_of(made, 2)
@@ -144,6 +146,18 @@ def test_captions_teach_no_class_but_nouns(frozen: FrozenModels) -> None:
     assert made.figures["grounding"] > 0
     without = task(frozen, [replace(item, nouns=()) for item in images], recipe="captions")
     assert loss_of(without, 0, 1) < both and np.isnan(without.figures["grounding"])
+
+
+def test_images_without_nouns_tell_the_captions_nothing(frozen: FrozenModels) -> None:
+    images = [marked((0, 0, 40, 40), nouns=("cat",)), marked((0, 0, 9, 9)), marked((8, 8, 40, 40))]
+    images[2] = replace(images[2], nouns=("dog",))
+    made = task(frozen, images, recipe="captions")
+    loss_of(made, 0, 1, 2)
+    among_three = made.figures["grounding"]
+    loss_of(made, 0, 2)
+    assert made.figures["grounding"] == pytest.approx(
+        among_three, rel=0.02
+    )  # three would give log 3, not log 2
 
 
 def test_the_grounding_loss_is_smallest_where_captions_belong_to_their_images() -> None:
