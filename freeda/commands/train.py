@@ -80,7 +80,7 @@ def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> No
     run = _run(method, out, preset, processes, options)
     with run.opened(processes, overwrite=overwrite):
         measure = partial(_held_out, run, preset, options["data"], str(processes.device))
-        before = measure() if run.is_new and processes.is_main else None
+        before = measure() if processes.is_main else None  # the network has its first weights still
         reached = run.fit(processes.device, lambda progress: click.echo(str(progress), err=True))
         if not processes.is_main:
             return
@@ -186,10 +186,9 @@ def _held_out(run: TrainingRun, preset: Preset, data: str, device: str) -> float
 
 
 def _figures(before: float | None, after: float | None) -> dict[str, str]:
-    if after is None:
+    if before is None or after is None:
         return {}
-    untrained = "" if before is None else f" (untrained: {before:.1f})"
-    return {f"mIoU of {_HELD_OUT} held-out scenes, all 50 kinds": f"{after:.1f}{untrained}"}
+    return {f"mIoU of {_HELD_OUT} held-out scenes, all 50 kinds": f"{after:.1f} (before: {before:.1f})"}
 
 
 def _checkpoint(

@@ -78,11 +78,6 @@ class TrainingRun:
         task, training = self.training.task, self.training
         return fit(task, training.examples, self.plan, self.folder, device, on_progress=on_progress)
 
-    @property
-    def is_new(self) -> bool:
-        """Whether no step has been saved yet."""
-        return not (self.folder / f"{self.training.task.name}.state.safetensors").exists()
-
     def finish(self, reached: Progress, figures: Mapping[str, str]) -> list[Path]:
         """Writes weights, configuration, curve and card; returns their paths. Raises `OutputError`.
 

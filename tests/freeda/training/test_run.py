@@ -231,5 +231,5 @@ def test_the_toy_world_s_training_tells_what_held_out_scenes_give(
     monkeypatch.setattr("freeda.commands.train._HELD_OUT", 2)
     done = freeda(*training("toyworld", tmp_path / "out", "--steps", 2))
     assert done.exit_code == 0, done.stderr
-    assert "mIoU of 2 held-out scenes, all 50 kinds: " in done.stdout and "(untrained: " in done.stdout
+    assert "mIoU of 2 held-out scenes, all 50 kinds: " in done.stdout and "(before: " in done.stdout
     assert "| mIoU of 2 held-out scenes" in (tmp_path / "out" / "README.md").read_text()
