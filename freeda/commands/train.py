@@ -41,7 +41,8 @@ _HELD_OUT = 20
 @click.option(
     "--seen",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A text file with one class per line: only these are learnt.  [default: all; of toyworld, 38 of 50]",
+    help="A text file with one class per line: only these are learnt.  [default: all; of toyworld, 38 of 50, "
+    "where others can be named later]",
 )
 @click.option(
     "--start",
@@ -64,7 +65,7 @@ _HELD_OUT = 20
 @DEVICE
 @click.option("--overwrite", is_flag=True, help="Replace another training in --out.")
 def train_command(method: str, out: Path, overwrite: bool, **options: Any) -> None:
-    """Train METHOD on annotated images: odise.
+    """Train METHOD on annotated images: odise, digseg or flowseg.
 
     A checkpoint is written every two minutes. Run the same command again after an interruption: it resumes.
     On several GPUs: torchrun --nproc-per-node N -m freeda.cli train ...
@@ -104,7 +105,7 @@ def _run(
     recipes = import_module(TRAINED[method])
     recipe = options["recipe"] or recipes.RECIPES[0]
     settings = dict(map(parse_setting, options["assignments"]))
-    data = _open_data(options["data"], options["seen"])
+    data = _open_data(options["data"], options["seen"], closed=recipe in recipes.CLOSED)
     if recipe == "captions":
         data = _with_nouns(data)
     training = recipes.build(preset, data, recipe=recipe, device=processes.device, options=settings)
@@ -122,14 +123,18 @@ def _run(
     )
 
 
-def _open_data(name: str, seen: Path | None) -> AnnotatedImages:
+def _open_data(name: str, seen: Path | None, *, closed: bool) -> AnnotatedImages:
+    """closed: whether nothing but the classes of the training can be named later."""
     from freeda.errors import DatasetError
     from freeda.evaluation.datasets import open_dataset
     from freeda.segmentation.annotations import OnlyClasses
     from freeda.toyworld.split import TrainingScenes
+    from freeda.toyworld.vocabulary import KINDS
 
     names = None if seen is None else frozenset(read_lines(seen))
     if name == "toyworld":
+        if names is None and closed:
+            names = frozenset(kind.name for kind in KINDS)
         return TrainingScenes.showing(names)
     if not Path(name).exists():
         raise DatasetError(
@@ -163,12 +168,13 @@ def _plan(training: Training, options: Mapping[str, Any]) -> Plan:
 
 def _held_out(run: TrainingRun, preset: Preset, data: str, device: str) -> float | None:
     """The network's mIoU on scenes of the toy world that nothing was trained on; None for other data, of
-    which all is learnt.
+    which all is learnt, and where not all kinds can be named.
     """
     if data != "toyworld":
         return None
     from tempfile import TemporaryDirectory
 
+    from freeda.errors import ClassNamesError
     from freeda.evaluation.metrics import ConfusionMatrix
     from freeda.evaluation.toy import ToyDataset
     from freeda.methods import load
@@ -178,7 +184,10 @@ def _held_out(run: TrainingRun, preset: Preset, data: str, device: str) -> float
     with TemporaryDirectory() as folder:
         run.checkpoint.write(Path(folder), run.training.task.network)
         segmenter = load(method=run.checkpoint.method, weights=folder, preset=preset, device=device)
-        segmenter.set_classes(scenes.classes)
+        try:
+            segmenter.set_classes(scenes.classes)
+        except ClassNamesError:
+            return None
         results = segmenter.stream(scenes.image(number) for number in range(_HELD_OUT))
         for number, result in enumerate(results):
             matrix.add(scenes.truth(number), result.labels)

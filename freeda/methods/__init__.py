@@ -18,9 +18,15 @@ METHODS = {
     "freeda": "freeda.methods.freeda",
     "diffsegmenter": "freeda.methods.diffsegmenter",
     "odise": "freeda.methods.odise",
+    "digseg": "freeda.methods.digseg",
+    "flowseg": "freeda.methods.flowseg",
 }
 """A method's name, and the package whose `load(**options)` gives its segmenter."""
-TRAINED = {"odise": "freeda.methods.odise.training"}
+TRAINED = {
+    "odise": "freeda.methods.odise.training",
+    "digseg": "freeda.methods.digseg.training",
+    "flowseg": "freeda.methods.flowseg.training",
+}
 """Of the methods that are trained, the module that says how."""
 
 

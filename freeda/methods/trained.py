@@ -1,7 +1,8 @@
 """What a trained method is: a `Method` with a network that somebody must train first.
 
-Its package holds a module `training` with `RECIPES`, the names of what it can learn from, and `build`, which
-gives a `Training`. Segmenting imports neither that module nor `freeda.training`.
+Its package holds a module `training` with `RECIPES`, the names of what it can learn from; `CLOSED`, those of
+them whose networks know only the classes that they were trained on; and `build`, which gives a `Training`.
+Segmenting imports neither that module nor `freeda.training`.
 """
 
 from __future__ import annotations

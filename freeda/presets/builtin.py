@@ -41,6 +41,15 @@ _TOY_ODISE: Mapping[str, Any] = {
     "unseen_weight": 0.9,
 }
 """At the toy models' blocks and sizes."""
+_TOY_FLOWSEG: Mapping[str, Any] = {
+    "side": 128,
+    "patch": 8,
+    "width": 192,
+    "blocks": 8,
+    "heads": 3,
+    "field_width": 16,
+    "align_block": 4,
+}
 
 
 def toy() -> Preset:
@@ -53,6 +62,8 @@ def toy() -> Preset:
             "clip": ("package:toyworld/weights/clip",),
             "backbone": ("package:toyworld/weights/dense",),
             "odise": ("package:toyworld/weights/odise",),
+            "digseg": ("package:toyworld/weights/digseg",),
+            "flowseg": ("package:toyworld/weights/flowseg",),
         },
         synthesis=Synthesis(height=128, width=128, steps=12, guidance_scale=3.0, batch=16),
         localization=Localization(threshold=0.5, key="template"),
@@ -76,6 +87,8 @@ def toy() -> Preset:
                 "presence_power": 0.5,
             },
             "odise": _TOY_ODISE,
+            "digseg": {"side": 128, "multiple": 16},
+            "flowseg": _TOY_FLOWSEG,
         },
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},
     )

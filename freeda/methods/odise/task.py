@@ -19,8 +19,8 @@ from freeda.methods.odise.grounding import NOUNS, draw_nouns, gathered, groundin
 from freeda.methods.odise.head import MaskQueries, mask2former_config
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import NetworkSettings
-from freeda.methods.odise.views import random_view
 from freeda.segmentation.annotations import AnnotatedImage, AnnotatedImages
+from freeda.segmentation.views import random_view
 
 __all__ = ["OdiseTask", "Recipe"]
 

@@ -17,9 +17,10 @@ from freeda.presets.settings import is_number, require
 from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
 
-__all__ = ["RECIPES", "build"]
+__all__ = ["CLOSED", "RECIPES", "build"]
 
 RECIPES: tuple[str, ...] = get_args(Recipe)
+CLOSED: tuple[str, ...] = ()
 _PLAN = Plan(steps=90_000, batch=64, learning_rate=1e-4, warmup=500, weight_decay=0.05, clip=0.01)
 """The paper's, with a cosine in place of two steps."""
 _SMALL_PLAN = Plan(steps=20_000, batch=8, learning_rate=4e-4, weight_decay=0.05)

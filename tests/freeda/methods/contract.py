@@ -23,6 +23,7 @@ class MethodContract:
     """Subclass, and override the fixture `segmenter`."""
 
     CLASSES = ("cat,kitten", "dog", "grass")
+    OTHERS = "sky"
     TOO_LONG = (2, 100)
 
     @pytest.fixture
@@ -72,7 +73,7 @@ class MethodContract:
         segmenter.set_classes(self.CLASSES)
         results = segmenter.stream([picture(56, 56), picture(60, 80)])
         first = next(results)
-        segmenter.set_classes("sky")
+        segmenter.set_classes(self.OTHERS)
         assert [first.classes, *(result.classes for result in results)] == [("cat", "dog", "grass")] * 2
 
     def test_a_bad_image_in_a_stream_costs_no_other(self, segmenter, tmp_path: Path) -> None:

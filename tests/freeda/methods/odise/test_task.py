@@ -18,11 +18,11 @@ from freeda.methods.odise.network import FrozenModels
 from freeda.methods.odise.settings import NetworkSettings, parts
 from freeda.methods.odise.task import OdiseTask
 from freeda.methods.odise.training import build
-from freeda.methods.odise.views import random_view
 from freeda.presets import load_preset
 from freeda.presets.settings import Preset
 from freeda.presets.toml import changed
 from freeda.segmentation.annotations import UNMARKED, AnnotatedImage
+from freeda.segmentation.views import random_view
 from freeda.toyworld.split import UNSEEN, TrainingScenes
 from freeda.training.loop import fit
 from tests.freeda.methods.odise.conftest import CPU, TINY

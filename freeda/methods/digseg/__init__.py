@@ -1,0 +1,74 @@
+"""DiGSeg: a diffusion model's UNet, trained to paint the mask of a class that it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
+from freeda.methods.digseg.method import DigSegMethod, EncodedImage, Frozen, Vocabulary
+from freeda.methods.digseg.settings import DigSegSettings, NetworkSettings, parts
+from freeda.methods.digseg.unet import SegmentingUNet
+from freeda.methods.segmenter import MethodSegmenter
+from freeda.models.checkpoint import Checkpoint
+from freeda.models.clip import load_clip
+from freeda.models.diffusion import load_pipeline
+from freeda.presets import Preset
+from freeda.presets.settings import require
+from freeda.presets.toml import changed
+
+__all__ = ["load"]
+
+DigSeg = MethodSegmenter[torch.Tensor, EncodedImage, Vocabulary]
+
+
+def load(
+    *,
+    weights: str | Path | None = None,
+    preset: str | Preset | None = None,
+    background: bool = False,
+    batch: int = 16,
+    **options: Any,
+) -> DigSeg:
+    """Loads trained weights, and the frozen models that they stand on.
+
+    weights: a folder that `freeda train digseg` wrote; None for the preset's own.
+    preset: of the frozen models; None for the one that the weights were trained on.
+    background: whether pixels of none of the classes are labelled as background.
+    batch: classes that pass the UNet together.
+    options: of the `Runtime`, such as `device`; and fields of `DigSegSettings`, such as `decoded=16`; the
+        background's score as `threshold`.
+    Raises `ConfigError`, `ModelNotFoundError`.
+    """
+    require_switch(background)
+    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
+    runtime = Runtime.taken_from(options)
+    folder = str(weights) if weights is not None else as_preset(preset or "toy").model_ids("digseg")[0]
+    checkpoint = Checkpoint.read(folder, "digseg")
+    chosen = as_preset(preset or checkpoint.preset)
+    _, held = parts(chosen.methods.get("digseg", {}))
+    settings = changed(DigSegSettings(), held, "method digseg")
+    settings = changed(settings, options, "method digseg", SETTING_NAMES)
+    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
+    device, dtype = runtime.torch_device, runtime.dtype
+    pipeline = load_pipeline(chosen.model_ids("diffusion"), device)
+    frozen = Frozen(pipeline, load_clip(chosen.model_ids("clip"), device, dtype))
+    checkpoint.require_frozen(folder, frozen.fingerprints())
+    network = SegmentingUNet(pipeline.unet, trained, frozen.text_width).to(device)
+    Checkpoint.load_weights(folder, network)
+    network.eval().requires_grad_(False)
+    pipeline.to(dtype)
+    network.unet.to(dtype)
+    method = DigSegMethod(
+        frozen,
+        network,
+        checkpoint,
+        chosen.segmentation.templates,
+        settings,
+        background=background,
+        queries=batch,
+    )
+    # The UNet takes seconds per image: one read ahead is enough.
+    return MethodSegmenter(method, threads=runtime.threads or 1)

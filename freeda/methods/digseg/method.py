@@ -1,0 +1,217 @@
+"""Scores images with DiGSeg: a mask per class, painted by a diffusion model's UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from freeda.class_names import ClassName
+from freeda.methods.base import Scores
+from freeda.methods.digseg.sampling import denoised, mask_schedule, one_step
+from freeda.methods.digseg.settings import DigSegSettings
+from freeda.methods.digseg.texts import QueryTexts
+from freeda.methods.digseg.unet import SegmentingUNet
+from freeda.models.checkpoint import Checkpoint
+from freeda.models.clip import ClipModel
+from freeda.models.diffusion import encode_latents
+from freeda.models.image_input import resize
+from freeda.models.loading import weights_fingerprint
+from freeda.segmentation.score_maps import DenseScores
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["DigSegMethod", "EncodedImage", "Frozen", "Vocabulary", "most_present"]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What is never trained: autoencoder and text encoder of a pipeline, and CLIP."""
+
+    pipeline: Any
+    clip: ClipModel
+
+    @property
+    def text_width(self) -> int:
+        """Of CLIP's joint space."""
+        return int(self.clip.embed_texts([""]).shape[-1])
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """By role, of the weights."""
+        return {
+            "vae": weights_fingerprint(self.pipeline.vae.state_dict()),
+            "text_encoder": weights_fingerprint(self.pipeline.text_encoder.state_dict()),
+            "clip": self.clip.fingerprint(),
+        }
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes with what is computed of them once.
+
+    queries: by their first names. embeddings: (C, K) of all their names, by CLIP, for the presence filter.
+    """
+
+    queries: QueryTexts
+    embeddings: torch.Tensor
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """latents: (c, h, w). embedding: (K,) of the whole image by CLIP, of unit length."""
+
+    latents: torch.Tensor
+    embedding: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.latents.nbytes + self.embedding.nbytes)
+
+
+class DigSegMethod:
+    """A trained DiGSeg.
+
+    templates: prompts for CLIP.
+    background: whether pixels of none of the classes are labelled as background.
+    batch: classes that pass the UNet together.
+    """
+
+    batch = 1
+
+    def __init__(
+        self,
+        frozen: Frozen,
+        network: SegmentingUNet,
+        checkpoint: Checkpoint,
+        templates: Sequence[str],
+        settings: DigSegSettings,
+        *,
+        background: bool = False,
+        queries: int = 16,
+    ) -> None:
+        self.frozen, self.network, self.settings = frozen, network, settings
+        self._queries = queries
+        self._recipe = checkpoint.recipe
+        self._templates = tuple(templates)
+        self._with_background = background
+        self._identity = {
+            "method": "digseg",
+            "recipe": checkpoint.recipe,
+            "weights": weights_fingerprint(network.state_dict()),
+            **checkpoint.frozen,
+            "precision": str(network.unet.dtype).removeprefix("torch."),
+            "templates": self._templates,
+        }
+
+    @property
+    def clip(self) -> ClipModel:
+        return self.frozen.clip
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        own = {**asdict(self.network.settings), **asdict(self.settings)}
+        return {**self._identity, "with_background": self._with_background, **own}
+
+    @property
+    def image_settings(self) -> Hashable:
+        return ()
+
+    @property
+    def native_side(self) -> int:
+        return self.network.settings.side
+
+    @property
+    def background(self) -> float | None:
+        return self.settings.background if self._with_background else None
+
+    def with_background(self, background: bool) -> Self:
+        other = copy(self)
+        other._with_background = background
+        return other
+
+    def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
+        """Raises `ClassNamesError` for a name that does not fit a prompt."""
+        names, prompt = [item.name for item in classes], self.network.settings.prompt
+        queries = QueryTexts.of(self.frozen.pipeline, self.clip, names, prompt, self._templates)
+        embeddings = torch.from_numpy(self.clip.embed_classes(classes, self._templates))
+        return Vocabulary(queries, embeddings.to(self.clip.device))
+
+    def prepare(self, pixels: np.ndarray) -> torch.Tensor:
+        """(3, H, W) in [0, 1], whose shorter side is the network's; both are multiples of its `multiple`."""
+        settings = self.network.settings
+        height, width = pixels.shape[:2]
+        scale = settings.side / min(height, width)
+        size = [settings.multiple * max(1, round(n * scale / settings.multiple)) for n in (height, width)]
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+        return resize(image, (size[0], size[1]))[0]
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[torch.Tensor]) -> list[EncodedImage]:
+        return [self._encode(image[None].to(self.clip.device)) for image in images]
+
+    def _encode(self, image: torch.Tensor) -> EncodedImage:
+        latents = encode_latents(self.frozen.pipeline, image)
+        return EncodedImage(latents[0], self.clip.embed_images(image)[0])
+
+    def score(self, images: Sequence[EncodedImage], classes: Vocabulary) -> list[Scores]:
+        return [self._score(image, classes) for image in images]
+
+    @torch.inference_mode()
+    def _score(self, image: EncodedImage, classes: Vocabulary) -> Scores:
+        asked = self._asked(image, classes)
+        latents = torch.cat(list(self._masks(image, classes.queries[asked])))
+        chosen = most_present(self.network.masks.read(latents), self.settings.decoded)
+        pipeline = self.frozen.pipeline
+        decoded = [self.network.masks.decode(pipeline, latents[n : n + 1]) for n in chosen]
+        numbers = [asked[n] for n in chosen]
+        scores = DenseScores(torch.cat(decoded).cpu() / 2 + 0.5, numbers, len(classes.queries))
+        counts = {
+            "classes decoded": len(numbers),
+            "classes that win too little": len(asked) - len(numbers),
+            "classes left out by CLIP": len(classes.queries) - len(asked),
+        }
+        return Scores(scores, counts)
+
+    def _asked(self, image: EncodedImage, classes: Vocabulary) -> list[int]:
+        """The classes that CLIP deems possible; never none."""
+        scale = self.clip.network.logit_scale.exp().float()
+        probability = (scale * (classes.embeddings @ image.embedding)).softmax(0)
+        least = min(self.settings.presence, float(probability.max()))
+        return [int(number) for number in torch.nonzero(probability >= least)[:, 0]]
+
+    def _masks(self, image: EncodedImage, queries: QueryTexts) -> Iterator[torch.Tensor]:
+        """(B, c, h, w) latents of the masks of some classes at a time."""
+        settings = self.settings
+        for first in range(0, len(queries), self._queries):
+            some = queries[slice(first, first + self._queries)]
+            images = image.latents.expand(len(some), -1, -1, -1)
+            if self._recipe == "one-step":
+                yield one_step(self.network, images, some.states, some.embeddings).float()
+            else:
+                yield denoised(
+                    self.network,
+                    mask_schedule(self.frozen.pipeline),
+                    images,
+                    some.states,
+                    some.embeddings,
+                    steps=settings.steps,
+                    seeds=range(settings.seed, settings.seed + settings.ensemble),
+                ).float()
+
+
+def most_present(read: torch.Tensor, most: int) -> list[int]:
+    """The numbers, ascending, of the `most` masks that are best on the most cells; of all for 0.
+
+    read: (C, h, w). Masks that are best nowhere follow by their largest value.
+    """
+    if not most or len(read) <= most:
+        return list(range(len(read)))
+    cells = read.argmax(0).flatten().bincount(minlength=len(read))
+    peaks = read.flatten(1).amax(1)
+    order = sorted(range(len(read)), key=lambda n: (-int(cells[n]), -float(peaks[n])))
+    return sorted(order[:most])

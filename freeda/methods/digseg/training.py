@@ -1,0 +1,107 @@
+"""How DiGSeg is trained; `freeda train digseg` asks here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from freeda.methods.digseg.method import Frozen
+from freeda.methods.digseg.settings import NetworkSettings, parts
+from freeda.methods.digseg.task import DigSegTask, QuerySettings, draw_masks
+from freeda.methods.digseg.unet import SegmentingUNet
+from freeda.methods.trained import Plan, Training
+from freeda.models.clip import load_clip
+from freeda.models.diffusion import load_pipeline
+from freeda.presets import Preset
+from freeda.presets.settings import is_number, require
+from freeda.presets.toml import changed
+from freeda.segmentation.annotations import AnnotatedImages
+from freeda.segmentation.views import random_view
+
+__all__ = ["CLOSED", "RECIPES", "build"]
+
+RECIPES = ("one-step", "diffusion")
+CLOSED: tuple[str, ...] = ()
+_PLAN = Plan(steps=30_000, batch=8, learning_rate=3e-5, warmup=500, weight_decay=0.01)
+_SMALL_PLAN = Plan(steps=6_000, batch=8, learning_rate=5e-4, weight_decay=0.01)
+"""For images of `_SMALL_SIDE` pixels."""
+_SMALL_SIDE = 256
+_JITTER = (0.5, 2.0)
+_PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
+_QUERIES = ("queries", "absent", "jitter")
+_MEASURED = 32
+"""Images whose masks say how latents of masks are scaled and read."""
+
+
+def build(
+    preset: Preset, data: AnnotatedImages, *, recipe: str, device: torch.device, options: Mapping[str, Any]
+) -> Training:
+    """A training of a preset's UNet.
+
+    recipe: "one-step" predicts a mask at once; "diffusion" denoises it.
+    options: fields of `NetworkSettings` and of `QuerySettings`; `pretrained`, whether the UNet begins
+        with the pipeline's weights; and `learning_rate`, `warmup`, `weight_decay`, `ema_decay`, `clip`,
+        `seed` of the plan.
+    Raises `ConfigError`, `ModelNotFoundError`.
+    """
+    require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
+    held, _ = parts(preset.methods.get("digseg", {}))
+    settings = changed(NetworkSettings(), held, "method digseg")
+    own = {k: value for k, value in options.items() if k not in (*_PLANNED, *_QUERIES, "pretrained")}
+    settings = changed(settings, own, "training digseg")
+    pretrained = options.get("pretrained", True)
+    require(isinstance(pretrained, bool), "pretrained", pretrained, "true or false")
+    small = settings.side <= _SMALL_SIDE
+    queries = _queries(options, small)
+    plan = replace(
+        _SMALL_PLAN if small else _PLAN, **{name: options[name] for name in _PLANNED if name in options}
+    )
+    pipeline = load_pipeline(preset.model_ids("diffusion"), device)
+    for part in (pipeline.vae, pipeline.text_encoder):
+        part.eval().requires_grad_(False)
+    frozen = Frozen(pipeline, load_clip(preset.model_ids("clip"), device))
+    network = _new_network(frozen, settings, plan.seed, pretrained=pretrained)
+    network.masks.fit(pipeline, _some_masks(data, settings.side, device))
+    templates = preset.segmentation.templates
+    return Training(
+        task=DigSegTask(frozen, network, data, queries, one_step=recipe == "one-step", templates=templates),
+        examples=len(data),
+        plan=plan,
+        settings=asdict(settings),
+        frozen=frozen.fingerprints(),
+        supervision=f"masks and names of {len(data.classes)} kinds, {len(data):,} images",
+        conditions={**asdict(queries), "pretrained": pretrained, "templates": templates},
+    )
+
+
+def _new_network(frozen: Frozen, settings: NetworkSettings, seed: int, *, pretrained: bool) -> SegmentingUNet:
+    unet = frozen.pipeline.unet
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if not pretrained:
+            unet = type(unet).from_config(unet.config).to(unet.device)
+        return SegmentingUNet(unet, settings, frozen.text_width).to(unet.device)
+
+
+def _some_masks(data: AnnotatedImages, side: int, device: torch.device) -> torch.Tensor:
+    """(B, side, side) masks of the first images' classes, and an empty one."""
+    rng = np.random.default_rng(0)
+    views = [random_view(data.annotated(n), side, (1.0, 1.0), rng) for n in range(min(_MEASURED, len(data)))]
+    masks = [np.zeros((side, side), bool), *(mask for view in views for mask in draw_masks(view).values())]
+    return torch.from_numpy(np.where(np.stack(masks), 1, -1).astype(np.float32)).to(device)
+
+
+def _queries(options: Mapping[str, Any], small: bool) -> QuerySettings:
+    jitter = options.get("jitter", (1.0, 1.0) if small else _JITTER)
+    numbers = (
+        isinstance(jitter, list | tuple) and len(jitter) == 2 and all(is_number(n, above=0) for n in jitter)
+    )
+    require(numbers and jitter[0] <= jitter[1], "jitter", jitter, "two numbers above 0, such as [0.5, 2.0]")
+    count, absent = (options.get(k, getattr(QuerySettings, k)) for k in ("queries", "absent"))
+    require(isinstance(count, int) and count > 0, "queries", count, "a whole number above 0")
+    require(is_number(absent, least=0, most=1), "absent", absent, "between 0 and 1")
+    return QuerySettings(queries=count, absent=absent, jitter=(jitter[0], jitter[1]))

@@ -1,0 +1,73 @@
+"""FlowSeg: segmentation as a flow in pixel space, from an image to the centroids of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from freeda.class_names import ClassName
+from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
+from freeda.methods.flowseg.method import FlowSegMethod, TextSpace, Vocabulary
+from freeda.methods.flowseg.network import FlowNetwork
+from freeda.methods.flowseg.settings import FlowSegSettings, NetworkSettings, parts
+from freeda.methods.segmenter import MethodSegmenter
+from freeda.models.checkpoint import Checkpoint
+from freeda.models.clip import load_clip
+from freeda.presets import Preset
+from freeda.presets.settings import require
+from freeda.presets.toml import changed
+
+__all__ = ["load"]
+
+FlowSeg = MethodSegmenter[torch.Tensor, torch.Tensor, Vocabulary]
+
+
+def load(
+    *,
+    weights: str | Path | None = None,
+    preset: str | Preset | None = None,
+    background: bool = False,
+    batch: int = 8,
+    **options: Any,
+) -> FlowSeg:
+    """Loads trained weights; those of the recipe "text" also need the CLIP that they were trained with.
+
+    weights: a folder that `freeda train flowseg` wrote; None for the preset's own.
+    preset: of the settings and of CLIP; None for the one that the weights were trained with.
+    background: whether pixels of none of the classes are labelled as background.
+    batch: images that pass the network together.
+    options: of the `Runtime`, such as `device`; and fields of `FlowSegSettings`, such as `steps=1`; the
+        background's score as `threshold`.
+    Raises `ConfigError`, `ModelNotFoundError`.
+    """
+    require_switch(background)
+    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
+    runtime = Runtime.taken_from(options)
+    folder = str(weights) if weights is not None else as_preset(preset or "toy").model_ids("flowseg")[0]
+    checkpoint = Checkpoint.read(folder, "flowseg")
+    chosen = as_preset(preset or checkpoint.preset)
+    _, held = parts(chosen.methods.get("flowseg", {}))
+    settings = changed(FlowSegSettings(), held, "method flowseg")
+    settings = changed(settings, options, "method flowseg", SETTING_NAMES)
+    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
+    network = FlowNetwork(trained, torch.zeros(len(checkpoint.classes), trained.dimensions))
+    Checkpoint.load_weights(folder, network)
+    network.eval().requires_grad_(False).to(runtime.torch_device, runtime.dtype)
+    method = FlowSegMethod(
+        network,
+        checkpoint,
+        settings,
+        texts=_texts(folder, checkpoint, chosen, runtime) if trained.centroids == "text" else None,
+        background=background,
+        batch=batch,
+    )
+    return MethodSegmenter(method, threads=runtime.threads)
+
+
+def _texts(folder: str, checkpoint: Checkpoint, preset: Preset, runtime: Runtime) -> TextSpace:
+    clip = load_clip(preset.model_ids("clip"), runtime.torch_device, runtime.dtype)
+    checkpoint.require_frozen(folder, {"clip": clip.fingerprint()})
+    classes = [ClassName(names[0], tuple(names[1:])) for names in checkpoint.classes]
+    return TextSpace.of(clip, preset.segmentation.templates, classes)

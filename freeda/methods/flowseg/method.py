@@ -1,0 +1,193 @@
+"""Scores images with FlowSeg: pixels flow from their colours to the centroids of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from freeda.class_names import ClassName, shortened
+from freeda.errors import ClassNamesError
+from freeda.methods.base import Scores
+from freeda.methods.flowseg.centroids import project_texts
+from freeda.methods.flowseg.field import class_log_probabilities, squared_distances
+from freeda.methods.flowseg.network import FlowNetwork, as_places
+from freeda.methods.flowseg.settings import FlowSegSettings
+from freeda.models.checkpoint import Checkpoint
+from freeda.models.clip import ClipModel
+from freeda.models.image_input import resize
+from freeda.models.loading import weights_fingerprint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["FlowSegMethod", "TextSpace", "Vocabulary", "flow"]
+
+_ROWS_AT_ONCE = 64
+_NAMES_TOLD = 60
+
+
+@dataclass(frozen=True)
+class TextSpace:
+    """What places a class by its name.
+
+    clip: the text encoder. templates: prompts with a {} for the name.
+    mean: (K,) of the embeddings of the classes in training.
+    """
+
+    clip: ClipModel
+    templates: tuple[str, ...]
+    mean: np.ndarray
+
+    @classmethod
+    def of(cls, clip: ClipModel, templates: Sequence[str], classes: Sequence[ClassName]) -> TextSpace:
+        return cls(clip, tuple(templates), clip.embed_classes(classes, templates).mean(0))
+
+    def place(self, classes: Sequence[ClassName], dimensions: int) -> torch.Tensor:
+        """(C, D) centroids."""
+        texts = self.clip.embed_classes(classes, self.templates)
+        return torch.from_numpy(project_texts(texts, self.mean, dimensions))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes with what is computed of them once.
+
+    centroids: (N, D): of all classes in training, then of others.
+    members: of each class asked for, the centroids that stand for it.
+    """
+
+    centroids: torch.Tensor
+    members: tuple[tuple[int, ...], ...]
+
+
+@torch.inference_mode()
+def flow(network: FlowNetwork, images: torch.Tensor, steps: int) -> torch.Tensor:
+    """(B, D, H, W): where the pixels of images in [0, 1] end, by Euler's method."""
+    weight = network.patches.weight
+    places = as_places(images.to(weight.device, torch.float32), network.settings.dimensions)
+    for number in range(steps):
+        time = torch.full((len(places),), number / steps, device=places.device)
+        velocity, _ = network(places.to(weight.dtype), time)
+        places = places + velocity.float() / steps
+    return places
+
+
+class FlowSegMethod:
+    """A trained FlowSeg.
+
+    texts: places classes that were not in training; None where the vocabulary is closed.
+    background: whether pixels of none of the classes are labelled as background.
+    """
+
+    def __init__(
+        self,
+        network: FlowNetwork,
+        checkpoint: Checkpoint,
+        settings: FlowSegSettings,
+        *,
+        texts: TextSpace | None = None,
+        background: bool = False,
+        batch: int = 8,
+    ) -> None:
+        self.network, self.settings, self.batch = network, settings, batch
+        self._checkpoint, self._texts = checkpoint, texts
+        self._with_background = background
+        self._identity = {
+            "method": "flowseg",
+            "recipe": checkpoint.recipe,
+            "weights": weights_fingerprint(network.state_dict()),
+            **checkpoint.frozen,
+            "precision": str(network.patches.weight.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        own = {**asdict(self.network.settings), **asdict(self.settings)}
+        return {**self._identity, "with_background": self._with_background, **own}
+
+    @property
+    def image_settings(self) -> Hashable:
+        return self.settings.steps
+
+    @property
+    def native_side(self) -> int:
+        return self.network.settings.side
+
+    @property
+    def background(self) -> float | None:
+        return self.settings.background if self._with_background else None
+
+    def with_background(self, background: bool) -> Self:
+        other = copy(self)
+        other._with_background = background
+        return other
+
+    def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
+        """Raises `ClassNamesError` for a class that was not in training, where the vocabulary is closed."""
+        known: dict[str, int] = {}
+        for number, names in enumerate(self._checkpoint.classes):
+            known |= {name.casefold(): number for name in names}
+        found = [
+            {known[name.casefold()] for name in item.names if name.casefold() in known} for item in classes
+        ]
+        strangers = [item for item, numbers in zip(classes, found, strict=True) if not numbers]
+        if strangers and self._texts is None:
+            raise ClassNamesError(self._told(strangers[0]))
+        centroids, first = self.network.centroids.float(), len(self.network.centroids)
+        if strangers and self._texts is not None:
+            placed = self._texts.place(strangers, self.network.settings.dimensions)
+            centroids = torch.cat([centroids, placed.to(centroids)])
+        new = iter(range(first, len(centroids)))
+        members = tuple(tuple(sorted(numbers)) or (next(new),) for numbers in found)
+        return Vocabulary(centroids, members)
+
+    def _told(self, stranger: ClassName) -> str:
+        names = [names[0] for names in self._checkpoint.classes]
+        listed = ", ".join(names[:_NAMES_TOLD]) + (", ..." if len(names) > _NAMES_TOLD else "")
+        return (
+            f"class '{shortened(stranger.name)}' was not in training, and FlowSeg knows no other; its "
+            f"{len(names)} classes are {listed}"
+        )
+
+    def prepare(self, pixels: np.ndarray) -> torch.Tensor:
+        """(3, H, W) in [0, 1], whose shorter side is the network's; both are whole patches."""
+        settings = self.network.settings
+        height, width = pixels.shape[:2]
+        scale = settings.side / min(height, width)
+        size = tuple(settings.patch * max(1, round(n * scale / settings.patch)) for n in (height, width))
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+        return resize(image, (size[0], size[1]))[0]
+
+    def encode_images(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """(D, H, W) where pixels end; images of one size pass the network together."""
+        found: dict[int, torch.Tensor] = {}
+        for shape in dict.fromkeys(image.shape for image in images):
+            numbers = [number for number, image in enumerate(images) if image.shape == shape]
+            ends = flow(self.network, torch.stack([images[n] for n in numbers]), self.settings.steps)
+            found |= zip(numbers, ends, strict=True)
+        return [found[number] for number in range(len(images))]
+
+    def score(self, images: Sequence[torch.Tensor], classes: Vocabulary) -> list[Scores]:
+        return [Scores(self._probabilities(image, classes), self._counts(classes)) for image in images]
+
+    def _counts(self, classes: Vocabulary) -> Mapping[str, int]:
+        trained = sum(members[0] < len(self.network.centroids) for members in classes.members)
+        return {"classes in training": trained, "other classes": len(classes.members) - trained}
+
+    @torch.inference_mode()
+    def _probabilities(self, ends: torch.Tensor, classes: Vocabulary) -> torch.Tensor:
+        """(C, H, W): of each class asked for, among all that are known."""
+        settings = self.network.settings
+        found = torch.empty(len(classes.members), *ends.shape[1:])
+        for top in range(0, ends.shape[1], _ROWS_AT_ONCE):
+            rows = ends[:, top : top + _ROWS_AT_ONCE]
+            distances = squared_distances(rows.flatten(1).T, classes.centroids)
+            known = class_log_probabilities(distances, settings.epsilon, settings.temperature).exp().T
+            best = torch.stack([known[list(members)].amax(0) for members in classes.members])
+            found[:, top : top + _ROWS_AT_ONCE] = best.unflatten(1, tuple(rows.shape[1:])).cpu()
+        return found

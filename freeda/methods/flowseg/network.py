@@ -1,0 +1,94 @@
+"""FlowSeg's network: the velocity of every pixel, from where all pixels are and the time.
+
+Shapes: `B` images, `D` dimensions of the space of centroids, `H W` pixels, `N` tokens, `W` width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from freeda.methods.flowseg.blocks import Block, FieldBlock, TimeEmbedding, normed, patch_waves, rotations
+from freeda.methods.flowseg.settings import NetworkSettings
+
+__all__ = ["FlowNetwork", "as_places"]
+
+_ALIGN_INNER = 2
+"""Width of the projection's middle layer, relative to the tokens'."""
+
+
+class FlowNetwork(nn.Module):
+    """A transformer on patches, and a neural field that decodes each of its tokens into pixels.
+
+    The projection that compares tokens with a backbone's features is kept too: a training that begins with
+    these weights goes on with it.
+    centroids: (C, D), one per class.
+    """
+
+    centroids: torch.Tensor
+    waves: torch.Tensor
+
+    def __init__(self, settings: NetworkSettings, centroids: torch.Tensor) -> None:
+        super().__init__()
+        self.settings = settings
+        width, patch, dimensions = settings.width, settings.patch, settings.dimensions
+        self.register_buffer("centroids", centroids)
+        self.register_buffer("waves", patch_waves(patch), persistent=False)
+        self.patches = nn.Linear(dimensions * patch**2, width)
+        self.time = TimeEmbedding(width)
+        self.blocks = nn.ModuleList(Block(width, settings.heads) for _ in range(settings.blocks))
+        self.token_norm = nn.RMSNorm(width)
+        self.pixels = nn.Linear(dimensions + self.waves.shape[1], settings.field_width)
+        self.field = nn.ModuleList(
+            FieldBlock(width, settings.field_width, settings.field_ratio)
+            for _ in range(settings.field_blocks)
+        )
+        self.pixel_norm = nn.RMSNorm(settings.field_width)
+        self.velocity = nn.Linear(settings.field_width, dimensions)
+        nn.init.zeros_(self.velocity.weight)
+        nn.init.zeros_(self.velocity.bias)
+        inner = _ALIGN_INNER * width
+        self.alignment = (
+            nn.Sequential(nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, settings.align_width))
+            if settings.align_width
+            else None
+        )
+
+    def forward(self, places: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, D, H, W) velocities, and the (B, N, W) tokens of the block that is aligned.
+
+        places: (B, D, H, W), where H and W are multiples of the patch. time: (B,) in [0, 1].
+        """
+        patch, (height, width) = self.settings.patch, places.shape[-2:]
+        grid = (height // patch, width // patch)
+        cut = functional.pixel_unshuffle(places, patch)  # (B, D * P, rows, columns)
+        tokens = self.patches(cut.flatten(2).transpose(1, 2)).float()
+        clock = self.time(time)
+        rotation = rotations(grid, self.settings.width // self.settings.heads, places.device)
+        aligned = tokens
+        for number, block in enumerate(self.blocks, 1):
+            tokens = block(tokens, clock, rotation)
+            if number == self.settings.align_block:
+                aligned = tokens
+        velocity = self._decode(cut, normed(self.token_norm, tokens + clock[:, None]).to(places.dtype))
+        return functional.pixel_shuffle(velocity.unflatten(-1, grid), patch), aligned
+
+    def _decode(self, cut: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D * P, N) of pixels as they were cut, and (B, N, W) tokens."""
+        count = self.settings.dimensions
+        places = cut.flatten(2).unflatten(1, (count, -1)).permute(0, 3, 2, 1).flatten(0, 1)
+        waves = self.waves.to(places.dtype).expand(len(places), -1, -1)
+        pixels = self.pixels(torch.cat([places, waves], -1)).float()
+        for block in self.field:
+            pixels = block(pixels, functional.silu(tokens.flatten(0, 1)))
+        found = self.velocity(normed(self.pixel_norm, pixels).to(places.dtype))  # (B * N, P, D)
+        parts: torch.Tensor = found.unflatten(0, tokens.shape[:2]).permute(0, 3, 2, 1).flatten(1, 2)
+        return parts
+
+
+def as_places(images: torch.Tensor, dimensions: int) -> torch.Tensor:
+    """(B, D, H, W): where pixels start. Images in [0, 1] become colours in [-1, 1], in the first three of the
+    space's dimensions.
+    """
+    return functional.pad(images * 2 - 1, (0, 0, 0, 0, 0, dimensions - 3))

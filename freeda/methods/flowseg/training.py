@@ -1,0 +1,103 @@
+"""How FlowSeg is trained; `freeda train flowseg` asks here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from freeda.methods.flowseg.centroids import place_centroids
+from freeda.methods.flowseg.method import TextSpace
+from freeda.methods.flowseg.network import FlowNetwork
+from freeda.methods.flowseg.settings import NetworkSettings, parts
+from freeda.methods.flowseg.task import OBJECTIVES, FlowSegTask, LossSettings
+from freeda.methods.trained import Plan, Training
+from freeda.models.backbone import load_backbone
+from freeda.models.clip import load_clip
+from freeda.presets import Preset
+from freeda.presets.settings import is_number, require
+from freeda.presets.toml import changed
+from freeda.segmentation.annotations import AnnotatedImages
+
+__all__ = ["CLOSED", "RECIPES", "build"]
+
+RECIPES = ("labels", "text")
+CLOSED = ("labels",)
+"""What can name only the classes that it was trained on."""
+_PLAN = Plan(steps=160_000, batch=16, learning_rate=1e-4, warmup=1500, weight_decay=0.01)
+_SMALL_PLAN = Plan(steps=8_000, batch=16, learning_rate=1.5e-3, weight_decay=0.0)
+"""For images of `_SMALL_SIDE` pixels."""
+_SMALL_SIDE = 256
+_JITTER = (0.5, 2.0)
+_PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
+_LOSS = ("objective", "align_weight", "jitter")
+_TEXT_DIMENSIONS = 16
+
+
+def build(
+    preset: Preset, data: AnnotatedImages, *, recipe: str, device: torch.device, options: Mapping[str, Any]
+) -> Training:
+    """A training of a fresh network.
+
+    recipe: "labels" places classes by number, and knows no others; "text" by CLIP's embeddings of names.
+    options: fields of `NetworkSettings` and of `LossSettings`; and `learning_rate`, `warmup`, `weight_decay`,
+        `ema_decay`, `clip`, `seed` of the plan.
+    Raises `ConfigError`, `ModelNotFoundError`.
+    """
+    require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
+    held, _ = parts(preset.methods.get("flowseg", {}))
+    settings = changed(NetworkSettings(), held, "method flowseg")
+    if recipe == "text":
+        settings = replace(settings, centroids="text", dimensions=_TEXT_DIMENSIONS)
+    own = {name: value for name, value in options.items() if name not in (*_PLANNED, *_LOSS)}
+    settings = changed(settings, own, "training flowseg")
+    require((settings.centroids == "text") == (recipe == "text"), "centroids", settings.centroids, recipe)
+    small = settings.side <= _SMALL_SIDE
+    losses = _losses(options, small)
+    plan = replace(
+        _SMALL_PLAN if small else _PLAN, **{name: options[name] for name in _PLANNED if name in options}
+    )
+    backbone = None
+    if settings.align_width and losses.align_weight:
+        backbone = load_backbone(preset.model_ids("backbone"), device)
+        settings = replace(settings, align_width=backbone.width)
+    centroids, frozen = _centroids(preset, data, settings, device)
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        network = FlowNetwork(settings, centroids).to(device)
+    return Training(
+        task=FlowSegTask(network, data, losses, backbone=backbone),
+        examples=len(data),
+        plan=plan,
+        settings=asdict(settings),
+        frozen=frozen,
+        supervision=f"label maps of {len(data.classes)} kinds, {len(data):,} images",
+        conditions={**asdict(losses), "backbone": backbone.fingerprint() if backbone else ""},
+    )
+
+
+def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
+    jitter = options.get("jitter", (1.0, 1.0) if small else _JITTER)
+    numbers = (
+        isinstance(jitter, list | tuple) and len(jitter) == 2 and all(is_number(n, above=0) for n in jitter)
+    )
+    require(numbers and jitter[0] <= jitter[1], "jitter", jitter, "two numbers above 0, such as [0.5, 2.0]")
+    objective = options.get("objective", "reshaped")
+    require(objective in OBJECTIVES, "objective", objective, ", ".join(OBJECTIVES))
+    weight = options.get("align_weight", LossSettings.align_weight)
+    require(is_number(weight, least=0), "align_weight", weight, "0 or more")
+    return LossSettings(objective=objective, align_weight=weight, jitter=(jitter[0], jitter[1]))
+
+
+def _centroids(
+    preset: Preset, data: AnnotatedImages, settings: NetworkSettings, device: torch.device
+) -> tuple[torch.Tensor, Mapping[str, str]]:
+    """(C, D), and fingerprints of the models that they stand on."""
+    if settings.centroids != "text":
+        placed = place_centroids(settings.centroids, len(data.classes), settings.dimensions)
+        return torch.from_numpy(placed), {}
+    clip = load_clip(preset.model_ids("clip"), device, torch.float32)
+    texts = TextSpace.of(clip, preset.segmentation.templates, data.classes)
+    return texts.place(data.classes, settings.dimensions), {"clip": clip.fingerprint()}
