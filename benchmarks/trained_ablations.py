@@ -1,22 +1,26 @@
-"""What each part of ODISE is worth on the toy world: variants trained alike, compared by paired bootstrap.
+"""What each part of the trained methods is worth on the toy world: variants trained alike, compared by paired
+bootstrap.
 
-Run from the checkout's root: `python benchmarks/trained_ablations.py [--steps 6000] [--seeds 3] [--write]`.
-It trains four networks per seed, which takes hours; interrupted, it resumes.
+Run from the checkout's root: `python benchmarks/trained_ablations.py METHOD [--steps N] [--write]`. It trains
+several networks per seed, which takes hours; interrupted, it resumes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from results import publish
-from trained import CPU, DATA, STUFF, Measured, measured, miou
+from scenes import CPU, DATA, STUFF, Measured, measured, miou
 
 from freeda.evaluation.bootstrap import paired_bootstrap
+from freeda.methods import TRAINED, load
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import OdiseMethod
 from freeda.methods.odise.network import FrozenModels
@@ -27,19 +31,85 @@ from freeda.methods.trained import Plan
 from freeda.models.checkpoint import Checkpoint
 from freeda.presets import load_preset
 from freeda.presets.toml import changed
+from freeda.segmentation.annotations import AnnotatedImages
 from freeda.toyworld.split import TrainingScenes
+from freeda.toyworld.vocabulary import KINDS
 from freeda.training.loop import fit
 
-_HEADER = """## Ablations of ODISE
+_HEADER = """## Ablations of {title}
 
-`python benchmarks/trained_ablations.py --write`: percentage points, with 95 % intervals from 10,000 resamples
-of the scenes. A sign counts where no seed's interval includes 0 and no seed reverses it.
+`python benchmarks/trained_ablations.py {method} --write`: percentage points, with 95 % intervals from 10,000
+resamples of the scenes. A sign counts where no seed's interval includes 0 and no seed reverses it.
 """
+_TITLES = {"odise": "ODISE", "digseg": "DiGSeg", "flowseg": "FlowSeg"}
 _FULL = "the full method"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "without the captioner (empty text)": {"captioner": False},
-    "latents noised to t = 500": {"timestep": 500},
-    "CLIP's features in place of the diffusion model's": {"captioner": False},
+_SHARE = 0.3
+"""Of a full training's steps."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change to a method.
+
+    training: of its settings. recipe: another than its first. steps: share of the steps.
+    calls: of what may change with every call. by_clip: ODISE on CLIP's features.
+    rival: the variant that it is compared with.
+    """
+
+    name: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[str, Any] = field(default_factory=dict)
+    rival: str = _FULL
+    recipe: str = ""
+    by_clip: bool = False
+    steps: float = 1.0
+
+    @property
+    def training_name(self) -> str:
+        """The same for variants that share their weights."""
+        changes = [f"{key}={value}" for key, value in self.training.items()]
+        changes += [self.recipe] if self.recipe else []
+        changes += ["by-clip"] if self.by_clip else []
+        changes += [f"{self.steps:g}-of-steps"] if self.steps < 1 else []
+        return ",".join(changes) or "full"
+
+
+_EMPTY = "without the captioner (empty text)"
+_SHORT = "a quarter of the steps"
+_PLAIN = {"objective": "plain"}
+VARIANTS: Mapping[str, tuple[Variant, ...]] = {
+    "odise": (
+        Variant(_EMPTY, {"captioner": False}),
+        Variant("latents noised to t = 500", {"timestep": 500}),
+        Variant(
+            "CLIP's features in place of the diffusion model's",
+            {"captioner": False},
+            rival=_EMPTY,
+            by_clip=True,
+        ),
+    ),
+    "digseg": (
+        Variant("a UNet of random weights", {"pretrained": False}),
+        Variant("without the path of CLIP's text", {"text_path": False}),
+        Variant("without classes that images do not show", {"absent": 0.0}),
+        *(
+            Variant(f"by diffusion, {steps} steps, {drawn} drawn", recipe="diffusion", calls=calls)
+            for steps, drawn in ((1, 1), (10, 1), (10, 5))
+            for calls in ({"steps": steps, "ensemble": drawn},)
+        ),
+    ),
+    "flowseg": (
+        Variant("plain flow matching", _PLAIN),
+        Variant(_SHORT, steps=0.25),
+        Variant(f"plain flow matching, {_SHORT}", _PLAIN, rival=_SHORT, steps=0.25),
+        Variant("cross-entropy in one step", {"objective": "cross-entropy"}, {"steps": 1}),
+        Variant("random centroids", {"centroids": "random"}),
+        Variant("golden-ratio centroids", {"centroids": "golden"}),
+        Variant("epsilon 0.01", {"epsilon": 0.01}),
+        Variant("temperature 0.5", {"temperature": 0.5}),
+        Variant("without alignment", {"align_weight": 0.0}),
+        *(Variant(f"{steps} steps of Euler", calls={"steps": steps}) for steps in (1, 5, 100)),
+    ),
 }
 
 
@@ -74,15 +144,51 @@ class ClipTaps:
         return [tap.clone() for tap in found]
 
 
-def variant(folder: Path, plan: Plan, scenes: int, *, by_clip: bool = False, **settings: Any) -> Measured:
-    """Trains a variant, or goes on with it, and measures it."""
+def scenes_of(method: str) -> AnnotatedImages:
+    """Those that the method's first recipe learns from."""
+    recipes = import_module(TRAINED[method])
+    if recipes.RECIPES[0] in recipes.CLOSED:
+        return TrainingScenes.showing(frozenset(kind.name for kind in KINDS))
+    return TrainingScenes()
+
+
+def trained(method: str, variant: Variant, folder: Path, plan: Plan) -> Path:
+    """Trains a variant, or goes on with it; returns the folder of its weights."""
+    recipes, data = import_module(TRAINED[method]), scenes_of(method)
+    recipe = variant.recipe or recipes.RECIPES[0]
+    plan = replace(plan, steps=max(1, round(plan.steps * variant.steps)))
+    options = {**variant.training, "seed": plan.seed}
+    training = recipes.build(load_preset("toy"), data, recipe=recipe, device=CPU, options=options)
+    folder.mkdir(parents=True, exist_ok=True)
+    fit(training.task, len(data), plan, folder, CPU, on_progress=lambda done: click.echo(done, err=True))
+    Checkpoint(
+        method=method,
+        recipe=recipe,
+        preset="toy",
+        settings=training.settings,
+        classes=tuple(item.names for item in data.classes),
+        stuff=STUFF,
+        frozen=training.frozen,
+    ).write(folder, training.task.network)
+    return folder
+
+
+def measured_variant(method: str, variant: Variant, folder: Path, plan: Plan, scenes: int) -> Measured:
+    if variant.by_clip:
+        return measured(_by_clip(variant, folder, plan), scenes)
+    weights = trained(method, variant, folder, plan)
+    options = {**({"stuff": STUFF} if method == "odise" else {}), **variant.calls}
+    return measured(load(method=method, weights=weights, **options), scenes)
+
+
+def _by_clip(variant: Variant, folder: Path, plan: Plan) -> MethodSegmenter[Any, Any, Any]:
+    """ODISE on CLIP's features, which no preset describes."""
     preset, data = load_preset("toy"), TrainingScenes()
     own, others = parts(preset.methods["odise"])
-    chosen = changed(NetworkSettings(), {**own, **settings}, "ablation")
+    chosen = changed(NetworkSettings(), {**own, **variant.training}, "ablation")
     asked = changed(OdiseSettings(), {**others, "stuff": STUFF}, "ablation")
     frozen = load_frozen(preset, chosen, CPU, torch.float32)
-    if by_clip:
-        frozen = FrozenModels(ClipTaps(frozen), frozen.clip, "")  # type: ignore[arg-type]
+    frozen = FrozenModels(ClipTaps(frozen), frozen.clip, "")  # type: ignore[arg-type]
     network, templates = new_network(frozen, chosen, plan.seed), preset.segmentation.templates
     folder.mkdir(parents=True, exist_ok=True)
     task = OdiseTask(frozen, network, chosen, data, templates=templates)
@@ -97,30 +203,32 @@ def variant(folder: Path, plan: Plan, scenes: int, *, by_clip: bool = False, **s
         frozen={},
     )
     network.requires_grad_(False)
-    return measured(MethodSegmenter(OdiseMethod(frozen, network, seen, templates, asked)), scenes)
+    return MethodSegmenter(OdiseMethod(frozen, network, seen, templates, asked))
 
 
-def ablations(work: Path, plan: Plan, seeds: int, scenes: int) -> Iterator[str]:
+def ablations(method: str, work: Path, plan: Plan, seeds: int, scenes: int) -> Iterator[str]:
     yield (
         f"{plan.steps:,} steps of {plan.batch} scenes, {seeds} seeds; {scenes} held-out scenes, all "
         f"{len(DATA.classes)} kinds."
     )
     yield ""
-    yield "| | seed | mIoU | PQ | what it loses, mIoU | clear |"
-    yield "|---|---|---|---|---|---|"
+    yield "| | seed | mIoU | PQ | what it gains, mIoU | over | clear |"
+    yield "|---|---|---|---|---|---|---|"
     for seed in range(seeds):
-        seeded = replace(plan, seed=seed)
-        full = variant(work / f"full-{seed}", seeded, scenes)
-        yield f"| {_FULL} | {seed} | {_figures(full)} | | |"
-        empty: Measured | None = None
-        for number, (name, settings) in enumerate(VARIANTS.items()):
-            by_clip = name.startswith("CLIP")
-            other = variant(work / f"{number}-{seed}", seeded, scenes, by_clip=by_clip, **settings)
-            rival = empty if by_clip and empty else full
-            gain = paired_bootstrap(rival.counts, other.counts, lambda sums: 100 * miou(sums))
-            empty = empty or other  # the first variant has no captioner, as CLIP's features have none
-            clear = "yes" if gain.is_clear else "no"
-            yield f"| {name} | {seed} | {_figures(other)} | {gain} | {clear} |"
+        seeded, found = replace(plan, seed=seed), dict[str, Measured]()
+        for variant in (Variant(_FULL), *VARIANTS[method]):
+            folder = work / method / f"{variant.training_name}-{seed}"
+            one = measured_variant(method, variant, folder, seeded, scenes)
+            found[variant.name] = one
+            yield f"| {variant.name} | {seed} | {_figures(one)} | {_gain(one, variant, found)} |"
+
+
+def _gain(one: Measured, variant: Variant, found: Mapping[str, Measured]) -> str:
+    if variant.name == _FULL:
+        return " | | "
+    figure: Callable[[np.ndarray], np.ndarray] = lambda sums: 100 * miou(sums)  # noqa: E731
+    gain = paired_bootstrap(one.counts, found[variant.rival].counts, figure)
+    return f"{gain} | {variant.rival} | {'yes' if gain.is_clear else 'no'}"
 
 
 def _figures(found: Measured) -> str:
@@ -128,16 +236,22 @@ def _figures(found: Measured) -> str:
 
 
 @click.command(context_settings={"show_default": True})
+@click.argument("method", type=click.Choice(sorted(VARIANTS)))
 @click.option("--scenes", type=int, default=300)
-@click.option("--steps", type=int, default=6_000, help="Of each variant's training.")
-@click.option("--batch", type=int, default=8)
+@click.option("--steps", type=int, help="Of each variant's training.  [default: 30 % of a full one]")
 @click.option("--seeds", type=int, default=3)
 @click.option("--work", type=Path, default=Path("ablations"), help="Where trainings are kept.")
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
-def main(scenes: int, steps: int, batch: int, seeds: int, work: Path, write: bool) -> None:
-    """Prints the table."""
-    plan = Plan(steps=steps, batch=batch, learning_rate=4e-4, weight_decay=0.05)
-    publish("ablations", [_HEADER], ablations(work, plan, seeds, scenes), write=write)
+def main(method: str, scenes: int, steps: int | None, seeds: int, work: Path, write: bool) -> None:
+    """Prints the table of METHOD."""
+    recipes = import_module(TRAINED[method])
+    data = scenes_of(method)
+    full: Plan = recipes.build(
+        load_preset("toy"), data, recipe=recipes.RECIPES[0], device=CPU, options={}
+    ).plan
+    plan = replace(full, steps=steps or round(_SHARE * full.steps))
+    head = _HEADER.format(title=_TITLES[method], method=method)
+    publish(f"ablations-{method}", [head], ablations(method, work, plan, seeds, scenes), write=write)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ __all__ = ["evaluate_command"]
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def evaluate_command(dataset: str, root: Path | None, out: Path | None, **options: Any) -> None:
     """Measure a method on DATASET: voc20, voc21, context59, context60, coco-stuff, coco-object, cityscapes,
-    ade20k, toyworld, toyworld-things, a COCO panoptic JSON file or its folder, or a folder with images/,
-    labels/ and classes.txt.
+    ade20k, toyworld, toyworld-things, toyworld-ink, a COCO panoptic JSON file or its folder, or a folder with
+    images/, labels/ and classes.txt.
 
     Run the same command again after an interruption: it resumes.
     """

@@ -37,7 +37,11 @@ _HELD_OUT = 20
 )
 @click.option("--out", callback=out_folder, required=True, help="Folder of the training and of its weights.")
 @click.option("--preset", default="toy", help="Frozen models and settings: a preset's name or a .toml file.")
-@click.option("--recipe", help="What is learnt; for odise, labels or captions.  [default: labels]")
+@click.option(
+    "--recipe",
+    help="What is learnt: labels or captions (odise), one-step or diffusion (digseg), labels or text "
+    "(flowseg).  [default: the first]",
+)
 @click.option(
     "--seen",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),

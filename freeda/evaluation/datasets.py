@@ -61,8 +61,12 @@ class Dataset(Protocol):
         ...
 
 
-_TOY = {"toyworld": False, "toyworld-things": True}
-"""Drawn data sets, and whether they have a background."""
+_TOY = {
+    "toyworld": ToyDataset(),
+    "toyworld-things": ToyDataset(background=True),
+    "toyworld-ink": ToyDataset(ink=True),
+}
+"""Drawn data sets."""
 _OWN = "a COCO panoptic JSON file, or a folder with one or with images/, labels/ and classes.txt"
 
 
@@ -78,7 +82,7 @@ def open_dataset(name: str, root: Path | None = None) -> Dataset:
     if name in _TOY or Path(name).exists():
         if root is not None:
             raise DatasetError(f"--root {root} has no meaning for '{name}'; leave it out")
-        return ToyDataset(background=_TOY[name]) if name in _TOY else _open_path(Path(name))
+        return _TOY[name] if name in _TOY else _open_path(Path(name))
     known = ", ".join([*_TOY, *DATASETS])
     raise DatasetError(f"no data set '{name}'; expected one of {known}, or {_OWN}")
 

@@ -24,12 +24,14 @@ class ToyDataset:
     """Drawn evaluation scenes of the toy world.
 
     Every kind of thing and stuff is a class; with a background, every kind of thing, and stuff is it.
+    ink: whether the scenes are drawn in a style that no model has seen (`freeda.toyworld.styles`).
     """
 
     count: int = 300
     side: int = 128
     background: bool = False
     split: str = "evaluation"
+    ink: bool = False
 
     @cached_property
     def classes(self) -> tuple[ClassName, ...]:
@@ -40,7 +42,7 @@ class ToyDataset:
 
     @property
     def identity(self) -> Mapping[str, str | int]:
-        name = "toyworld-things" if self.background else "toyworld"
+        name = "toyworld-things" if self.background else "toyworld-ink" if self.ink else "toyworld"
         return {"dataset": name, "images": self.count, "side": self.side}
 
     def __len__(self) -> int:
@@ -81,5 +83,7 @@ class ToyDataset:
 
     def _scene(self, number: int) -> Scene:
         from freeda.toyworld.scenes import draw_scene, scene_rng
+        from freeda.toyworld.styles import inked
 
-        return draw_scene(scene_rng(self.split, number), self.side)
+        scene = draw_scene(scene_rng(self.split, number), self.side)
+        return inked(scene) if self.ink else scene

@@ -206,7 +206,7 @@ def test_missing_files_are_counted_before_work_starts(tmp_path: Path) -> None:
 def test_a_data_set_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no '.*images/validation' and '.*ADEChallengeData2016/images"):
         open_dataset("ade20k", tmp_path)
-    with pytest.raises(DatasetError, match="expected one of toyworld, toyworld-things, voc20"):
+    with pytest.raises(DatasetError, match="expected one of toyworld, toyworld-things, toyworld-ink, voc20"):
         open_dataset("vok20", tmp_path)
 
 
