@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,10 @@ from torch import nn
 
 from freeda.presets.settings import is_number, require
 
-__all__ = ["Plan", "Task", "Training"]
+__all__ = ["PLANNED", "Plan", "Task", "Training", "planned"]
+
+PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
+"""What a training's options may change of its plan."""
 
 
 class Task(Protocol):
@@ -76,6 +79,11 @@ class Plan:
         share = is_number(self.ema_decay, least=0) and self.ema_decay < 1
         require(share, "ema_decay", self.ema_decay, "at least 0 and below 1")
         require(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "a whole number, 0 or more")
+
+
+def planned(plan: Plan, options: Mapping[str, Any]) -> Plan:
+    """A plan with what a training's options say of it."""
+    return replace(plan, **{name: options[name] for name in PLANNED if name in options})
 
 
 @dataclass(frozen=True)

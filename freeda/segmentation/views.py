@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 
+from freeda.presets.settings import is_number, require
 from freeda.segmentation.annotations import UNMARKED, AnnotatedImage
 
-__all__ = ["random_view"]
+__all__ = ["random_view", "require_jitter"]
+
+
+def require_jitter(value: Any) -> tuple[float, float]:
+    """A range of scales; raises `ConfigError` for what is none."""
+    listed = isinstance(value, list | tuple) and len(value) == 2
+    rising = listed and all(is_number(n, above=0) for n in value) and value[0] <= value[1]
+    require(rising, "jitter", value, "two numbers above 0, such as [0.5, 2.0]")
+    return float(value[0]), float(value[1])
 
 
 def random_view(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,14 @@ from freeda.methods.digseg.method import Frozen
 from freeda.methods.digseg.settings import NetworkSettings, parts
 from freeda.methods.digseg.task import DigSegTask, QuerySettings, draw_masks
 from freeda.methods.digseg.unet import SegmentingUNet
-from freeda.methods.trained import Plan, Training
+from freeda.methods.trained import PLANNED, Plan, Training, planned
 from freeda.models.clip import load_clip
 from freeda.models.diffusion import load_pipeline
 from freeda.presets import Preset
 from freeda.presets.settings import is_number, require
 from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
-from freeda.segmentation.views import random_view
+from freeda.segmentation.views import random_view, require_jitter
 
 __all__ = ["CLOSED", "RECIPES", "build"]
 
@@ -31,7 +31,6 @@ _SMALL_PLAN = Plan(steps=6_000, batch=8, learning_rate=5e-4, weight_decay=0.01)
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
 _JITTER = (0.5, 2.0)
-_PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
 _QUERIES = ("queries", "absent", "jitter")
 _MEASURED = 32
 """Images whose masks say how latents of masks are scaled and read."""
@@ -51,15 +50,12 @@ def build(
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
     held, _ = parts(preset.methods.get("digseg", {}))
     settings = changed(NetworkSettings(), held, "method digseg")
-    own = {k: value for k, value in options.items() if k not in (*_PLANNED, *_QUERIES, "pretrained")}
+    own = {k: value for k, value in options.items() if k not in (*PLANNED, *_QUERIES, "pretrained")}
     settings = changed(settings, own, "training digseg")
     pretrained = options.get("pretrained", True)
     require(isinstance(pretrained, bool), "pretrained", pretrained, "true or false")
     small = settings.side <= _SMALL_SIDE
-    queries = _queries(options, small)
-    plan = replace(
-        _SMALL_PLAN if small else _PLAN, **{name: options[name] for name in _PLANNED if name in options}
-    )
+    plan, queries = planned(_SMALL_PLAN if small else _PLAN, options), _queries(options, small)
     pipeline = load_pipeline(preset.model_ids("diffusion"), device)
     for part in (pipeline.vae, pipeline.text_encoder):
         part.eval().requires_grad_(False)
@@ -96,12 +92,8 @@ def _some_masks(data: AnnotatedImages, side: int, device: torch.device) -> torch
 
 
 def _queries(options: Mapping[str, Any], small: bool) -> QuerySettings:
-    jitter = options.get("jitter", (1.0, 1.0) if small else _JITTER)
-    numbers = (
-        isinstance(jitter, list | tuple) and len(jitter) == 2 and all(is_number(n, above=0) for n in jitter)
-    )
-    require(numbers and jitter[0] <= jitter[1], "jitter", jitter, "two numbers above 0, such as [0.5, 2.0]")
-    count, absent = (options.get(k, getattr(QuerySettings, k)) for k in ("queries", "absent"))
+    count, absent = (options.get(name, getattr(QuerySettings, name)) for name in ("queries", "absent"))
     require(isinstance(count, int) and count > 0, "queries", count, "a whole number above 0")
     require(is_number(absent, least=0, most=1), "absent", absent, "between 0 and 1")
-    return QuerySettings(queries=count, absent=absent, jitter=(jitter[0], jitter[1]))
+    jitter = require_jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
+    return QuerySettings(queries=count, absent=absent, jitter=jitter)

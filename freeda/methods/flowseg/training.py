@@ -13,13 +13,14 @@ from freeda.methods.flowseg.method import TextSpace
 from freeda.methods.flowseg.network import FlowNetwork
 from freeda.methods.flowseg.settings import NetworkSettings, parts
 from freeda.methods.flowseg.task import OBJECTIVES, FlowSegTask, LossSettings
-from freeda.methods.trained import Plan, Training
+from freeda.methods.trained import PLANNED, Plan, Training, planned
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.presets import Preset
 from freeda.presets.settings import is_number, require
 from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
+from freeda.segmentation.views import require_jitter
 
 __all__ = ["CLOSED", "RECIPES", "build"]
 
@@ -31,7 +32,6 @@ _SMALL_PLAN = Plan(steps=8_000, batch=16, learning_rate=1.5e-3, weight_decay=0.0
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
 _JITTER = (0.5, 2.0)
-_PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
 _LOSS = ("objective", "align_weight", "jitter")
 _TEXT_DIMENSIONS = 16
 
@@ -51,14 +51,11 @@ def build(
     settings = changed(NetworkSettings(), held, "method flowseg")
     if recipe == "text":
         settings = replace(settings, centroids="text", dimensions=_TEXT_DIMENSIONS)
-    own = {name: value for name, value in options.items() if name not in (*_PLANNED, *_LOSS)}
+    own = {name: value for name, value in options.items() if name not in (*PLANNED, *_LOSS)}
     settings = changed(settings, own, "training flowseg")
     require((settings.centroids == "text") == (recipe == "text"), "centroids", settings.centroids, recipe)
     small = settings.side <= _SMALL_SIDE
-    losses = _losses(options, small)
-    plan = replace(
-        _SMALL_PLAN if small else _PLAN, **{name: options[name] for name in _PLANNED if name in options}
-    )
+    plan, losses = planned(_SMALL_PLAN if small else _PLAN, options), _losses(options, small)
     backbone = None
     if settings.align_width and losses.align_weight:
         backbone = load_backbone(preset.model_ids("backbone"), device)
@@ -79,16 +76,12 @@ def build(
 
 
 def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
-    jitter = options.get("jitter", (1.0, 1.0) if small else _JITTER)
-    numbers = (
-        isinstance(jitter, list | tuple) and len(jitter) == 2 and all(is_number(n, above=0) for n in jitter)
-    )
-    require(numbers and jitter[0] <= jitter[1], "jitter", jitter, "two numbers above 0, such as [0.5, 2.0]")
     objective = options.get("objective", "reshaped")
     require(objective in OBJECTIVES, "objective", objective, ", ".join(OBJECTIVES))
     weight = options.get("align_weight", LossSettings.align_weight)
     require(is_number(weight, least=0), "align_weight", weight, "0 or more")
-    return LossSettings(objective=objective, align_weight=weight, jitter=(jitter[0], jitter[1]))
+    jitter = require_jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
+    return LossSettings(objective=objective, align_weight=weight, jitter=jitter)
 
 
 def _centroids(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, get_args
 
 import torch
@@ -11,11 +11,12 @@ import torch
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.settings import NetworkSettings, parts
 from freeda.methods.odise.task import OdiseTask, Recipe
-from freeda.methods.trained import Plan, Training
+from freeda.methods.trained import PLANNED, Plan, Training, planned
 from freeda.presets import Preset
-from freeda.presets.settings import is_number, require
+from freeda.presets.settings import require
 from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
+from freeda.segmentation.views import require_jitter
 
 __all__ = ["CLOSED", "RECIPES", "build"]
 
@@ -27,7 +28,6 @@ _SMALL_PLAN = Plan(steps=20_000, batch=8, learning_rate=4e-4, weight_decay=0.05)
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
 _JITTER = (0.1, 2.0)
-_PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
 
 
 def build(
@@ -42,12 +42,11 @@ def build(
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
     held, _ = parts(preset.methods.get("odise", {}))
     settings = changed(NetworkSettings(), held, "method odise")
-    own = {name: value for name, value in options.items() if name not in (*_PLANNED, "jitter")}
+    own = {name: value for name, value in options.items() if name not in (*PLANNED, "jitter")}
     settings = changed(settings, own, "training odise")
     small = settings.side <= _SMALL_SIDE
-    jitter = _jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
-    plan = _SMALL_PLAN if small else _PLAN
-    plan = replace(plan, **{name: value for name, value in options.items() if name in _PLANNED})
+    plan = planned(_SMALL_PLAN if small else _PLAN, options)
+    jitter = require_jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
     frozen = load_frozen(preset, settings, device, torch.float32)
     network = new_network(frozen, settings, plan.seed)
     task = OdiseTask(
@@ -68,14 +67,6 @@ def build(
         supervision=_supervision(data, recipe),
         conditions={"jitter": jitter, "templates": preset.segmentation.templates},
     )
-
-
-def _jitter(value: Any) -> tuple[float, float]:
-    numbers = (
-        isinstance(value, list | tuple) and len(value) == 2 and all(is_number(n, above=0) for n in value)
-    )
-    require(numbers and value[0] <= value[1], "jitter", value, "two numbers above 0, such as [0.5, 2.0]")
-    return float(value[0]), float(value[1])
 
 
 def _as_recipe(name: str) -> Recipe:
