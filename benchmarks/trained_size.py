@@ -1,4 +1,4 @@
-"""ODISE at the size of the real models: parameters and memory, without weights.
+"""The trained methods at the size of the real models: parameters and memory, without weights.
 
 Run from the checkout's root: `python benchmarks/trained_size.py [--write]`.
 """
@@ -6,7 +6,7 @@ Run from the checkout's root: `python benchmarks/trained_size.py [--write]`.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -18,16 +18,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from freeda.methods.digseg.sampling import one_step
+from freeda.methods.digseg.settings import NetworkSettings as DigSegNetworkSettings
+from freeda.methods.digseg.unet import SegmentingUNet
+from freeda.methods.flowseg.network import FlowNetwork
+from freeda.methods.flowseg.settings import NetworkSettings as FlowSegNetworkSettings
 from freeda.methods.odise.captioner import ImplicitCaptioner
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.head import Head
 from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.taps import TappedPipeline
 
-_HEADER = """## ODISE at full size
+_HEADER = """## Trained methods at full size
 
-`python benchmarks/trained_size.py --write`. Stable Diffusion 1.5's shapes; the diffusion model passes by
-shapes only, the head on random features.
+`python benchmarks/trained_size.py --write`. Networks pass by shapes only, in half precision; ODISE's head,
+which decides by values, on random features. Peaks are of activations and gradients, beyond the weights.
 """
 
 
@@ -91,8 +96,7 @@ class StableDiffusion15:
         self.scheduler = DDPMScheduler(beta_schedule="scaled_linear")
 
 
-def full_size() -> Iterator[str]:
-    """The diffusion model by shapes only; the head, which decides by values, on random features."""
+def odise() -> Iterator[str]:
     settings = NetworkSettings()
     grid = CropGrid.of((1024, 1024), side=1024, window=512, multiple=64)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -109,7 +113,7 @@ def full_size() -> Iterator[str]:
     features = [torch.randn(shape) for shape in shapes]
     with torch.no_grad(), TensorMemory() as own:
         head(features, grid.size)
-    yield "Stable Diffusion 1.5's shapes, one image of 1,024 x 1,024 px in four crops, inference:"
+    yield "ODISE on Stable Diffusion 1.5, one image of 1,024 x 1,024 px in four crops, inference:"
     yield ""
     yield "| | |"
     yield "|---|---|"
@@ -118,6 +122,74 @@ def full_size() -> Iterator[str]:
     yield f"| channels of the taps | {', '.join(map(str, tapped.channels))} |"
     yield f"| peak of activations while the taps are read, float16 | {memory.peak / 2**30:.1f} GiB |"
     yield f"| peak of the head's activations beyond the taps, float32 | {own.peak / 2**30:.1f} GiB |"
+
+
+def digseg() -> Iterator[str]:
+    settings = DigSegNetworkSettings()
+    side = settings.side // 8
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        torch.set_default_dtype(torch.float16)
+        unet = UNet2DConditionModel(
+            sample_size=96,
+            cross_attention_dim=1024,
+            attention_head_dim=(5, 10, 20, 20),
+            use_linear_projection=True,
+        )
+        network = SegmentingUNet(unet, settings, 1024)
+        torch.set_default_dtype(torch.float32)
+
+        def masks(count: int) -> torch.Tensor:
+            latents = torch.rand(count, 4, side, side, dtype=torch.float16)
+            states, texts = (torch.rand(count, *size, dtype=torch.float16) for size in ((77, 1024), (1024,)))
+            return one_step(network, latents, states, texts)
+
+        inference, training = _peaks(network, masks, 16)
+    trained = sum(weight.numel() for weight in network.parameters())
+    yield f"DiGSeg on Stable Diffusion 2.1, {settings.side} x {settings.side} px:"
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| trained parameters | {trained / 1e6:.1f} M |"
+    yield f"| peak, inference, 16 classes at once | {inference:.1f} GiB |"
+    yield f"| peak, a training step of one class | {training:.1f} GiB |"
+
+
+def flowseg() -> Iterator[str]:
+    settings = FlowSegNetworkSettings()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        torch.set_default_dtype(torch.float16)
+        network = FlowNetwork(settings, torch.zeros(150, 3))
+        torch.set_default_dtype(torch.float32)
+
+        def velocity(count: int) -> torch.Tensor:
+            places = torch.rand(count, 3, settings.side, settings.side, dtype=torch.float16)
+            return network(places, torch.rand(count))[0]
+
+        inference, training = _peaks(network, velocity, 1)
+    trained = sum(weight.numel() for weight in network.parameters())
+    yield f"FlowSeg, the paper's large network, {settings.side} x {settings.side} px:"
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| trained parameters, the projection for alignment included | {trained / 1e6:.1f} M |"
+    yield f"| peak, inference, one image | {inference:.1f} GiB |"
+    yield f"| peak, a training step of one image | {training:.1f} GiB |"
+
+
+def _peaks(network: nn.Module, run: Callable[[int], torch.Tensor], count: int) -> tuple[float, float]:
+    """GiB of activations: of `count` at once without gradients, and of one with its backward pass."""
+    with torch.no_grad(), TensorMemory() as inference:
+        run(count)
+    with TensorMemory() as training:
+        run(1).sum().backward()
+    return inference.peak / 2**30, training.peak / 2**30
+
+
+def full_size() -> Iterator[str]:
+    for number, part in enumerate((odise, digseg, flowseg)):
+        if number:
+            yield ""
+        yield from part()
 
 
 @click.command()

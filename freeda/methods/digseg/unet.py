@@ -88,8 +88,14 @@ def _with_twice_the_inputs(unet: Any) -> Any:
     """The old weights stand for both halves, halved: of twice the same latent, the output is the old one."""
     made = deepcopy(unet).requires_grad_(True)
     old = made.conv_in
-    new = nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, padding=old.padding)
-    new = new.to(old.weight.device, old.weight.dtype)
+    new = nn.Conv2d(
+        2 * old.in_channels,
+        old.out_channels,
+        old.kernel_size,
+        padding=old.padding,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
     with torch.no_grad():
         new.weight.copy_(torch.cat([old.weight, old.weight], 1) / 2)
         new.bias.copy_(old.bias)  # type: ignore[union-attr]
