@@ -7,8 +7,10 @@ several networks per seed, which takes hours; interrupted, it resumes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import torch
 from results import publish
 from scenes import CPU, DATA, STUFF, Measured, measured, miou
 
-from freeda.evaluation.bootstrap import paired_bootstrap
+from freeda.evaluation.bootstrap import Interval, paired_bootstrap
 from freeda.methods import TRAINED, load
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import OdiseMethod
@@ -39,7 +41,7 @@ from freeda.training.loop import fit
 _HEADER = """## Ablations of {title}
 
 `python benchmarks/trained_ablations.py {method} --write`: percentage points, with 95 % intervals from 10,000
-resamples of the scenes. A sign counts where no seed's interval includes 0 and no seed reverses it.
+resamples of the scenes. A sign counts where the interval of the seeds' mean excludes 0 and no seed reverses it.
 """
 _TITLES = {"odise": "ODISE", "digseg": "DiGSeg", "flowseg": "FlowSeg"}
 _FULL = "the full method"
@@ -53,13 +55,15 @@ class Variant:
 
     training: of its settings. recipe: another than its first. steps: share of the steps.
     calls: of what may change with every call. by_clip: ODISE on CLIP's features.
-    rival: the variant that it is compared with.
+    rival: the variant that it is compared with. expected: how it should compare, "worse" or "better"; empty
+    where nothing is claimed.
     """
 
     name: str
     training: Mapping[str, Any] = field(default_factory=dict)
     calls: Mapping[str, Any] = field(default_factory=dict)
     rival: str = _FULL
+    expected: str = "worse"
     recipe: str = ""
     by_clip: bool = False
     steps: float = 1.0
@@ -93,7 +97,9 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
         Variant("without the path of CLIP's text", {"text_path": False}),
         Variant("without classes that images do not show", {"absent": 0.0}),
         *(
-            Variant(f"by diffusion, {steps} steps, {drawn} drawn", recipe="diffusion", calls=calls)
+            Variant(
+                f"by diffusion, {steps} steps, {drawn} drawn", recipe="diffusion", calls=calls, expected=""
+            )
             for steps, drawn in ((1, 1), (10, 1), (10, 5))
             for calls in ({"steps": steps, "ensemble": drawn},)
         ),
@@ -102,13 +108,13 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
         Variant("plain flow matching", _PLAIN),
         Variant(_SHORT, steps=0.25),
         Variant(f"plain flow matching, {_SHORT}", _PLAIN, rival=_SHORT, steps=0.25),
-        Variant("cross-entropy in one step", {"objective": "cross-entropy"}, {"steps": 1}),
+        Variant("cross-entropy in one step", {"objective": "cross-entropy"}, {"steps": 1}, expected=""),
         Variant("random centroids", {"centroids": "random"}),
-        Variant("golden-ratio centroids", {"centroids": "golden"}),
-        Variant("epsilon 0.01", {"epsilon": 0.01}),
-        Variant("temperature 0.5", {"temperature": 0.5}),
+        Variant("golden-ratio centroids", {"centroids": "golden"}, expected=""),
+        Variant("epsilon 0.01", {"epsilon": 0.01}, expected=""),
+        Variant("temperature 0.5", {"temperature": 0.5}, expected=""),
         Variant("without alignment", {"align_weight": 0.0}),
-        *(Variant(f"{steps} steps of Euler", calls={"steps": steps}) for steps in (1, 5, 100)),
+        *(Variant(f"{steps} steps of Euler", calls={"steps": steps}, expected="") for steps in (1, 5, 100)),
     ),
 }
 
@@ -152,14 +158,15 @@ def scenes_of(method: str) -> AnnotatedImages:
     return TrainingScenes()
 
 
-def trained(method: str, variant: Variant, folder: Path, plan: Plan) -> Path:
+def trained(method: str, variant: Variant, work: Path, plan: Plan) -> Path:
     """Trains a variant, or goes on with it; returns the folder of its weights."""
     recipes, data = import_module(TRAINED[method]), scenes_of(method)
     recipe = variant.recipe or recipes.RECIPES[0]
     plan = replace(plan, steps=max(1, round(plan.steps * variant.steps)))
     options = {**variant.training, "seed": plan.seed}
     training = recipes.build(load_preset("toy"), data, recipe=recipe, device=CPU, options=options)
-    folder.mkdir(parents=True, exist_ok=True)
+    depends = (asdict(plan), training.settings, training.conditions, training.frozen)
+    folder = _folder(work, variant, plan, depends)
     fit(training.task, len(data), plan, folder, CPU, on_progress=lambda done: click.echo(done, err=True))
     Checkpoint(
         method=method,
@@ -173,15 +180,23 @@ def trained(method: str, variant: Variant, folder: Path, plan: Plan) -> Path:
     return folder
 
 
-def measured_variant(method: str, variant: Variant, folder: Path, plan: Plan, scenes: int) -> Measured:
+def _folder(work: Path, variant: Variant, plan: Plan, depends: object) -> Path:
+    """A training of other settings, or on other models, never goes on with this one's state."""
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    folder = work / f"{variant.training_name}-{plan.seed}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def measured_variant(method: str, variant: Variant, work: Path, plan: Plan, scenes: int) -> Measured:
     if variant.by_clip:
-        return measured(_by_clip(variant, folder, plan), scenes)
-    weights = trained(method, variant, folder, plan)
+        return measured(_by_clip(variant, work, plan), scenes)
+    weights = trained(method, variant, work, plan)
     options = {**({"stuff": STUFF} if method == "odise" else {}), **variant.calls}
     return measured(load(method=method, weights=weights, **options), scenes)
 
 
-def _by_clip(variant: Variant, folder: Path, plan: Plan) -> MethodSegmenter[Any, Any, Any]:
+def _by_clip(variant: Variant, work: Path, plan: Plan) -> MethodSegmenter[Any, Any, Any]:
     """ODISE on CLIP's features, which no preset describes."""
     preset, data = load_preset("toy"), TrainingScenes()
     own, others = parts(preset.methods["odise"])
@@ -190,7 +205,7 @@ def _by_clip(variant: Variant, folder: Path, plan: Plan) -> MethodSegmenter[Any,
     frozen = load_frozen(preset, chosen, CPU, torch.float32)
     frozen = FrozenModels(ClipTaps(frozen), frozen.clip, "")  # type: ignore[arg-type]
     network, templates = new_network(frozen, chosen, plan.seed), preset.segmentation.templates
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(work, variant, plan, (asdict(plan), asdict(chosen), frozen.clip.fingerprint()))
     task = OdiseTask(frozen, network, chosen, data, templates=templates)
     fit(task, len(data), plan, folder, CPU, on_progress=lambda progress: click.echo(progress, err=True))
     seen = Checkpoint(
@@ -212,23 +227,43 @@ def ablations(method: str, work: Path, plan: Plan, seeds: int, scenes: int) -> I
         f"{len(DATA.classes)} kinds."
     )
     yield ""
-    yield "| | seed | mIoU | PQ | what it gains, mIoU | over | clear |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| | seed | mIoU | PQ | what it gains, mIoU | over |"
+    yield "|---|---|---|---|---|---|"
+    found: dict[str, list[Measured]] = {}
     for seed in range(seeds):
-        seeded, found = replace(plan, seed=seed), dict[str, Measured]()
         for variant in (Variant(_FULL), *VARIANTS[method]):
-            folder = work / method / f"{variant.training_name}-{seed}"
-            one = measured_variant(method, variant, folder, seeded, scenes)
-            found[variant.name] = one
-            yield f"| {variant.name} | {seed} | {_figures(one)} | {_gain(one, variant, found)} |"
+            one = measured_variant(method, variant, work / method, replace(plan, seed=seed), scenes)
+            found.setdefault(variant.name, []).append(one)
+            compared = " | "
+            if variant.name != _FULL:
+                compared = f"{_gain([one], [found[variant.rival][-1]])} | {variant.rival}"
+            yield f"| {variant.name} | {seed} | {_figures(one)} | {compared} |"
+    yield ""
+    yield "| | expected | mean gain of the seeds | verdict |"
+    yield "|---|---|---|---|"
+    for variant in VARIANTS[method]:
+        yield _verdict(variant, found[variant.name], found[variant.rival])
 
 
-def _gain(one: Measured, variant: Variant, found: Mapping[str, Measured]) -> str:
-    if variant.name == _FULL:
-        return " | | "
-    figure: Callable[[np.ndarray], np.ndarray] = lambda sums: 100 * miou(sums)  # noqa: E731
-    gain = paired_bootstrap(one.counts, found[variant.rival].counts, figure)
-    return f"{gain} | {variant.rival} | {'yes' if gain.is_clear else 'no'}"
+def _verdict(variant: Variant, own: list[Measured], rival: list[Measured]) -> str:
+    mean = _gain(own, rival)
+    signs = {np.sign(_gain([a], [b]).difference) for a, b in zip(own, rival, strict=True)}
+    clear = mean.is_clear and len(signs) == 1
+    sign = "better" if mean.difference > 0 else "worse"
+    verdict = sign if clear else "no clear sign"
+    if variant.expected:
+        verdict += ", as expected" if clear and sign == variant.expected else ": the expected sign FAILED"
+    return f"| {variant.name} | {variant.expected or 'nothing'} | {mean} | {verdict} |"
+
+
+def _gain(own: list[Measured], rival: list[Measured]) -> Interval:
+    """What the mean of `own` has more than that of `rival`; scenes are drawn alike for all seeds."""
+
+    def figure(sums: np.ndarray) -> np.ndarray:
+        return 100 * np.mean([miou(sums[:, seed]) for seed in range(sums.shape[1])], axis=0)
+
+    first, second = (np.stack([one.counts for one in some], 1) for some in (own, rival))
+    return paired_bootstrap(first, second, figure)
 
 
 def _figures(found: Measured) -> str:

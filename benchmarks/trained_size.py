@@ -135,13 +135,13 @@ def digseg() -> Iterator[str]:
             attention_head_dim=(5, 10, 20, 20),
             use_linear_projection=True,
         )
-        network = SegmentingUNet(unet, settings, 1024)
+        network = SegmentingUNet(unet, settings, 768)
         torch.set_default_dtype(torch.float32)
 
         def masks(count: int) -> torch.Tensor:
             latents = torch.rand(count, 4, side, side, dtype=torch.float16)
-            states, texts = (torch.rand(count, *size, dtype=torch.float16) for size in ((77, 1024), (1024,)))
-            return one_step(network, latents, states, texts)
+            states, texts = (torch.rand(count, *size, dtype=torch.float16) for size in ((77, 1024), (768,)))
+            return one_step(network, latents, states, texts, 999)
 
         inference, training = _peaks(network, masks, 16)
     trained = sum(weight.numel() for weight in network.parameters())

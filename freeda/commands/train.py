@@ -16,6 +16,8 @@ from freeda.commands.paths import out_folder
 from freeda.methods import TRAINED
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from freeda.methods.trained import Plan, Training
     from freeda.models.checkpoint import Checkpoint
     from freeda.presets import Preset
@@ -116,7 +118,7 @@ def _run(
     start: dict[str, Any] = {}
     if options["start"] is not None:
         Checkpoint.read(options["start"], method).require_frozen(options["start"], training.frozen)
-        start = {"start": Checkpoint.load_weights(options["start"], training.task.network)}
+        start = {"start": _begin_with(options["start"], training.task.network)}
     checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
     return TrainingRun.of(
         out,
@@ -125,6 +127,17 @@ def _run(
         checkpoint,
         {**data.identity, **start, "processes": processes.count},
     )
+
+
+def _begin_with(folder: Path, network: nn.Module) -> str:
+    """Fills a network's parameters, and returns their fingerprint; its buffers are the new training's."""
+    from freeda.models.checkpoint import Checkpoint
+
+    own = {name: values.clone() for name, values in network.named_buffers()}
+    fingerprint = Checkpoint.load_weights(folder, network)
+    for name, values in network.named_buffers():
+        values.copy_(own[name])
+    return fingerprint
 
 
 def _open_data(name: str, seen: Path | None, *, closed: bool) -> AnnotatedImages:
@@ -183,6 +196,7 @@ def _held_out(run: TrainingRun, preset: Preset, data: str, device: str) -> float
     from freeda.evaluation.toy import ToyDataset
     from freeda.methods import load
 
+    click.echo(f"measuring on {_HELD_OUT} held-out scenes", err=True)
     scenes = ToyDataset(count=_HELD_OUT, split="validation")
     matrix = ConfusionMatrix(len(scenes.classes))
     with TemporaryDirectory() as folder:
@@ -191,6 +205,7 @@ def _held_out(run: TrainingRun, preset: Preset, data: str, device: str) -> float
         try:
             segmenter.set_classes(scenes.classes)
         except ClassNamesError:
+            click.echo("they are left out: not all of their kinds can be named", err=True)
             return None
         results = segmenter.stream(scenes.image(number) for number in range(_HELD_OUT))
         for number, result in enumerate(results):

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from freeda.errors import TrainingError
 from freeda.presets.settings import is_number, require
 
-__all__ = ["PLANNED", "Plan", "Task", "Training", "planned"]
+__all__ = ["PLANNED", "EmptyBatches", "Plan", "Task", "Training", "planned"]
 
 PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
 """What a training's options may change of its plan."""
+_MOST_EMPTY = 50
 
 
 class Task(Protocol):
@@ -86,6 +88,22 @@ def planned(plan: Plan, options: Mapping[str, Any]) -> Plan:
     return replace(plan, **{name: options[name] for name in PLANNED if name in options})
 
 
+class EmptyBatches:
+    """Notices data that show none of what is to be learnt."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def count(self, empty: bool) -> None:
+        """Raises `TrainingError` for the last of too many empty batches in a row."""
+        self._in_a_row = self._in_a_row + 1 if empty else 0
+        if self._in_a_row == _MOST_EMPTY:
+            raise TrainingError(
+                f"{_MOST_EMPTY} batches in a row show none of the classes that are learnt; look at the data, "
+                f"or name other classes"
+            )
+
+
 @dataclass(frozen=True)
 class Training:
     """A training that can begin.
@@ -96,6 +114,7 @@ class Training:
     frozen: fingerprints of the models that are not trained, by role.
     supervision: what the network learns from, for people.
     conditions: what else the result depends on, as plain data.
+    limits: of the trained network, as sentences for its card.
     """
 
     task: Task
@@ -105,3 +124,4 @@ class Training:
     frozen: Mapping[str, str]
     supervision: str
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()

@@ -87,7 +87,7 @@ def toy() -> Preset:
                 "presence_power": 0.5,
             },
             "odise": _TOY_ODISE,
-            "digseg": {"side": 128, "multiple": 16},
+            "digseg": {"side": 128, "multiple": 16, "decoded": 8},
             "flowseg": _TOY_FLOWSEG,
         },
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},

@@ -49,6 +49,12 @@ class AnnotatedImage:
     caption: str = ""
     nouns: tuple[str, ...] = ()
 
+    @property
+    def label_map(self) -> np.ndarray:
+        """(H, W) int64: every pixel's class, `UNMARKED` where there is none."""
+        # OTHER and UNMARKED count from the end.
+        return np.array([*self.labels, UNMARKED, UNMARKED], np.int64)[self.segments]
+
 
 class AnnotatedImages(Protocol):
     """A set of annotated images, any of which can be had at any time.

@@ -17,6 +17,7 @@ def model_card(
     """As Markdown. figures: what was measured, by name."""
     trained = sum(weight.numel() for weight in training.task.network.parameters())
     names = ", ".join(names[0] for names in checkpoint.classes)
+    limits = "".join(f"- {limit}\n" for limit in training.limits)
     measured = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
     return f"""# {checkpoint.method}, trained with `freeda train`
 
@@ -24,7 +25,7 @@ def model_card(
 |---|---|
 | supervision | {training.supervision} |
 | recipe | {checkpoint.recipe} |
-| frozen models | preset `{checkpoint.preset}`: {_fingerprints(checkpoint.frozen)} |
+| frozen models | {_frozen(checkpoint)} |
 | trained parameters | {trained:,} |
 | steps | {reached.step:,} of {plan.steps:,}, {plan.batch} images each |
 | time | {reached.seconds / 60:.0f} min |
@@ -37,9 +38,7 @@ Classes in training: {names}.
 
 ## Limits
 
-- The weights fit the frozen models named above and no others.
-- Other classes than those in training are told apart by CLIP and by whatever the text space carries over.
-- {full_cost(training.plan, plan, reached)}
+{limits}- {full_cost(training.plan, plan, reached)}
 """
 
 
@@ -56,5 +55,8 @@ def full_cost(full: Plan, plan: Plan, reached: Progress) -> str:
     )
 
 
-def _fingerprints(frozen: Mapping[str, str]) -> str:
-    return ", ".join(f"{role} {digest}" for role, digest in frozen.items())
+def _frozen(checkpoint: Checkpoint) -> str:
+    if not checkpoint.frozen:
+        return "none"
+    digests = ", ".join(f"{role} {digest}" for role, digest in checkpoint.frozen.items())
+    return f"preset `{checkpoint.preset}`: {digests}"

@@ -9,6 +9,7 @@ import torch
 
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
 from freeda.methods.digseg.method import DigSegMethod, EncodedImage, Frozen, Vocabulary
+from freeda.methods.digseg.sampling import last_step
 from freeda.methods.digseg.settings import DigSegSettings, NetworkSettings, parts
 from freeda.methods.digseg.unet import SegmentingUNet
 from freeda.methods.segmenter import MethodSegmenter
@@ -56,11 +57,13 @@ def load(
     pipeline = load_pipeline(chosen.model_ids("diffusion"), device)
     frozen = Frozen(pipeline, load_clip(chosen.model_ids("clip"), device, dtype))
     checkpoint.require_frozen(folder, frozen.fingerprints())
+    most = last_step(frozen.schedule) + 1
+    require(settings.steps <= most, "methods.digseg.steps", settings.steps, f"{most} at most")
     network = SegmentingUNet(pipeline.unet, trained, frozen.text_width).to(device)
     Checkpoint.load_weights(folder, network)
     network.eval().requires_grad_(False)
+    pipeline.unet = network.unet  # the original is needed no more
     pipeline.to(dtype)
-    network.unet.to(dtype)
     method = DigSegMethod(
         frozen,
         network,
@@ -68,7 +71,7 @@ def load(
         chosen.segmentation.templates,
         settings,
         background=background,
-        queries=batch,
+        classes_at_once=batch,
     )
     # The UNet takes seconds per image: one read ahead is enough.
     return MethodSegmenter(method, threads=runtime.threads or 1)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
+from more_itertools import chunked
 
 from freeda.class_names import ClassName
 from freeda.methods.base import Scores
-from freeda.methods.digseg.sampling import denoised, mask_schedule, one_step
+from freeda.methods.digseg.sampling import denoised, last_step, mask_schedule, one_step
 from freeda.methods.digseg.settings import DigSegSettings
 from freeda.methods.digseg.texts import QueryTexts
 from freeda.methods.digseg.unet import SegmentingUNet
@@ -41,11 +44,17 @@ class Frozen:
         """Of CLIP's joint space."""
         return int(self.clip.embed_texts([""]).shape[-1])
 
+    @cached_property
+    def schedule(self) -> DDIMScheduler:
+        """Of the masks' noise; raises `ConfigError`."""
+        return mask_schedule(self.pipeline)
+
     def fingerprints(self) -> Mapping[str, str]:
-        """By role, of the weights."""
+        """By role, of the weights and of the noise schedule."""
         return {
             "vae": weights_fingerprint(self.pipeline.vae.state_dict()),
             "text_encoder": weights_fingerprint(self.pipeline.text_encoder.state_dict()),
+            "schedule": weights_fingerprint({"alphas": self.schedule.alphas_cumprod}),
             "clip": self.clip.fingerprint(),
         }
 
@@ -54,7 +63,8 @@ class Frozen:
 class Vocabulary:
     """Classes with what is computed of them once.
 
-    queries: by their first names. embeddings: (C, K) of all their names, by CLIP, for the presence filter.
+    queries: by their first names, for a pass of the UNet per synonym would cost too much.
+    embeddings: (C, K) of all their names, by CLIP, for the presence filter.
     """
 
     queries: QueryTexts
@@ -78,7 +88,7 @@ class DigSegMethod:
 
     templates: prompts for CLIP.
     background: whether pixels of none of the classes are labelled as background.
-    batch: classes that pass the UNet together.
+    classes_at_once: how many pass the UNet together.
     """
 
     batch = 1
@@ -92,10 +102,10 @@ class DigSegMethod:
         settings: DigSegSettings,
         *,
         background: bool = False,
-        queries: int = 16,
+        classes_at_once: int = 16,
     ) -> None:
         self.frozen, self.network, self.settings = frozen, network, settings
-        self._queries = queries
+        self._at_once = classes_at_once
         self._recipe = checkpoint.recipe
         self._templates = tuple(templates)
         self._with_background = background
@@ -164,7 +174,7 @@ class DigSegMethod:
     @torch.inference_mode()
     def _score(self, image: EncodedImage, classes: Vocabulary) -> Scores:
         asked = self._asked(image, classes)
-        latents = torch.cat(list(self._masks(image, classes.queries[asked])))
+        latents = torch.cat(list(self._masks(image, classes.queries, asked)))
         chosen = most_present(self.network.masks.read(latents), self.settings.decoded)
         pipeline = self.frozen.pipeline
         decoded = [self.network.masks.decode(pipeline, latents[n : n + 1]) for n in chosen]
@@ -172,7 +182,7 @@ class DigSegMethod:
         scores = DenseScores(torch.cat(decoded).cpu() / 2 + 0.5, numbers, len(classes.queries))
         counts = {
             "classes decoded": len(numbers),
-            "classes that win too little": len(asked) - len(numbers),
+            "classes not decoded": len(asked) - len(numbers),
             "classes left out by CLIP": len(classes.queries) - len(asked),
         }
         return Scores(scores, counts)
@@ -184,18 +194,21 @@ class DigSegMethod:
         least = min(self.settings.presence, float(probability.max()))
         return [int(number) for number in torch.nonzero(probability >= least)[:, 0]]
 
-    def _masks(self, image: EncodedImage, queries: QueryTexts) -> Iterator[torch.Tensor]:
-        """(B, c, h, w) latents of the masks of some classes at a time."""
-        settings = self.settings
-        for first in range(0, len(queries), self._queries):
-            some = queries[slice(first, first + self._queries)]
+    def _masks(
+        self, image: EncodedImage, queries: QueryTexts, asked: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
+        """(B, c, h, w) latents of the masks of the classes asked for, some at a time."""
+        settings, schedule = self.settings, self.frozen.schedule
+        for numbers in chunked(asked, self._at_once):
+            some = queries[numbers]
             images = image.latents.expand(len(some), -1, -1, -1)
             if self._recipe == "one-step":
-                yield one_step(self.network, images, some.states, some.embeddings).float()
+                last = last_step(schedule)
+                yield one_step(self.network, images, some.states, some.embeddings, last).float()
             else:
                 yield denoised(
                     self.network,
-                    mask_schedule(self.frozen.pipeline),
+                    schedule,
                     images,
                     some.states,
                     some.embeddings,

@@ -12,32 +12,45 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional
 
+from freeda.errors import ConfigError
 from freeda.methods.digseg.unet import SegmentingUNet
 
-__all__ = ["LAST_STEP", "denoised", "mask_schedule", "one_step", "pyramid_noise"]
+__all__ = ["denoised", "last_step", "mask_schedule", "one_step", "pyramid_noise"]
 
-LAST_STEP = 999
 _STRENGTH = 0.9
 
 
 def mask_schedule(pipeline: Any) -> DDIMScheduler:
     """The pipeline's noise schedule, with nothing left of the mask at its end (zero terminal SNR; Lin et al.
-    2024), and the velocity to be predicted.
+    2024).
+
+    Raises `ConfigError` for a model that predicts anything but the velocity, which alone has a meaning there.
     """
+    predicted = pipeline.scheduler.config.get("prediction_type")
+    if predicted != "v_prediction":
+        raise ConfigError(
+            f"DiGSeg needs a diffusion model that predicts velocities, such as Stable Diffusion 2.1; this "
+            f"one predicts {predicted}; choose another --preset"
+        )
     return DDIMScheduler.from_config(
         pipeline.scheduler.config,
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
-        prediction_type="v_prediction",
         clip_sample=False,
+        set_alpha_to_one=True,
     )
 
 
+def last_step(schedule: DDIMScheduler) -> int:
+    """The timestep with the most noise."""
+    return int(schedule.config.num_train_timesteps) - 1
+
+
 def one_step(
-    network: SegmentingUNet, images: torch.Tensor, states: torch.Tensor, texts: torch.Tensor
+    network: SegmentingUNet, images: torch.Tensor, states: torch.Tensor, texts: torch.Tensor, last: int
 ) -> torch.Tensor:
-    """(B, c, h, w) latents of masks. At the end of the schedule the velocity is the mask's negative."""
-    steps = torch.full((len(images),), LAST_STEP, device=images.device)
+    """(B, c, h, w) latents of masks. At the last step the velocity is the mask's negative."""
+    steps = torch.full((len(images),), last, device=images.device)
     return -network(images, torch.zeros_like(images), steps, states, texts)
 
 
@@ -52,7 +65,7 @@ def denoised(
     seeds: Sequence[int],
 ) -> torch.Tensor:
     """(B, c, h, w) latents of masks: the mean over some seeds, whose noise is the same for all queries."""
-    drawn = []
+    samples = []
     for seed in seeds:
         noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed))
         masks = noise.to(images).expand_as(images)
@@ -60,20 +73,20 @@ def denoised(
         for step in schedule.timesteps:
             velocity = network(images, masks, step.to(images.device).expand(len(images)), states, texts)
             masks = schedule.step(velocity, step, masks).prev_sample
-        drawn.append(masks)
-    return torch.stack(drawn).mean(0)
+        samples.append(masks)
+    return torch.stack(samples).mean(0)
 
 
 def pyramid_noise(
-    shape: tuple[int, int, int, int], steps: torch.Tensor, generator: torch.Generator
+    shape: tuple[int, int, int, int], steps: torch.Tensor, last: int, generator: torch.Generator
 ) -> torch.Tensor:
     """(B, c, h, w) noise of variance 1 at several scales, the coarse ones weaker at early steps (Marigold's
     annealed multi-resolution noise).
 
-    steps: (B,) timesteps.
+    steps: (B,) timesteps. last: the one with the most noise.
     """
     noise = torch.randn(shape, generator=generator)
-    strength = _STRENGTH * steps.cpu().float()[:, None, None, None] / LAST_STEP
+    strength = _STRENGTH * steps.cpu().float()[:, None, None, None] / last
     height, width = shape[-2:]
     level = 1
     while min(height, width) > 1:

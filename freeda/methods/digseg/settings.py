@@ -55,7 +55,7 @@ class DigSegSettings:
     steps: int = 10
     ensemble: int = 1
     seed: int = 0
-    decoded: int = 8
+    decoded: int = 32
     presence: float = 0.0
     background: float = 0.5
 

@@ -47,7 +47,7 @@ class QueryTexts:
             prompts = chunked((prompt.format(name) for name in names), _PROMPTS_AT_ONCE)
             states = [pipeline.encode_prompt(some, device, 1, False)[0] for some in prompts]
         vectors = clip.embed_classes([ClassName(name) for name in names], templates)
-        return cls(torch.cat(states).clone(), torch.from_numpy(vectors).to(device))
+        return cls(torch.cat(states), torch.from_numpy(vectors).to(device))
 
     def __getitem__(self, numbers: Sequence[int] | slice) -> QueryTexts:
         return QueryTexts(self.states[numbers], self.embeddings[numbers])

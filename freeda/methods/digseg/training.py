@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from freeda.errors import TrainingError
 from freeda.methods.digseg.method import Frozen
 from freeda.methods.digseg.settings import NetworkSettings, parts
 from freeda.methods.digseg.task import DigSegTask, QuerySettings, draw_masks
@@ -32,8 +33,8 @@ _SMALL_PLAN = Plan(steps=6_000, batch=8, learning_rate=5e-4, weight_decay=0.01)
 _SMALL_SIDE = 256
 _JITTER = (0.5, 2.0)
 _QUERIES = ("queries", "absent", "jitter")
-_MEASURED = 32
-"""Images whose masks say how latents of masks are scaled and read."""
+_MEASURED, _MOST_LOOKED_AT = 96, 2000
+"""Masks that say how latents of masks are scaled and read, and images in which they are looked for."""
 
 
 def build(
@@ -61,6 +62,7 @@ def build(
         part.eval().requires_grad_(False)
     frozen = Frozen(pipeline, load_clip(preset.model_ids("clip"), device))
     network = _new_network(frozen, settings, plan.seed, pretrained=pretrained)
+    pipeline.unet = network.unet  # the original is needed no more
     network.masks.fit(pipeline, _some_masks(data, settings.side, device))
     templates = preset.segmentation.templates
     return Training(
@@ -71,6 +73,11 @@ def build(
         frozen=frozen.fingerprints(),
         supervision=f"masks and names of {len(data.classes)} kinds, {len(data):,} images",
         conditions={**asdict(queries), "pretrained": pretrained, "templates": templates},
+        limits=(
+            "The weights fit the frozen models named above and no others.",
+            "Whether other classes than those in training are found depends on what the diffusion model knew "
+            "of them.",
+        ),
     )
 
 
@@ -84,10 +91,21 @@ def _new_network(frozen: Frozen, settings: NetworkSettings, seed: int, *, pretra
 
 
 def _some_masks(data: AnnotatedImages, side: int, device: torch.device) -> torch.Tensor:
-    """(B, side, side) masks of the first images' classes, and an empty one."""
+    """(B, side, side) masks of classes in images here and there, and an empty one.
+
+    Raises `TrainingError` where no image that is looked at shows one.
+    """
     rng = np.random.default_rng(0)
-    views = [random_view(data.annotated(n), side, (1.0, 1.0), rng) for n in range(min(_MEASURED, len(data)))]
-    masks = [np.zeros((side, side), bool), *(mask for view in views for mask in draw_masks(view).values())]
+    masks = [np.zeros((side, side), bool)]
+    for number in rng.permutation(len(data))[:_MOST_LOOKED_AT]:
+        masks += draw_masks(random_view(data.annotated(int(number)), side, (1.0, 1.0), rng)).values()
+        if len(masks) > _MEASURED:
+            break
+    if len(masks) == 1:
+        raise TrainingError(
+            f"none of {min(len(data), _MOST_LOOKED_AT):,} images shows a class that is learnt; look at the "
+            f"data, or name other classes"
+        )
     return torch.from_numpy(np.where(np.stack(masks), 1, -1).astype(np.float32)).to(device)
 
 

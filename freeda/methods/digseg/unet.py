@@ -5,6 +5,7 @@ Shapes: `B` queries, `c` latent channels, `h w` latents, `T D` text states, `K` 
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -16,6 +17,9 @@ from freeda.methods.digseg.latents import MaskLatents
 from freeda.methods.digseg.settings import NetworkSettings
 
 __all__ = ["SegmentingUNet", "TextPath"]
+
+_TEXTS: ContextVar[torch.Tensor] = ContextVar("texts")
+"""Of the queries that pass a UNet, for the hooks on its blocks; every thread has its own."""
 
 
 class TextPath(nn.Module):
@@ -31,9 +35,11 @@ class TextPath(nn.Module):
 
     def forward(self, number: int, values: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) values of block `number`, changed by (B, K) texts."""
-        scale, shift = self.changes[number](texts.to(values.dtype)).chunk(2, -1)
-        gate = self.gates[number].tanh().to(values.dtype)
-        changed: torch.Tensor = values * (1 + gate * scale[..., None, None]) + gate * shift[..., None, None]
+        # In float32: while gates are small, half precision would round 1 + gate * scale to 1.
+        changes = self.changes[number](texts.to(self.gates.dtype)).float()
+        scale, shift = changes[..., None, None].chunk(2, 1)
+        gate = self.gates[number].float().tanh()
+        changed: torch.Tensor = (values.float() * (1 + gate * scale) + gate * shift).to(values.dtype)
         return changed
 
 
@@ -51,10 +57,9 @@ class SegmentingUNet(nn.Module):
         blocks = [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
         channels = [block.resnets[-1].out_channels for block in blocks]
         self.text_path = TextPath(text_width, channels) if settings.text_path else None
-        self._texts: torch.Tensor | None = None
         if self.text_path is not None:
             for number, block in enumerate(blocks):
-                block.register_forward_hook(partial(self._tell, number))
+                block.register_forward_hook(partial(self._modulate, number))
 
     def forward(
         self,
@@ -69,19 +74,20 @@ class SegmentingUNet(nn.Module):
         images, masks: (B, c, h, w) latents. steps: (B,) timesteps. states: (B, T, D) of the prompts.
         texts: (B, K) unit embeddings of the names.
         """
-        self._texts = texts
+        token = _TEXTS.set(texts)
         try:
             found: torch.Tensor = self.unet(torch.cat([images, masks], 1), steps, states).sample
         finally:
-            self._texts = None
+            _TEXTS.reset(token)
         return found
 
-    def _tell(self, number: int, block: nn.Module, inputs: Any, output: Any) -> Any:
+    def _modulate(self, number: int, block: nn.Module, inputs: Any, output: Any) -> Any:
         """A hook: changes a block's output, and of a block that also gives skips, its first."""
-        assert self.text_path is not None and self._texts is not None
+        assert self.text_path is not None
+        texts = _TEXTS.get()
         if isinstance(output, tuple):
-            return (self.text_path(number, output[0], self._texts), *output[1:])
-        return self.text_path(number, output, self._texts)
+            return (self.text_path(number, output[0], texts), *output[1:])
+        return self.text_path(number, output, texts)
 
 
 def _with_twice_the_inputs(unet: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from freeda.class_names import ClassName
+from freeda.errors import ConfigError
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
 from freeda.methods.flowseg.method import FlowSegMethod, TextSpace, Vocabulary
 from freeda.methods.flowseg.network import FlowNetwork
@@ -21,6 +22,8 @@ from freeda.presets.toml import changed
 
 __all__ = ["load"]
 
+_LARGEST_SHIFT = 0.05
+"""Of a centroid along an axis, by half precision: other templates move them several times as far."""
 FlowSeg = MethodSegmenter[torch.Tensor, torch.Tensor, Vocabulary]
 
 
@@ -49,25 +52,37 @@ def load(
     checkpoint = Checkpoint.read(folder, "flowseg")
     chosen = as_preset(preset or checkpoint.preset)
     _, held = parts(chosen.methods.get("flowseg", {}))
-    settings = changed(FlowSegSettings(), held, "method flowseg")
-    settings = changed(settings, options, "method flowseg", SETTING_NAMES)
     trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
+    usual = FlowSegSettings(steps=1) if trained.objective == "cross-entropy" else FlowSegSettings()
+    settings = changed(usual, held, "method flowseg")
+    settings = changed(settings, options, "method flowseg", SETTING_NAMES)
     network = FlowNetwork(trained, torch.zeros(len(checkpoint.classes), trained.dimensions))
     Checkpoint.load_weights(folder, network)
+    texts = _texts(folder, checkpoint, chosen, network, runtime) if trained.centroids == "text" else None
     network.eval().requires_grad_(False).to(runtime.torch_device, runtime.dtype)
     method = FlowSegMethod(
         network,
         checkpoint,
         settings,
-        texts=_texts(folder, checkpoint, chosen, runtime) if trained.centroids == "text" else None,
+        texts=texts,
         background=background,
         batch=batch,
     )
     return MethodSegmenter(method, threads=runtime.threads)
 
 
-def _texts(folder: str, checkpoint: Checkpoint, preset: Preset, runtime: Runtime) -> TextSpace:
+def _texts(
+    folder: str, checkpoint: Checkpoint, preset: Preset, network: FlowNetwork, runtime: Runtime
+) -> TextSpace:
+    """What placed the classes in training; raises `ConfigError` where it does not place them there again."""
     clip = load_clip(preset.model_ids("clip"), runtime.torch_device, runtime.dtype)
     checkpoint.require_frozen(folder, {"clip": clip.fingerprint()})
     classes = [ClassName(names[0], tuple(names[1:])) for names in checkpoint.classes]
-    return TextSpace.of(clip, preset.segmentation.templates, classes)
+    texts = TextSpace.of(clip, preset.segmentation.templates, classes)
+    placed = texts.place(classes, network.settings.dimensions)
+    if (placed - network.centroids).abs().max() > _LARGEST_SHIFT:
+        raise ConfigError(
+            f"'{folder}' was trained with other templates than preset '{preset.name}' has; load it with the "
+            f"preset it was trained with, '{checkpoint.preset}', or train again"
+        )
+    return texts

@@ -57,10 +57,10 @@ class Block(nn.Module):
         """tokens: (B, N, W), float32 whatever the weights are. time: (B, W). rotation: of `rotations`."""
         changes = self.modulation(functional.silu(time))[:, None].chunk(6, -1)
         shift, scale, gate, second_shift, second_scale, second_gate = changes
-        kind = self.qkv.weight.dtype
-        inner = normed(self.first_norm, tokens).to(kind) * (1 + scale) + shift
+        dtype = self.qkv.weight.dtype
+        inner = normed(self.first_norm, tokens).to(dtype) * (1 + scale) + shift
         tokens = tokens + gate * self._attention(inner, rotation)
-        inner = normed(self.second_norm, tokens).to(kind) * (1 + second_scale) + second_shift
+        inner = normed(self.second_norm, tokens).to(dtype) * (1 + second_scale) + second_shift
         left, right = self.gate_up(inner).chunk(2, -1)
         changed: torch.Tensor = tokens + second_gate * self.down(functional.silu(left) * right)
         return changed

@@ -16,15 +16,15 @@ from freeda.methods.flowseg.settings import Centroids
 __all__ = ["place_centroids", "project_texts", "smallest_gap"]
 
 
-def place_centroids(kind: Centroids, count: int, dimensions: int) -> np.ndarray:
+def place_centroids(kind: Centroids, count: int, dimensions: int, seed: int = 0) -> np.ndarray:
     """(N, D) float32 in [-1, 1], of any kind but "text".
 
     "kronecker": class k at the fractional parts of k times the square roots of the first primes; "golden": of
-    k times powers of the generalised golden ratio, which fill space more evenly; "random": uniform. Each axis
-    is stretched to [-1, 1]. Values are rounded to half precision, in which weights are kept.
+    k times powers of the generalised golden ratio, which fill space more evenly; "random": uniform, by the
+    seed. Each axis is stretched to [-1, 1]. Values are rounded to half precision, in which weights are kept.
     """
     if kind == "random":
-        points = np.random.default_rng(0).random((count, dimensions))
+        points = np.random.default_rng(seed).random((count, dimensions))
     else:
         steps = _prime_roots(dimensions) if kind == "kronecker" else _golden_powers(dimensions)
         points = np.arange(1, count + 1)[:, None] * np.array(steps) % 1

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["class_log_probabilities", "endpoint", "pull", "squared_distances"]
+__all__ = ["class_log_probabilities", "distance_term", "endpoint", "squared_distances"]
+
+_PIXELS_AT_ONCE = 2**17
+"""Whose distances to all centroids are in memory."""
 
 
-def endpoint(places: torch.Tensor, velocity: torch.Tensor, time: torch.Tensor | float) -> torch.Tensor:
-    """Where pixels at `places` end if they go on with their velocity from time t to 1."""
-    return places + (1 - time) * velocity
+def endpoint(x_t: torch.Tensor, velocity: torch.Tensor, time: torch.Tensor | float) -> torch.Tensor:
+    """The estimate of x_1: where pixels end if they keep their velocity from time t to 1."""
+    return x_t + (1 - time) * velocity
 
 
-def squared_distances(ends: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+def squared_distances(points: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
     """(M, N) of (M, D) points and (N, D) centroids."""
-    products = ends @ centroids.T
-    return (ends.square().sum(1, keepdim=True) - 2 * products + centroids.square().sum(1)).clamp(min=0)
+    products = points @ centroids.T
+    return (points.square().sum(1, keepdim=True) - 2 * products + centroids.square().sum(1)).clamp(min=0)
 
 
 def class_log_probabilities(distances: torch.Tensor, epsilon: float, temperature: float) -> torch.Tensor:
@@ -30,19 +33,24 @@ def class_log_probabilities(distances: torch.Tensor, epsilon: float, temperature
     return (-(distances + epsilon).log() / temperature).log_softmax(-1)
 
 
-def pull(
-    ends: torch.Tensor, labels: torch.Tensor, centroids: torch.Tensor, epsilon: float, temperature: float
-) -> torch.Tensor:
-    """(M, D): g, the detached term of the reshaped field.
+@torch.no_grad()
+def distance_term(
+    endpoints: torch.Tensor, labels: torch.Tensor, centroids: torch.Tensor, epsilon: float, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(M, D): g, the detached term of the reshaped field; and (M,): the nearest centroid.
 
-    g = (2 / temperature) * sum over k of (y_k - p_k) (x - m_k) / (d_k + epsilon); y is the one-hot label.
-    Moving the target from v to v - g makes the gradient of |v_theta - v|^2 that of
-    |v_theta - v|^2 - 2 / (1 - t) * log p_y: flow matching, and a cross-entropy of distances.
+    g = (2 / temperature) * sum over k of (y_k - p_k) (x - m_k) / (d_k + epsilon), where x is the estimated
+    endpoint and y the one-hot label. Moving the target from v to v - g makes the gradient of |v_theta - v|^2
+    that of |v_theta - v|^2 - 2 / (1 - t) * log p_y: flow matching, and a cross-entropy of distances.
     """
-    with torch.no_grad():
-        distances = squared_distances(ends, centroids)
-        probabilities = class_log_probabilities(distances, epsilon, temperature).exp()
-        own = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0)
-        weights = (own - probabilities) / (distances + epsilon)
-        found: torch.Tensor = weights.sum(1, keepdim=True) * ends - weights @ centroids
-        return found * (2 / temperature)
+    terms, nearest = torch.empty_like(endpoints), torch.empty_like(labels)
+    for first in range(0, len(endpoints), _PIXELS_AT_ONCE):
+        some = slice(first, first + _PIXELS_AT_ONCE)
+        points = endpoints[some]
+        distances = squared_distances(points, centroids)
+        nearest[some] = distances.argmin(1)
+        weights = -class_log_probabilities(distances, epsilon, temperature).exp()
+        weights.scatter_add_(1, labels[some, None], torch.ones_like(weights[:, :1]))
+        weights /= distances + epsilon
+        terms[some] = (weights.sum(1, keepdim=True) * points - weights @ centroids) * (2 / temperature)
+    return terms, nearest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,21 @@ from freeda.class_names import ClassName, shortened
 from freeda.errors import ClassNamesError
 from freeda.methods.base import Scores
 from freeda.methods.flowseg.centroids import project_texts
-from freeda.methods.flowseg.field import class_log_probabilities, squared_distances
-from freeda.methods.flowseg.network import FlowNetwork, as_places
+from freeda.methods.flowseg.field import squared_distances
+from freeda.methods.flowseg.network import FlowNetwork, as_points
 from freeda.methods.flowseg.settings import FlowSegSettings
 from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import ClipModel
 from freeda.models.image_input import resize
 from freeda.models.loading import weights_fingerprint
+from freeda.segmentation.score_maps import best_class
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FlowSegMethod", "TextSpace", "Vocabulary", "flow"]
+__all__ = ["CentroidScores", "FlowSegMethod", "TextSpace", "Vocabulary", "flow"]
 
-_ROWS_AT_ONCE = 64
+_CLASSES_AT_ONCE = 64
 _NAMES_TOLD = 60
 
 
@@ -67,14 +68,73 @@ class Vocabulary:
 
 @torch.inference_mode()
 def flow(network: FlowNetwork, images: torch.Tensor, steps: int) -> torch.Tensor:
-    """(B, D, H, W): where the pixels of images in [0, 1] end, by Euler's method."""
+    """(B, D, H, W): x_1, where the pixels of images in [0, 1] end, by Euler's method."""
     weight = network.patches.weight
-    places = as_places(images.to(weight.device, torch.float32), network.settings.dimensions)
+    x_t = as_points(images.to(weight.device, torch.float32), network.settings.dimensions)
     for number in range(steps):
-        time = torch.full((len(places),), number / steps, device=places.device)
-        velocity, _ = network(places.to(weight.dtype), time)
-        places = places + velocity.float() / steps
-    return places
+        time = torch.full((len(x_t),), number / steps, device=x_t.device)
+        velocity, _ = network(x_t.to(weight.dtype), time)
+        x_t = x_t + velocity.float() / steps
+    return x_t
+
+
+@dataclass(frozen=True)
+class CentroidScores:
+    """Every class's probability among all that are known, by the distance to its nearest centroid.
+
+    Classes are scored in parts, for thousands of maps of a large image do not fit in memory.
+
+    endpoints: (D, h, w) where pixels end.
+    log_total: (h, w) logarithm of what the probabilities are divided by.
+    """
+
+    endpoints: torch.Tensor
+    classes: Vocabulary
+    epsilon: float
+    temperature: float
+    log_total: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, endpoints: torch.Tensor, classes: Vocabulary, epsilon: float, temperature: float
+    ) -> CentroidScores:
+        total = torch.full(endpoints.shape[1:], -torch.inf, device=endpoints.device)
+        for some in classes.centroids.split(_CLASSES_AT_ONCE):
+            logs = _log_weights(endpoints, some, epsilon, temperature)
+            total = torch.logaddexp(total, logs.logsumexp(0))
+        return cls(endpoints, classes, epsilon, temperature, total)
+
+    def __len__(self) -> int:
+        return len(self.classes.members)
+
+    def best(self, size: tuple[int, int], classes: slice) -> tuple[np.ndarray, np.ndarray]:
+        labels, scores = np.zeros(size, np.int32), np.full(size, -np.inf, np.float32)
+        for first, maps in self._parts(range(len(self))[classes]):
+            found, values = best_class(maps, size)
+            better = values > scores
+            labels[better], scores[better] = found[better] + first, values[better]
+        return labels, scores
+
+    def dense(self) -> torch.Tensor:
+        return torch.cat([maps for _, maps in self._parts(range(len(self)))])
+
+    def _parts(self, numbers: range) -> Iterator[tuple[int, torch.Tensor]]:
+        """(C, h, w) probabilities of some classes at a time, after how many of `numbers` come before them."""
+        for first in range(0, len(numbers), _CLASSES_AT_ONCE):
+            members = [self.classes.members[number] for number in numbers[first : first + _CLASSES_AT_ONCE]]
+            flat = [number for some in members for number in some]
+            logs = _log_weights(self.endpoints, self.classes.centroids[flat], self.epsilon, self.temperature)
+            parts = logs.split([len(some) for some in members])
+            best = torch.stack([part.amax(0) for part in parts])
+            yield first, (best - self.log_total).exp().cpu()
+
+
+def _log_weights(
+    endpoints: torch.Tensor, centroids: torch.Tensor, epsilon: float, temperature: float
+) -> torch.Tensor:
+    """(N, h, w) logarithms of what probabilities are proportional to."""
+    distances = squared_distances(endpoints.flatten(1).T, centroids).T
+    return (-(distances + epsilon).log() / temperature).unflatten(1, tuple(endpoints.shape[1:]))
 
 
 class FlowSegMethod:
@@ -103,6 +163,7 @@ class FlowSegMethod:
             "weights": weights_fingerprint(network.state_dict()),
             **checkpoint.frozen,
             "precision": str(network.patches.weight.dtype).removeprefix("torch."),
+            **({} if texts is None else {"templates": texts.templates}),
         }
 
     @property
@@ -172,22 +233,14 @@ class FlowSegMethod:
             found |= zip(numbers, ends, strict=True)
         return [found[number] for number in range(len(images))]
 
+    @torch.inference_mode()
     def score(self, images: Sequence[torch.Tensor], classes: Vocabulary) -> list[Scores]:
-        return [Scores(self._probabilities(image, classes), self._counts(classes)) for image in images]
+        settings, counts = self.network.settings, self._counts(classes)
+        return [
+            Scores(CentroidScores.of(image, classes, settings.epsilon, settings.temperature), counts)
+            for image in images
+        ]
 
     def _counts(self, classes: Vocabulary) -> Mapping[str, int]:
         trained = sum(members[0] < len(self.network.centroids) for members in classes.members)
         return {"classes in training": trained, "other classes": len(classes.members) - trained}
-
-    @torch.inference_mode()
-    def _probabilities(self, ends: torch.Tensor, classes: Vocabulary) -> torch.Tensor:
-        """(C, H, W): of each class asked for, among all that are known."""
-        settings = self.network.settings
-        found = torch.empty(len(classes.members), *ends.shape[1:])
-        for top in range(0, ends.shape[1], _ROWS_AT_ONCE):
-            rows = ends[:, top : top + _ROWS_AT_ONCE]
-            distances = squared_distances(rows.flatten(1).T, classes.centroids)
-            known = class_log_probabilities(distances, settings.epsilon, settings.temperature).exp().T
-            best = torch.stack([known[list(members)].amax(0) for members in classes.members])
-            found[:, top : top + _ROWS_AT_ONCE] = best.unflatten(1, tuple(rows.shape[1:])).cpu()
-        return found

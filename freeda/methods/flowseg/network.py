@@ -1,4 +1,4 @@
-"""FlowSeg's network: the velocity of every pixel, from where all pixels are and the time.
+"""FlowSeg's network: the velocity of every pixel, from the points that all pixels have reached and the time.
 
 Shapes: `B` images, `D` dimensions of the space of centroids, `H W` pixels, `N` tokens, `W` width.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional
 from freeda.methods.flowseg.blocks import Block, FieldBlock, TimeEmbedding, normed, patch_waves, rotations
 from freeda.methods.flowseg.settings import NetworkSettings
 
-__all__ = ["FlowNetwork", "as_places"]
+__all__ = ["FlowNetwork", "as_points"]
 
 _ALIGN_INNER = 2
 """Width of the projection's middle layer, relative to the tokens'."""
@@ -55,40 +55,41 @@ class FlowNetwork(nn.Module):
             else None
         )
 
-    def forward(self, places: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x_t: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, D, H, W) velocities, and the (B, N, W) tokens of the block that is aligned.
 
-        places: (B, D, H, W), where H and W are multiples of the patch. time: (B,) in [0, 1].
+        x_t: (B, D, H, W), where H and W are multiples of the patch. time: (B,) in [0, 1].
         """
-        patch, (height, width) = self.settings.patch, places.shape[-2:]
+        patch, (height, width) = self.settings.patch, x_t.shape[-2:]
         grid = (height // patch, width // patch)
-        cut = functional.pixel_unshuffle(places, patch)  # (B, D * P, rows, columns)
-        tokens = self.patches(cut.flatten(2).transpose(1, 2)).float()
-        clock = self.time(time)
-        rotation = rotations(grid, self.settings.width // self.settings.heads, places.device)
+        patches = functional.pixel_unshuffle(x_t, patch)  # (B, D * P, rows, columns)
+        tokens = self.patches(patches.flatten(2).transpose(1, 2)).float()
+        embedded = self.time(time)
+        rotation = rotations(grid, self.settings.width // self.settings.heads, x_t.device)
         aligned = tokens
         for number, block in enumerate(self.blocks, 1):
-            tokens = block(tokens, clock, rotation)
+            tokens = block(tokens, embedded, rotation)
             if number == self.settings.align_block:
                 aligned = tokens
-        velocity = self._decode(cut, normed(self.token_norm, tokens + clock[:, None]).to(places.dtype))
+        tokens = normed(self.token_norm, tokens + embedded[:, None]).to(x_t.dtype)
+        velocity = self._decode(patches, tokens)
         return functional.pixel_shuffle(velocity.unflatten(-1, grid), patch), aligned
 
-    def _decode(self, cut: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, D * P, N) of pixels as they were cut, and (B, N, W) tokens."""
+    def _decode(self, patches: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D * P, N) velocities, of (B, D * P, rows, columns) patches and (B, N, W) tokens."""
         count = self.settings.dimensions
-        places = cut.flatten(2).unflatten(1, (count, -1)).permute(0, 3, 2, 1).flatten(0, 1)
-        waves = self.waves.to(places.dtype).expand(len(places), -1, -1)
-        pixels = self.pixels(torch.cat([places, waves], -1)).float()
+        points = patches.flatten(2).unflatten(1, (count, -1)).permute(0, 3, 2, 1).flatten(0, 1)
+        waves = self.waves.to(points.dtype).expand(len(points), -1, -1)
+        pixels = self.pixels(torch.cat([points, waves], -1)).float()
         for block in self.field:
             pixels = block(pixels, functional.silu(tokens.flatten(0, 1)))
-        found = self.velocity(normed(self.pixel_norm, pixels).to(places.dtype))  # (B * N, P, D)
+        found = self.velocity(normed(self.pixel_norm, pixels).to(points.dtype))  # (B * N, P, D)
         parts: torch.Tensor = found.unflatten(0, tokens.shape[:2]).permute(0, 3, 2, 1).flatten(1, 2)
         return parts
 
 
-def as_places(images: torch.Tensor, dimensions: int) -> torch.Tensor:
-    """(B, D, H, W): where pixels start. Images in [0, 1] become colours in [-1, 1], in the first three of the
-    space's dimensions.
+def as_points(images: torch.Tensor, dimensions: int) -> torch.Tensor:
+    """(B, D, H, W): x_0, where pixels start. Images in [0, 1] become colours in [-1, 1], in the first three
+    of the space's dimensions.
     """
     return functional.pad(images * 2 - 1, (0, 0, 0, 0, 0, dimensions - 3))

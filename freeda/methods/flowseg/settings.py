@@ -8,10 +8,12 @@ from typing import Any, Literal, get_args
 
 from freeda.presets.settings import is_number, require, require_positive
 
-__all__ = ["CENTROIDS", "Centroids", "FlowSegSettings", "NetworkSettings", "parts"]
+__all__ = ["CENTROIDS", "OBJECTIVES", "Centroids", "FlowSegSettings", "NetworkSettings", "Objective", "parts"]
 
 Centroids = Literal["kronecker", "golden", "random", "text"]
 CENTROIDS: tuple[str, ...] = get_args(Centroids)
+Objective = Literal["reshaped", "plain", "cross-entropy"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
 _SECTION = "methods.flowseg"
 
 
@@ -31,6 +33,8 @@ class NetworkSettings:
         "random", or "text", by CLIP's embeddings of the names.
     dimensions: of that space, 3 or more; images lie in its first three.
     epsilon, temperature: of the probabilities that follow from distances to the centroids.
+    objective: "reshaped" is the paper's; "plain" is flow matching without what attracts and repels;
+        "cross-entropy" is none, but a classifier by distance in one step.
     """
 
     side: int = 512
@@ -47,6 +51,7 @@ class NetworkSettings:
     dimensions: int = 3
     epsilon: float = 1e-3
     temperature: float = 1.0
+    objective: Objective = "reshaped"
 
     def __post_init__(self) -> None:
         sizes = [item.name for item in fields(self) if item.type == "int" and item.name != "align_width"]
@@ -60,6 +65,7 @@ class NetworkSettings:
         whole = isinstance(self.align_width, int) and self.align_width >= 0
         self._require("align_width", whole, "a whole number, 0 or more")
         self._require("centroids", self.centroids in CENTROIDS, ", ".join(CENTROIDS))
+        self._require("objective", self.objective in OBJECTIVES, ", ".join(OBJECTIVES))
         self._require("dimensions", self.dimensions >= 3, "3 or more")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

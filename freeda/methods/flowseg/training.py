@@ -12,7 +12,7 @@ from freeda.methods.flowseg.centroids import place_centroids
 from freeda.methods.flowseg.method import TextSpace
 from freeda.methods.flowseg.network import FlowNetwork
 from freeda.methods.flowseg.settings import NetworkSettings, parts
-from freeda.methods.flowseg.task import OBJECTIVES, FlowSegTask, LossSettings
+from freeda.methods.flowseg.task import FlowSegTask, LossSettings
 from freeda.methods.trained import PLANNED, Plan, Training, planned
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
@@ -32,7 +32,7 @@ _SMALL_PLAN = Plan(steps=8_000, batch=16, learning_rate=1.5e-3, weight_decay=0.0
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
 _JITTER = (0.5, 2.0)
-_LOSS = ("objective", "align_weight", "jitter")
+_LOSS = ("align_weight", "jitter")
 _TEXT_DIMENSIONS = 16
 
 
@@ -56,11 +56,13 @@ def build(
     require((settings.centroids == "text") == (recipe == "text"), "centroids", settings.centroids, recipe)
     small = settings.side <= _SMALL_SIDE
     plan, losses = planned(_SMALL_PLAN if small else _PLAN, options), _losses(options, small)
-    backbone = None
-    if settings.align_width and losses.align_weight:
-        backbone = load_backbone(preset.model_ids("backbone"), device)
-        settings = replace(settings, align_width=backbone.width)
-    centroids, frozen = _centroids(preset, data, settings, device)
+    aligned = bool(settings.align_width and losses.align_weight)
+    backbone = load_backbone(preset.model_ids("backbone"), device) if aligned else None
+    width = backbone.width if backbone else 0
+    asked = options.get("align_width", width)
+    require(asked in (0, width), "align_width", asked, f"{width}, the backbone's, or 0 for no alignment")
+    settings = replace(settings, align_width=width)
+    centroids, frozen = _centroids(preset, data, settings, device, plan.seed)
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         network = FlowNetwork(settings, centroids).to(device)
@@ -71,25 +73,32 @@ def build(
         settings=asdict(settings),
         frozen=frozen,
         supervision=f"label maps of {len(data.classes)} kinds, {len(data):,} images",
-        conditions={**asdict(losses), "backbone": backbone.fingerprint() if backbone else ""},
+        conditions={
+            **asdict(losses),
+            "backbone": backbone.fingerprint() if backbone else "",
+            **({"templates": preset.segmentation.templates} if recipe == "text" else {}),
+        },
+        limits=(
+            "Where it places other classes than those in training was never learnt."
+            if recipe == "text"
+            else "No other classes than those in training can be named.",
+        ),
     )
 
 
 def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
-    objective = options.get("objective", "reshaped")
-    require(objective in OBJECTIVES, "objective", objective, ", ".join(OBJECTIVES))
     weight = options.get("align_weight", LossSettings.align_weight)
     require(is_number(weight, least=0), "align_weight", weight, "0 or more")
     jitter = require_jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
-    return LossSettings(objective=objective, align_weight=weight, jitter=jitter)
+    return LossSettings(align_weight=weight, jitter=jitter)
 
 
 def _centroids(
-    preset: Preset, data: AnnotatedImages, settings: NetworkSettings, device: torch.device
+    preset: Preset, data: AnnotatedImages, settings: NetworkSettings, device: torch.device, seed: int
 ) -> tuple[torch.Tensor, Mapping[str, str]]:
     """(C, D), and fingerprints of the models that they stand on."""
     if settings.centroids != "text":
-        placed = place_centroids(settings.centroids, len(data.classes), settings.dimensions)
+        placed = place_centroids(settings.centroids, len(data.classes), settings.dimensions, seed)
         return torch.from_numpy(placed), {}
     clip = load_clip(preset.model_ids("clip"), device, torch.float32)
     texts = TextSpace.of(clip, preset.segmentation.templates, data.classes)

@@ -12,13 +12,13 @@ import torch
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from freeda.class_names import ClassName
-from freeda.errors import TrainingError
 from freeda.methods.odise.classes import ClassTexts
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.grounding import NOUNS, draw_nouns, gathered, grounding_loss
 from freeda.methods.odise.head import MaskQueries, mask2former_config
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import NetworkSettings
+from freeda.methods.trained import EmptyBatches
 from freeda.segmentation.annotations import AnnotatedImage, AnnotatedImages
 from freeda.segmentation.views import random_view
 
@@ -27,7 +27,6 @@ __all__ = ["OdiseTask", "Recipe"]
 Recipe = Literal["labels", "captions"]
 _LABEL_FIGURES = ("mask", "dice", "cross_entropy", "queries_with_a_class")
 _FIGURES = {"labels": _LABEL_FIGURES, "captions": (*_LABEL_FIGURES, "grounding")}
-_MOST_EMPTY = 50
 _CLASS_WEIGHT, _MASK_WEIGHT, _DICE_WEIGHT, _GROUNDING_WEIGHT = 2.0, 5.0, 5.0, 2.0
 
 
@@ -64,7 +63,7 @@ class OdiseTask:
     ) -> None:
         self.network = network
         self.figures: Mapping[str, float] = dict.fromkeys(_FIGURES[recipe], math.nan)
-        self._empty_in_a_row = 0
+        self._empty = EmptyBatches()
         self._frozen, self._settings, self._data = frozen, settings, data
         self._recipe, self._templates, self._jitter = recipe, tuple(templates), jitter
         self._device = frozen.diffusion.pipeline.device
@@ -99,12 +98,7 @@ class OdiseTask:
     def _nothing(self) -> torch.Tensor:
         """The loss of images without a segment that could be learnt."""
         self.figures = dict.fromkeys(_FIGURES[self._recipe], math.nan)
-        self._empty_in_a_row += 1
-        if self._empty_in_a_row == _MOST_EMPTY:
-            raise TrainingError(
-                f"{_MOST_EMPTY} batches in a row show none of the classes that are learnt; look at the data, "
-                f"or name other classes"
-            )
+        self._empty.count(True)
         return torch.stack([weight.sum() * 0 for weight in self.network.parameters()]).sum()
 
     def _grounding(
@@ -133,7 +127,7 @@ class OdiseTask:
 
     def _total(self, layers: Sequence[MaskQueries], targets: Sequence[_Targets]) -> torch.Tensor:
         """The weighted losses of all layers."""
-        self._empty_in_a_row = 0
+        self._empty.count(False)
         parts: dict[str, torch.Tensor] = {}
         for layer in layers:
             logits = self._logits(layer)

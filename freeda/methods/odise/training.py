@@ -66,6 +66,11 @@ def build(
         frozen=frozen.fingerprints(),
         supervision=_supervision(data, recipe),
         conditions={"jitter": jitter, "templates": preset.segmentation.templates},
+        limits=(
+            "The weights fit the frozen models named above and no others.",
+            "Other classes than those in training are told apart by CLIP, and by what the text space carries "
+            "over.",
+        ),
     )
 
 

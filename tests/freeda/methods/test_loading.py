@@ -14,14 +14,16 @@ from freeda.methods import METHODS
 
 ROOT = Path(__file__).parents[3]
 _SCRIPT = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 
 reached, written = [], []
 def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         reached.append(repr(arguments))
-    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        written.append(str(arguments[0]))
+    if event in ("os.mkdir", "os.rename", "os.remove"):
         written.append(str(arguments[0]))
 sys.addaudithook(watch)
 

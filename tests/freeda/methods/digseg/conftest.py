@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from freeda.methods.digseg.method import Frozen
 from freeda.methods.digseg.settings import NetworkSettings
@@ -17,17 +18,23 @@ from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import load_clip
 from freeda.models.diffusion import load_pipeline
 from freeda.presets.settings import Preset
+from tests.conftest import make_pipeline
 
 CPU = torch.device("cpu")
 SETTINGS = NetworkSettings(side=64, multiple=64)
 
 
 @pytest.fixture(scope="session")
-def digseg_preset(tiny_preset: Preset, home: Path) -> Preset:
+def digseg_preset(
+    tiny_preset: Preset, home: Path, tokenizer: CLIPTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Preset:
+    """With a diffusion model that predicts velocities."""
     from freeda.presets.toml import to_toml
 
     table = {"digseg": {"side": 64, "multiple": 64}}
-    preset = replace(tiny_preset, name="tiny-digseg", methods=table)
+    pipeline = make_pipeline(tokenizer, tmp_path_factory.mktemp("velocities"), version="sd21")
+    models = {**tiny_preset.models, "diffusion": (str(pipeline),)}
+    preset = replace(tiny_preset, name="tiny-digseg", methods=table, models=models)
     preset_file().write_text(to_toml(preset))
     return preset
 

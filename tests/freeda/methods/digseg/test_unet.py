@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from freeda.errors import ConfigError
 from freeda.methods.digseg.latents import MaskLatents
 from freeda.methods.digseg.method import Frozen, most_present
 from freeda.methods.digseg.sampling import denoised, mask_schedule, one_step, pyramid_noise
@@ -59,7 +62,7 @@ def test_without_a_text_path_the_embedding_does_not_matter(frozen: Frozen) -> No
     network = new_network(frozen, NetworkSettings(side=64, multiple=64, text_path=False))
     latents, states, texts = inputs(frozen)
     with torch.no_grad():
-        found = [one_step(network, latents, states, some) for some in (texts, texts.flip(0))]
+        found = [one_step(network, latents, states, some, 999) for some in (texts, texts.flip(0))]
     assert torch.equal(*found) and not any("text_path" in name for name, _ in network.named_parameters())
 
 
@@ -68,10 +71,10 @@ def test_every_weight_is_trained_but_nothing_frozen(frozen: Frozen) -> None:
     latents, states, texts = inputs(frozen, side=16)  # of 8, one cell would be left to attend to itself
     with torch.no_grad():
         network.text_path.gates.fill_(0.1)  # type: ignore[union-attr]
-    one_step(network, latents, states, texts).square().sum().backward()
+    one_step(network, latents, states, texts, 999).square().sum().backward()
     assert [n for n, w in network.named_parameters() if w.grad is None or not w.grad.any()] == []
     names = {name for name, _ in network.named_parameters()}
-    assert not names & {"masks.mean", "masks.spread", "masks.readout", "masks.offset"}
+    assert not names & {"masks.mean", "masks.std", "masks.readout", "masks.offset"}
 
 
 def test_one_step_is_the_end_of_the_schedule(frozen: Frozen) -> None:
@@ -85,7 +88,14 @@ def test_one_step_is_the_end_of_the_schedule(frozen: Frozen) -> None:
     network, (latents, states, texts) = new_network(frozen), inputs(frozen)
     with torch.no_grad():
         velocity = network(latents, torch.zeros_like(latents), torch.tensor([999, 999]), states, texts)
-        assert torch.equal(one_step(network, latents, states, texts), -velocity)
+        assert torch.equal(one_step(network, latents, states, texts, 999), -velocity)
+
+
+def test_a_model_that_predicts_noise_is_refused(pipeline_folder: Path) -> None:
+    """At the end of the schedule, where nothing of the mask is left, noise would tell nothing."""
+    pipeline = load_pipeline([str(pipeline_folder)], CPU)
+    with pytest.raises(ConfigError, match="predicts velocities.* this one predicts epsilon; choose another"):
+        mask_schedule(pipeline)
 
 
 def test_denoising_finds_a_mask_that_the_network_knows(frozen: Frozen) -> None:
@@ -105,7 +115,7 @@ def test_denoising_finds_a_mask_that_the_network_knows(frozen: Frozen) -> None:
 
 def test_noise_of_several_scales_has_variance_one_and_is_smooth_late_only() -> None:
     generator = torch.Generator().manual_seed(0)
-    noise = pyramid_noise((8, 4, 32, 32), torch.tensor([0] * 4 + [999] * 4), generator)
+    noise = pyramid_noise((8, 4, 32, 32), torch.tensor([0] * 4 + [999] * 4), 999, generator)
     torch.testing.assert_close(noise.std((1, 2, 3)), torch.ones(8))
     neighbours = (noise[..., 1:] * noise[..., :-1]).mean((1, 2, 3))
     assert neighbours[:4].abs().max() < 0.1 < 0.3 < neighbours[4:].min()

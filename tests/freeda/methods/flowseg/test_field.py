@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from freeda.methods.flowseg.centroids import place_centroids, project_texts, smallest_gap
-from freeda.methods.flowseg.field import class_log_probabilities, endpoint, pull, squared_distances
+from freeda.methods.flowseg.field import (
+    class_log_probabilities,
+    distance_term,
+    endpoint,
+    squared_distances,
+)
 
 
 @pytest.mark.parametrize(("epsilon", "temperature"), [(1e-3, 1.0), (1e-2, 0.5)])
@@ -16,15 +21,15 @@ def test_the_reshaped_target_s_gradient_is_flow_matching_with_a_cross_entropy(
 ) -> None:
     """|v_theta - (v - g)|^2 and |v_theta - v|^2 - 2 / (1 - t) log p_y have the same gradient."""
     generator = torch.Generator().manual_seed(0)
-    places, true, moved, centroids = (
+    x_t, true, moved, centroids = (
         torch.randn(count, 3, generator=generator, dtype=torch.float64) for count in (40, 40, 40, 7)
     )
     labels, time = torch.arange(40) % 7, 0.3
     moved.requires_grad_()
-    ends = endpoint(places, moved, time)
-    g = pull(ends, labels, centroids, epsilon, temperature)
+    ends = endpoint(x_t, moved, time)
+    g, _ = distance_term(ends, labels, centroids, epsilon, temperature)
     (by_target,) = torch.autograd.grad((moved - (true - g)).square().sum(), moved)
-    distances = squared_distances(endpoint(places, moved, time), centroids)
+    distances = squared_distances(endpoint(x_t, moved, time), centroids)
     own = class_log_probabilities(distances, epsilon, temperature)[torch.arange(40), labels]
     whole = (moved - true).square().sum() - 2 / (1 - time) * own.sum()
     (by_entropy,) = torch.autograd.grad(whole, moved)
@@ -32,7 +37,8 @@ def test_the_reshaped_target_s_gradient_is_flow_matching_with_a_cross_entropy(
     assert not g.requires_grad and (by_target - 2 * (moved - true)).abs().max() > 0.1
 
 
-def test_the_pull_is_the_sum_over_classes() -> None:
+def test_the_term_is_the_sum_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freeda.methods.flowseg.field._PIXELS_AT_ONCE", 4)
     rng = np.random.default_rng(0)
     ends, centroids, labels = rng.normal(size=(9, 3)), rng.normal(size=(5, 3)), np.arange(9) % 5
     expected = np.zeros((9, 3))
@@ -41,14 +47,19 @@ def test_the_pull_is_the_sum_over_classes() -> None:
         p = d ** (-1 / 0.7) / (d ** (-1 / 0.7)).sum()
         for k in range(5):
             expected[m] += 2 / 0.7 * ((k == labels[m]) - p[k]) * (ends[m] - centroids[k]) / d[k]
-    found = pull(*map(torch.from_numpy, (ends, labels, centroids)), 0.01, 0.7)
+    found, nearest = distance_term(*map(torch.from_numpy, (ends, labels, centroids)), 0.01, 0.7)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+    apart = ((ends[:, None] - centroids) ** 2).sum(-1)
+    np.testing.assert_array_equal(nearest.numpy(), apart.argmin(1))
 
 
-def test_at_the_right_centroid_the_pull_is_small() -> None:
+def test_at_the_right_centroid_the_term_is_small() -> None:
     """With epsilon 1e-3 and 50 classes; with 1e-2 it would still be 0.7 somewhere."""
     centroids = torch.from_numpy(place_centroids("kronecker", 50, 3))
-    sizes = [pull(centroids, torch.arange(50), centroids, e, 1.0).norm(dim=1).max() for e in (1e-3, 1e-2)]
+    sizes = [
+        distance_term(centroids, torch.arange(50), centroids, e, 1.0)[0].norm(dim=1).max()
+        for e in (1e-3, 1e-2)
+    ]
     assert sizes[0] < 0.15 < 0.6 < sizes[1]
 
 

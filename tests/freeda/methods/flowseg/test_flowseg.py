@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import freeda
 from freeda.class_names import ClassName
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.methods.flowseg import FlowSeg, load
+from freeda.methods.flowseg.centroids import place_centroids
 from freeda.methods.flowseg.method import TextSpace
 from freeda.methods.flowseg.network import FlowNetwork
 from freeda.methods.flowseg.settings import NetworkSettings
@@ -22,7 +23,7 @@ from freeda.models.clip import load_clip
 from freeda.presets import load_preset
 from freeda.toyworld.split import UNSEEN, TrainingScenes
 from tests.freeda.methods.contract import MethodContract, picture
-from tests.freeda.methods.flowseg.conftest import CLASSES, TINY, random_network
+from tests.freeda.methods.flowseg.conftest import CLASSES, TINY, random_network, write_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -132,14 +133,81 @@ def test_toy_training_shows_all_kinds_where_the_vocabulary_is_closed() -> None:
     assert len(_open_data("toyworld", None, closed=False).classes) == 38
 
 
+def test_other_templates_are_noticed(tmp_path: Path) -> None:
+    """They would place classes that are asked for otherwise than those in training."""
+    preset = load_preset("toy")
+    data = TrainingScenes()
+    training = build(preset, data, recipe="text", device=CPU, options=TINY)
+    assert training.conditions["templates"] == preset.segmentation.templates
+    checkpoint = Checkpoint(
+        method="flowseg",
+        recipe="text",
+        preset="toy",
+        settings=training.settings,
+        classes=tuple(item.names for item in data.classes),
+        stuff=(),
+        frozen=training.frozen,
+    )
+    checkpoint.write(tmp_path, training.task.network)
+    assert load(weights=tmp_path).identity["templates"] == preset.segmentation.templates
+    other = replace(preset, segmentation=replace(preset.segmentation, templates=("one {} in the snow",)))
+    with pytest.raises(ConfigError, match="was trained with other templates than preset 'toy' has"):
+        load(weights=tmp_path, preset=other)
+
+
+def test_a_classifier_in_one_step_is_used_as_one(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "weights", random_network(objective="cross-entropy"))
+    assert load(weights=weights).method.settings.steps == 1
+    assert load(weights=weights, steps=3).method.settings.steps == 3
+
+
+def test_five_thousand_classes_fit(tmp_path: Path) -> None:
+    """Scored in parts, they are what they are at once."""
+    settings = NetworkSettings(**TINY)
+    points = torch.from_numpy(place_centroids("golden", 5000, 3))
+    network = random_network()
+    large = FlowNetwork(settings, points)
+    large.load_state_dict({**network.state_dict(), "centroids": points})
+    names = [f"kind {number}" for number in range(5000)]
+    checkpoint = Checkpoint(
+        method="flowseg",
+        recipe="labels",
+        preset="toy",
+        settings=asdict(settings),
+        classes=tuple((name,) for name in names),
+        stuff=(),
+        frozen={},
+    )
+    checkpoint.write(tmp_path, large)
+    segmenter = load(weights=tmp_path)
+    image = picture(32, 40)
+    result = segmenter.segment(image, names)
+    (ends,) = segmenter.method.encode_images([segmenter.method.prepare(image)])
+    distances = ((ends.numpy()[:, :, :, None] - points.numpy().T[:, None, None]) ** 2).sum(0)
+    nearest = np.take_along_axis(distances, result.labels[..., None].astype(int), -1)[..., 0]
+    np.testing.assert_allclose(nearest, distances.min(-1), atol=1e-4)
+    expected = (1 / (distances + 1e-3)).max(-1) / (1 / (distances + 1e-3)).sum(-1)
+    np.testing.assert_allclose(result.scores, expected, rtol=2e-2)
+
+
+def test_half_precision_gives_nearly_the_same(checkpoint: Path) -> None:
+    image = picture(40, 70)
+    whole, half = (
+        load(weights=checkpoint, precision=p).segment(image, "cat; dog; grass")
+        for p in ("float32", "bfloat16")
+    )
+    assert (whole.labels == half.labels).mean() > 0.95
+
+
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ({"objective": "mse"}, "objective is 'mse'; expected reshaped, plain, cross-entropy"),
+        ({"objective": "mse"}, "flowseg.objective is 'mse'; expected reshaped, plain, cross-entropy"),
         ({"centroids": "text"}, "centroids is 'text'; expected labels"),
         ({"heads": 5}, "flowseg.heads is 5; expected a divisor of the width"),
         ({"side": 100}, "flowseg.side is 100; expected a multiple of the patch, 8"),
         ({"align_weight": -1}, "align_weight is -1; expected 0 or more"),
+        ({"align_width": 7}, "align_width is 7; expected 176, the backbone's, or 0"),
         ({"jitter": [2, 1]}, "jitter is .2, 1.; expected two numbers above 0"),
     ],
 )

@@ -160,6 +160,21 @@ def test_images_without_nouns_tell_the_captions_nothing(frozen: FrozenModels) ->
     )  # three would give log 3, not log 2
 
 
+def test_captions_are_told_from_those_of_all_processes(
+    frozen: FrozenModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two other images from elsewhere, telling two apart is as hard as telling four."""
+    images = [marked((0, 0, 40, 40), nouns=("cat",)), marked((8, 8, 40, 40), nouns=("dog",))]
+    made = task(frozen, images, recipe="captions")
+    loss_of(made, 0, 1)
+    alone = made.figures["grounding"]
+    monkeypatch.setattr(
+        "freeda.methods.odise.task.gathered", lambda values: torch.cat([values, values.flip(0).detach()])
+    )
+    loss_of(made, 0, 1)
+    assert made.figures["grounding"] == pytest.approx(2 * alone, rel=0.05)  # log 4 in place of log 2
+
+
 def test_the_grounding_loss_is_smallest_where_captions_belong_to_their_images() -> None:
     right = torch.zeros(3, 4, 3, 8)
     for number in range(3):
