@@ -52,18 +52,9 @@ def load(
     _, held = parts(chosen.methods.get("digseg", {}))
     settings = changed(DigSegSettings(), held, "method digseg")
     settings = changed(settings, options, "method digseg", SETTING_NAMES)
-    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
-    device, dtype = runtime.torch_device, runtime.dtype
-    pipeline = load_pipeline(chosen.model_ids("diffusion"), device)
-    frozen = Frozen(pipeline, load_clip(chosen.model_ids("clip"), device, dtype))
-    checkpoint.require_frozen(folder, frozen.fingerprints())
+    frozen, network = _models(folder, checkpoint, chosen, runtime)
     most = last_step(frozen.schedule) + 1
     require(settings.steps <= most, "methods.digseg.steps", settings.steps, f"{most} at most")
-    network = SegmentingUNet(pipeline.unet, trained, frozen.text_width).to(device)
-    Checkpoint.load_weights(folder, network)
-    network.eval().requires_grad_(False)
-    pipeline.unet = network.unet  # the original is needed no more
-    pipeline.to(dtype)
     method = DigSegMethod(
         frozen,
         network,
@@ -75,3 +66,19 @@ def load(
     )
     # The UNet takes seconds per image: one read ahead is enough.
     return MethodSegmenter(method, threads=runtime.threads or 1)
+
+
+def _models(
+    folder: str, checkpoint: Checkpoint, preset: Preset, runtime: Runtime
+) -> tuple[Frozen, SegmentingUNet]:
+    """The frozen models, which must be those of the training, and the trained network."""
+    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
+    device, dtype = runtime.torch_device, runtime.dtype
+    pipeline = load_pipeline(preset.model_ids("diffusion"), device)
+    frozen = Frozen(pipeline, load_clip(preset.model_ids("clip"), device, dtype))
+    checkpoint.require_frozen(folder, frozen.fingerprints())
+    network = SegmentingUNet(pipeline.unet, trained, frozen.text_width).to(device)
+    Checkpoint.load_weights(folder, network)
+    pipeline.unet = network.unet  # the original is needed no more
+    pipeline.to(dtype)
+    return frozen, network.eval().requires_grad_(False)

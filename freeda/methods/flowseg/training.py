@@ -47,13 +47,7 @@ def build(
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
-    held, _ = parts(preset.methods.get("flowseg", {}))
-    settings = changed(NetworkSettings(), held, "method flowseg")
-    if recipe == "text":
-        settings = replace(settings, centroids="text", dimensions=_TEXT_DIMENSIONS)
-    own = {name: value for name, value in options.items() if name not in (*PLANNED, *_LOSS)}
-    settings = changed(settings, own, "training flowseg")
-    require((settings.centroids == "text") == (recipe == "text"), "centroids", settings.centroids, recipe)
+    settings = _settings(preset, recipe, options)
     small = settings.side <= _SMALL_SIDE
     plan, losses = planned(_SMALL_PLAN if small else _PLAN, options), _losses(options, small)
     aligned = bool(settings.align_width and losses.align_weight)
@@ -84,6 +78,17 @@ def build(
             else "No other classes than those in training can be named.",
         ),
     )
+
+
+def _settings(preset: Preset, recipe: str, options: Mapping[str, Any]) -> NetworkSettings:
+    held, _ = parts(preset.methods.get("flowseg", {}))
+    settings = changed(NetworkSettings(), held, "method flowseg")
+    if recipe == "text":
+        settings = replace(settings, centroids="text", dimensions=_TEXT_DIMENSIONS)
+    own = {name: value for name, value in options.items() if name not in (*PLANNED, *_LOSS)}
+    settings = changed(settings, own, "training flowseg")
+    require((settings.centroids == "text") == (recipe == "text"), "centroids", settings.centroids, recipe)
+    return settings
 
 
 def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
