@@ -30,7 +30,7 @@ def test_the_committed_examples_are_the_ones_the_code_makes() -> None:
 def test_weights_and_index_are_small_enough_to_travel() -> None:
     package = Path(freeda.__file__).parent
     weights = [path for path in (package / "toyworld" / "weights").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in weights) <= 60e6
+    assert sum(path.stat().st_size for path in weights) <= 80e6
     assert max(path.stat().st_size for path in weights) <= 16e6
     assert all(path.suffix in {".json", ".md", ".safetensors", ".txt"} for path in weights)
 
