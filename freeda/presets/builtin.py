@@ -48,7 +48,7 @@ _TOY_FLOWSEG: Mapping[str, Any] = {
     "blocks": 8,
     "heads": 3,
     "field_width": 16,
-    "align_block": 4,
+    "align_block": 6,
 }
 
 

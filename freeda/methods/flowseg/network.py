@@ -60,20 +60,33 @@ class FlowNetwork(nn.Module):
 
         x_t: (B, D, H, W), where H and W are multiples of the patch. time: (B,) in [0, 1].
         """
-        patch, (height, width) = self.settings.patch, x_t.shape[-2:]
-        grid = (height // patch, width // patch)
-        patches = functional.pixel_unshuffle(x_t, patch)  # (B, D * P, rows, columns)
-        tokens = self.patches(patches.flatten(2).transpose(1, 2)).float()
-        embedded = self.time(time)
-        rotation = rotations(grid, self.settings.width // self.settings.heads, x_t.device)
-        aligned = tokens
-        for number, block in enumerate(self.blocks, 1):
-            tokens = block(tokens, embedded, rotation)
-            if number == self.settings.align_block:
-                aligned = tokens
+        patches = functional.pixel_unshuffle(x_t, self.settings.patch)  # (B, D * P, rows, columns)
+        grid, embedded = (patches.shape[-2], patches.shape[-1]), self.time(time)
+        first = self._pass(
+            self.patches(_as_tokens(patches)).float(), embedded, grid, self.blocks[: self._depth]
+        )
+        tokens = self._pass(first, embedded, grid, self.blocks[self._depth :])
         tokens = normed(self.token_norm, tokens + embedded[:, None]).to(x_t.dtype)
         velocity = self._decode(patches, tokens)
-        return functional.pixel_shuffle(velocity.unflatten(-1, grid), patch), aligned
+        return functional.pixel_shuffle(velocity.unflatten(-1, grid), self.settings.patch), first
+
+    def first_tokens(self, x_t: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """(B, N, W): the tokens that are aligned, without what follows them."""
+        patches = functional.pixel_unshuffle(x_t, self.settings.patch)
+        grid, tokens = (patches.shape[-2], patches.shape[-1]), self.patches(_as_tokens(patches)).float()
+        return self._pass(tokens, self.time(time), grid, self.blocks[: self._depth])
+
+    @property
+    def _depth(self) -> int:
+        return self.settings.align_block
+
+    def _pass(
+        self, tokens: torch.Tensor, time: torch.Tensor, grid: tuple[int, int], blocks: nn.ModuleList
+    ) -> torch.Tensor:
+        rotation = rotations(grid, self.settings.width // self.settings.heads, tokens.device)
+        for block in blocks:
+            tokens = block(tokens, time, rotation)
+        return tokens
 
     def _decode(self, patches: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D * P, N) velocities, of (B, D * P, rows, columns) patches and (B, N, W) tokens."""
@@ -86,6 +99,11 @@ class FlowNetwork(nn.Module):
         found = self.velocity(normed(self.pixel_norm, pixels).to(points.dtype))  # (B * N, P, D)
         parts: torch.Tensor = found.unflatten(0, tokens.shape[:2]).permute(0, 3, 2, 1).flatten(1, 2)
         return parts
+
+
+def _as_tokens(patches: torch.Tensor) -> torch.Tensor:
+    """(B, N, D * P) of (B, D * P, rows, columns)."""
+    return patches.flatten(2).transpose(1, 2)
 
 
 def as_points(images: torch.Tensor, dimensions: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,10 +29,13 @@ __all__ = ["FlowSegTask", "LossSettings"]
 class LossSettings:
     """align_weight: of the alignment with the backbone's features (REPA). Beside the reshaped target's large
         gradients, the usual 0.5 would hardly count.
+    pretrained: share of the training, its first, in which nothing but the alignment is learnt: a stand-in for
+        the paper's pretraining on ImageNet, without which objects take long to be told apart.
     jitter: range of the scales at which images are seen.
     """
 
     align_weight: float = 5.0
+    pretrained: float = 0.0
     jitter: tuple[float, float] = (1.0, 1.0)
 
 
@@ -63,6 +67,8 @@ class FlowSegTask:
         images = torch.from_numpy(np.stack([view.image for view in views])).to(device)
         images = images.permute(0, 3, 1, 2).float() / 255
         labels = torch.from_numpy(np.stack([view.label_map for view in views])).to(device)
+        if progress < self._settings.pretrained:
+            return self._align_alone(images)
         time = torch.from_numpy(rng.random(len(views), np.float32)).to(device)
         if network.settings.objective == "cross-entropy":
             time = torch.zeros_like(time)
@@ -97,6 +103,13 @@ class FlowSegTask:
         accuracy = (nearest == own).float().mean()
         self.figures = {"flow": float(found.detach()), "accuracy": float(accuracy)}
         return found
+
+    def _align_alone(self, images: torch.Tensor) -> torch.Tensor:
+        x_0 = as_points(images, self.network.settings.dimensions)
+        tokens = self.network.first_tokens(x_0, torch.zeros(len(x_0), device=x_0.device))
+        self.figures = {"flow": math.nan, "accuracy": math.nan}
+        with torch.autocast(x_0.device.type, enabled=False):
+            return self._settings.align_weight * self._align_loss(tokens.float(), images)
 
     def _align_loss(self, tokens: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """One less the cosine of projected tokens and the backbone's features of the same places."""

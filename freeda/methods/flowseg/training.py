@@ -31,8 +31,10 @@ _PLAN = Plan(steps=160_000, batch=16, learning_rate=1e-4, warmup=1500, weight_de
 _SMALL_PLAN = Plan(steps=8_000, batch=16, learning_rate=1.5e-3, weight_decay=0.0)
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
+_PRETRAINED = 0.25
+"""Of a small training: there are no weights to begin with."""
 _JITTER = (0.5, 2.0)
-_LOSS = ("align_weight", "jitter")
+_LOSS = ("align_weight", "pretrained", "jitter")
 _TEXT_DIMENSIONS = 16
 
 
@@ -94,8 +96,10 @@ def _settings(preset: Preset, recipe: str, options: Mapping[str, Any]) -> Networ
 def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
     weight = options.get("align_weight", LossSettings.align_weight)
     require(is_number(weight, least=0), "align_weight", weight, "0 or more")
+    share = options.get("pretrained", _PRETRAINED if small else 0.0)
+    require(is_number(share, least=0) and share < 1, "pretrained", share, "at least 0 and below 1")
     jitter = require_jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
-    return LossSettings(align_weight=weight, jitter=jitter)
+    return LossSettings(align_weight=weight, pretrained=share if weight else 0.0, jitter=jitter)
 
 
 def _centroids(

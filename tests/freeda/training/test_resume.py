@@ -29,7 +29,7 @@ def training(method: str, preset: Preset) -> Training:
         options: dict[str, Any] = {"queries": 2}
         return build_digseg(preset, TrainingScenes(), recipe="diffusion", device=CPU, options=options)
     backbone = load_preset("toy")
-    options = {name: value for name, value in TINY.items() if name != "align_width"}
+    options = {name: value for name, value in TINY.items() if name != "align_width"} | {"pretrained": 0.5}
     return build_flowseg(backbone, TrainingScenes(), recipe="labels", device=CPU, options=options)
 
 

@@ -163,6 +163,22 @@ def test_one_image_can_be_learnt_by_heart(objective: str) -> None:
     assert np.mean(ious) > 0.95
 
 
+def test_at_first_only_the_alignment_is_learnt() -> None:
+    backbone = load_backbone(load_preset("toy").model_ids("backbone"), torch.device("cpu"))
+    network = random_network(align_width=backbone.width)
+    made = FlowSegTask(network, Given((image(),)), LossSettings(pretrained=0.3), backbone=backbone)
+    rng = np.random.default_rng(0)
+    made.loss(np.array([0]), rng, 0.29).backward()
+    learnt = {name.split(".")[0] for name, w in network.named_parameters() if w.grad is not None}
+    assert learnt == {"patches", "time", "blocks", "alignment"}
+    assert all(w.grad is None for w in network.blocks[1].parameters())  # after the aligned one
+    x_0, time = as_points(torch.rand(1, 3, 32, 32), 3), torch.zeros(1)
+    torch.testing.assert_close(network.first_tokens(x_0, time), network(x_0, time)[1])
+    network.zero_grad()
+    made.loss(np.array([0]), rng, 0.3).backward()
+    assert all(w.grad is not None for w in network.parameters())
+
+
 def test_every_weight_learns_and_the_backbone_does_not() -> None:
     backbone = load_backbone(load_preset("toy").model_ids("backbone"), torch.device("cpu"))
     network = random_network(align_width=backbone.width)
