@@ -46,7 +46,11 @@ def test_segmenting_reaches_no_network_writes_nothing_and_imports_no_training(
     done = subprocess.run(
         [sys.executable, "-B", "-c", _SCRIPT, method],
         cwd=ROOT,
-        env={**environment, "MPLCONFIGDIR": str(tmp_path)},
+        env={
+            **environment,
+            "MPLCONFIGDIR": str(tmp_path),
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -55,5 +59,5 @@ def test_segmenting_reaches_no_network_writes_nothing_and_imports_no_training(
     reached, written, trained, segments = json.loads(done.stdout.splitlines()[-1])
     assert segments >= 1
     assert reached == []
-    assert [name for name in written if not name.startswith(("/dev", "/proc"))] == []
+    assert [name for name in written if not name.startswith(("/dev", "/proc", str(tmp_path)))] == []
     assert trained == []
