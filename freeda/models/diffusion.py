@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from freeda.models.attention import Positions, capture_cross_attention
@@ -20,6 +21,7 @@ from freeda.records import SyntheticImage
 
 __all__ = [
     "add_noise",
+    "cast_pipeline",
     "encode_latents",
     "generate",
     "load_pipeline",
@@ -57,6 +59,12 @@ def _no_loading_bar() -> Iterator[None]:
     finally:
         for module in shown:
             module.enable_progress_bar()
+
+
+def cast_pipeline(pipeline: Any, dtype: torch.dtype) -> None:
+    """Casts all weights. (Diffusers' own way warns of modules to be kept in float32, even of none.)"""
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+        nn.Module.to(part, dtype)
 
 
 def pipeline_fingerprint(pipeline: Any) -> str:

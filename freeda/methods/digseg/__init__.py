@@ -15,7 +15,7 @@ from freeda.methods.digseg.unet import SegmentingUNet
 from freeda.methods.segmenter import MethodSegmenter
 from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import load_clip
-from freeda.models.diffusion import load_pipeline
+from freeda.models.diffusion import cast_pipeline, load_pipeline
 from freeda.presets import Preset
 from freeda.presets.settings import require
 from freeda.presets.toml import changed
@@ -80,5 +80,5 @@ def _models(
     network = SegmentingUNet(pipeline.unet, trained, frozen.text_width).to(device)
     Checkpoint.load_weights(folder, network)
     pipeline.unet = network.unet  # the original is needed no more
-    pipeline.to(dtype)
+    cast_pipeline(pipeline, dtype)
     return frozen, network.eval().requires_grad_(False)

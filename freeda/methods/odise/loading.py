@@ -10,7 +10,7 @@ from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.taps import TappedPipeline
 from freeda.models.clip import load_clip
-from freeda.models.diffusion import load_pipeline, pipeline_fingerprint
+from freeda.models.diffusion import cast_pipeline, load_pipeline, pipeline_fingerprint
 from freeda.presets import Preset
 
 __all__ = ["load_frozen", "new_network"]
@@ -33,7 +33,7 @@ def load_frozen(
     pipeline = load_pipeline(preset.model_ids("diffusion"), device, first)
     weights = pipeline_fingerprint(pipeline)
     if first != dtype:
-        pipeline.to(dtype)
+        cast_pipeline(pipeline, dtype)
     clip = load_clip(preset.model_ids("clip"), device, dtype)
     check({"diffusion": weights, "clip": clip.fingerprint()})
     tapped = TappedPipeline(

@@ -92,12 +92,13 @@ def test_two_threads_do_not_mix_their_classes(checkpoint: Path) -> None:
     segmenter, image = load(weights=checkpoint, steps=1), picture(64, 64)
     expected = {name: segmenter.segment(image, f"{name}; sky").score_maps([name]) for name in ("cat", "dog")}
 
-    def run(name: str) -> bool:
+    def largest(name: str) -> float:
         found = [segmenter.segment(image, f"{name}; sky").score_maps([name]) for _ in range(5)]
-        return all(np.allclose(one, expected[name], atol=1e-5) for one in found)
+        return max(float(np.abs(one - expected[name]).max()) for one in found)
 
     with ThreadPoolExecutor(2) as pool:
-        assert all(pool.map(run, ["cat", "dog"]))
+        apart = list(pool.map(largest, ["cat", "dog"]))
+    assert max(apart) < 0.1 * np.abs(expected["cat"] - expected["dog"]).max()
 
 
 def test_a_background_takes_what_no_mask_covers(checkpoint: Path) -> None:
