@@ -7,6 +7,7 @@ A method's author writes a `Method`: how class names and images are encoded, and
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
@@ -27,7 +28,16 @@ from freeda.segmentation.segments import SegmentSource
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SETTING_NAMES", "Method", "Runtime", "Scores", "Segmenter", "as_preset", "require_switch"]
+__all__ = [
+    "SETTING_NAMES",
+    "BackgroundSwitch",
+    "Method",
+    "Runtime",
+    "Scores",
+    "Segmenter",
+    "as_preset",
+    "require_switch",
+]
 
 SETTING_NAMES = {"threshold": "background"}
 """A method's `background` is on or off; the score that a class must then exceed is set as `threshold`."""
@@ -148,6 +158,22 @@ class Method(Protocol[Prepared, Features, Encoded]):
 
     def score(self, images: Sequence[Features], classes: Encoded) -> Sequence[Scores]:
         """Scores of encoded images."""
+
+
+class BackgroundSwitch:
+    """A method's background: none, or where no class exceeds the score that its settings name."""
+
+    settings: Any
+    _with_background: bool
+
+    @property
+    def background(self) -> float | None:
+        return self.settings.background if self._with_background else None
+
+    def with_background(self, background: bool) -> Self:
+        other = copy(self)
+        other._with_background = background
+        return other
 
 
 @dataclass(frozen=True, kw_only=True)

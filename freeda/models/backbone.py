@@ -15,7 +15,7 @@ import timm
 import torch
 from timm.models import is_model_in_modules
 
-from freeda.models.image_input import Interpolation, resize, standardise
+from freeda.models.image_input import Interpolation, grid_size, resize, standardise
 from freeda.models.loading import is_folder, load_first, prepare, require_weights, weights_fingerprint
 
 __all__ = ["Backbone", "load_backbone"]
@@ -47,7 +47,7 @@ class Backbone:
         images: (B, 3, H, W); their shorter side is resized to `size` pixels, rounded to whole patches, the
         aspect kept. Class and register tokens are dropped.
         """
-        target = _grid_size(images.shape[-2], images.shape[-1], size, self.patch_size)
+        target = grid_size((images.shape[-2], images.shape[-1]), size, self.patch_size)
         resized = resize(images, target, interpolation)
         inputs = standardise(resized, self.mean, self.std).to(self.device, self.dtype)
         (features,) = self.network.forward_intermediates(
@@ -90,8 +90,3 @@ def _takes_any_size(model_id: str) -> bool:
         return is_model_in_modules(model_id.rpartition("/")[2].split(".")[0], ["xcit"])
     config = json.loads((Path(model_id) / "config.json").read_text(encoding="utf-8"))
     return is_model_in_modules(config.get("architecture", ""), ["xcit"])
-
-
-def _grid_size(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
-    scale = size / min(height, width)
-    return tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))  # type: ignore[return-value]

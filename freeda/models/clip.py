@@ -109,6 +109,14 @@ class ClipModel:
             self._classes.keep({key: found[key] for key in new})
         return np.stack([found[key] for key in asked])
 
+    def probabilities(self, image: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """(C,) how probable each of some texts is for an image; they sum to 1.
+
+        image: (K,) and texts: (C, K), unit embeddings.
+        """
+        scaled: torch.Tensor = self.network.logit_scale.exp().float() * (texts @ image)
+        return scaled.softmax(0)
+
     @torch.inference_mode()
     def embed_images(
         self, images: torch.Tensor, interpolation: Interpolation = "antialiased", *, normalize: bool = True

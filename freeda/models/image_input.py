@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-__all__ = ["Interpolation", "resize", "standardise"]
+__all__ = ["Interpolation", "grid_size", "resize", "standardise"]
 
 Interpolation = Literal["antialiased", "bilinear", "bicubic"]
 """How a model's input is resized: bicubically, smoothed where it shrinks and kept within [0, 1]; or plainly,
@@ -26,6 +26,15 @@ def resize(
         return functional.interpolate(images, size, mode=interpolation, align_corners=False)
     resized = functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
     return resized.clamp(0, 1)
+
+
+def grid_size(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
+    """Height and width whose shorter one is about `side` and that are multiples of `multiple`, the aspect of
+    `size` nearly kept.
+    """
+    scale = side / min(size)
+    height, width = (max(1, round(length * scale / multiple)) * multiple for length in size)
+    return height, width
 
 
 def standardise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

@@ -9,9 +9,8 @@ Shapes: `C` classes, `h w` the grid of self-attention, `H W` pixels.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from freeda.class_names import ClassName, shortened
 from freeda.errors import ClassNamesError
-from freeda.methods.base import Scores
+from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.diffsegmenter.maps import (
     complete,
     normalised,
@@ -33,9 +32,6 @@ from freeda.models.clip import ClipModel
 from freeda.models.diffusion import noise_latents, pipeline_fingerprint, token_encoder
 from freeda.models.tokens import noun_token_positions
 from freeda.records import NounSpan
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["ClassPrompts", "DiffSegmenterMethod", "EncodedImage", "Prompts"]
 
@@ -90,7 +86,7 @@ class EncodedImage:
         return int(self.noisy.nbytes + self.embedding.nbytes)
 
 
-class DiffSegmenterMethod:
+class DiffSegmenterMethod(BackgroundSwitch):
     """Scores images with a Stable Diffusion, and CLIP to leave classes out.
 
     pipeline: a diffusers pipeline with a UNet.
@@ -133,15 +129,6 @@ class DiffSegmenterMethod:
     @property
     def native_side(self) -> int:
         return min(self.settings.height, self.settings.width)
-
-    @property
-    def background(self) -> float | None:
-        return self.settings.background if self._with_background else None
-
-    def with_background(self, background: bool) -> Self:
-        other = copy(self)
-        other._with_background = background
-        return other
 
     @torch.inference_mode()
     def encode_classes(self, classes: tuple[ClassName, ...]) -> ClassPrompts:
@@ -254,9 +241,7 @@ class DiffSegmenterMethod:
 
     def presence(self, embedding: torch.Tensor, classes: ClassPrompts) -> torch.Tensor:
         """(C,) how probable CLIP deems each class in an image of (K,) embedding; they sum to 1."""
-        similarity = classes.texts @ embedding
-        scaled: torch.Tensor = self.clip.network.logit_scale.exp().float() * similarity
-        return scaled.softmax(0)
+        return self.clip.probabilities(embedding, classes.texts)
 
     def _present(self, probability: torch.Tensor) -> list[int]:
         """The classes that CLIP deems possible; never none."""

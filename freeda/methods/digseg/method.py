@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from diffusers import DDIMScheduler
 from more_itertools import chunked
 
 from freeda.class_names import ClassName
-from freeda.methods.base import Scores
+from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.digseg.sampling import denoised, last_step, mask_schedule, one_step
 from freeda.methods.digseg.settings import DigSegSettings
 from freeda.methods.digseg.texts import QueryTexts
@@ -22,12 +21,9 @@ from freeda.methods.digseg.unet import SegmentingUNet
 from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import ClipModel
 from freeda.models.diffusion import encode_latents
-from freeda.models.image_input import resize
+from freeda.models.image_input import grid_size, resize
 from freeda.models.loading import weights_fingerprint
 from freeda.segmentation.score_maps import DenseScores
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["DigSegMethod", "EncodedImage", "Frozen", "Vocabulary", "most_present"]
 
@@ -83,7 +79,7 @@ class EncodedImage:
         return int(self.latents.nbytes + self.embedding.nbytes)
 
 
-class DigSegMethod:
+class DigSegMethod(BackgroundSwitch):
     """A trained DiGSeg.
 
     templates: prompts for CLIP.
@@ -135,15 +131,6 @@ class DigSegMethod:
     def native_side(self) -> int:
         return self.network.settings.side
 
-    @property
-    def background(self) -> float | None:
-        return self.settings.background if self._with_background else None
-
-    def with_background(self, background: bool) -> Self:
-        other = copy(self)
-        other._with_background = background
-        return other
-
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
         """Raises `ClassNamesError` for a name that does not fit a prompt."""
         names, prompt = [item.name for item in classes], self.network.settings.prompt
@@ -154,11 +141,9 @@ class DigSegMethod:
     def prepare(self, pixels: np.ndarray) -> torch.Tensor:
         """(3, H, W) in [0, 1], whose shorter side is the network's; both are multiples of its `multiple`."""
         settings = self.network.settings
-        height, width = pixels.shape[:2]
-        scale = settings.side / min(height, width)
-        size = [settings.multiple * max(1, round(n * scale / settings.multiple)) for n in (height, width)]
+        size = grid_size((pixels.shape[0], pixels.shape[1]), settings.side, settings.multiple)
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
-        return resize(image, (size[0], size[1]))[0]
+        return resize(image, size)[0]
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[torch.Tensor]) -> list[EncodedImage]:
@@ -189,8 +174,7 @@ class DigSegMethod:
 
     def _asked(self, image: EncodedImage, classes: Vocabulary) -> list[int]:
         """The classes that CLIP deems possible; never none."""
-        scale = self.clip.network.logit_scale.exp().float()
-        probability = (scale * (classes.embeddings @ image.embedding)).softmax(0)
+        probability = self.clip.probabilities(image.embedding, classes.embeddings)
         least = min(self.settings.presence, float(probability.max()))
         return [int(number) for number in torch.nonzero(probability >= least)[:, 0]]
 

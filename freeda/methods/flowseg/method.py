@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from freeda.class_names import ClassName, shortened
 from freeda.errors import ClassNamesError
-from freeda.methods.base import Scores
+from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.flowseg.centroids import project_texts
 from freeda.methods.flowseg.field import squared_distances
 from freeda.methods.flowseg.network import FlowNetwork, as_points
 from freeda.methods.flowseg.settings import FlowSegSettings
 from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import ClipModel
-from freeda.models.image_input import resize
+from freeda.models.image_input import grid_size, resize
 from freeda.models.loading import weights_fingerprint
 from freeda.segmentation.score_maps import best_class
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["CentroidScores", "FlowSegMethod", "TextSpace", "Vocabulary", "flow"]
 
@@ -137,7 +133,7 @@ def _log_weights(
     return (-(distances + epsilon).log() / temperature).unflatten(1, tuple(endpoints.shape[1:]))
 
 
-class FlowSegMethod:
+class FlowSegMethod(BackgroundSwitch):
     """A trained FlowSeg.
 
     texts: places classes that were not in training; None where the vocabulary is closed.
@@ -179,15 +175,6 @@ class FlowSegMethod:
     def native_side(self) -> int:
         return self.network.settings.side
 
-    @property
-    def background(self) -> float | None:
-        return self.settings.background if self._with_background else None
-
-    def with_background(self, background: bool) -> Self:
-        other = copy(self)
-        other._with_background = background
-        return other
-
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
         """Raises `ClassNamesError` for a class that was not in training, where the vocabulary is closed."""
         known: dict[str, int] = {}
@@ -218,11 +205,9 @@ class FlowSegMethod:
     def prepare(self, pixels: np.ndarray) -> torch.Tensor:
         """(3, H, W) in [0, 1], whose shorter side is the network's; both are whole patches."""
         settings = self.network.settings
-        height, width = pixels.shape[:2]
-        scale = settings.side / min(height, width)
-        size = tuple(settings.patch * max(1, round(n * scale / settings.patch)) for n in (height, width))
+        size = grid_size((pixels.shape[0], pixels.shape[1]), settings.side, settings.patch)
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
-        return resize(image, (size[0], size[1]))[0]
+        return resize(image, size)[0]
 
     def encode_images(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """(D, H, W) where pixels end; images of one size pass the network together."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from copy import copy
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from freeda.class_names import ClassName
 from freeda.errors import ConfigError
 from freeda.index.noun_keys import NounKeys, frequent_nouns
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.base import Scores
+from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.freeda.windows import EncodedImage, EncodedWindow, ScoredWindow
@@ -37,9 +36,6 @@ from freeda.segmentation.score_maps import ScoreMaps
 from freeda.segmentation.scoring import local_scores
 from freeda.segmentation.windows import WindowedImage, same_sized
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["FindRegions", "FreedaMethod", "find_superpixels"]
 
 _NATIVE_WINDOWS = 4
@@ -54,7 +50,7 @@ def find_superpixels(image: np.ndarray, settings: FreedaSettings) -> Regions:
     return superpixels(image, settings.superpixels)
 
 
-class FreedaMethod:
+class FreedaMethod(BackgroundSwitch):
     """Scores images by retrieval from a prototype index.
 
     index, clip, backbone: the index must have been built with these models.
@@ -113,11 +109,6 @@ class FreedaMethod:
         if not self._with_background:
             return None
         return -math.inf if self.settings.background is None else self.settings.background
-
-    def with_background(self, background: bool) -> Self:
-        other = copy(self)
-        other._with_background = background
-        return other
 
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
         """Embeds the names of classes and background concepts, and retrieves their prototypes."""

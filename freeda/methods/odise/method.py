@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from freeda.class_names import ClassName
-from freeda.methods.base import Scores
+from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.odise.classes import ClassTexts
 from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.fusion import fuse
@@ -23,9 +22,6 @@ from freeda.models.clip import ClipModel
 from freeda.models.clip_masks import embed_masks
 from freeda.models.image_input import resize
 from freeda.models.loading import weights_fingerprint
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["EncodedImage", "OdiseMethod", "PreparedImage", "Vocabulary"]
 
@@ -71,7 +67,7 @@ class EncodedImage:
         return int(self.masks.nbytes + self.embeddings.nbytes + self.clip.nbytes)
 
 
-class OdiseMethod:
+class OdiseMethod(BackgroundSwitch):
     """A trained ODISE.
 
     checkpoint: of the network's weights.
@@ -120,15 +116,6 @@ class OdiseMethod:
     @property
     def native_side(self) -> int:
         return self.network.settings.side
-
-    @property
-    def background(self) -> float | None:
-        return self.settings.background if self._with_background else None
-
-    def with_background(self, background: bool) -> Self:
-        other = copy(self)
-        other._with_background = background
-        return other
 
     @torch.inference_mode()
     def encode_classes(self, classes: tuple[ClassName, ...]) -> Vocabulary:
