@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import click
+import numpy as np
 from measuring import machine
 from results import publish
 from scenes import CPU, IS_UNSEEN, STUFF, Measured, measured, miou, permuted
@@ -27,8 +28,11 @@ not depend on the name.
 def table(scenes: int, methods: Collection[str]) -> Iterator[str]:
     yield f"{scenes} held-out scenes; {machine(CPU)}."
     yield ""
-    yield "| | seen | unseen | unseen, permuted names | what right names gain (95 %) |"
-    yield "|---|---|---|---|---|"
+    yield (
+        "| | mIoU | seen | unseen | unseen, permuted names | what right names gain (95 %) | PQ | PQ seen "
+        "| PQ unseen |"
+    )
+    yield "|" + "---|" * 9
     odise = load(method="odise", stuff=STUFF)
     found = measured(odise, scenes)
     yield _names("ODISE", odise, scenes, found)
@@ -42,8 +46,13 @@ def table(scenes: int, methods: Collection[str]) -> Iterator[str]:
 def _names(title: str, segmenter: Segmenter, scenes: int, found: Measured) -> str:
     other = measured(segmenter, scenes, permuted())
     gain = paired_bootstrap(found.counts, other.counts, lambda sums: 100 * miou(sums, IS_UNSEEN))
-    figures = (found.miou(~IS_UNSEEN), found.miou(IS_UNSEEN), other.miou(IS_UNSEEN))
-    return f"| {title} | {' | '.join(f'{figure:.1f}' for figure in figures)} | {gain} |"
+    figures = (found.miou(), found.miou(~IS_UNSEEN), found.miou(IS_UNSEEN), other.miou(IS_UNSEEN))
+    quality = [
+        100 * found.quality.mean(np.flatnonzero(some))[0]
+        for some in (np.full(len(IS_UNSEEN), True), ~IS_UNSEEN, IS_UNSEEN)
+    ]
+    left, right = (" | ".join(f"{figure:.1f}" for figure in some) for some in (figures, quality))
+    return f"| {title} | {left} | {gain} | {right} |"
 
 
 def branches(scenes: int, found: Measured) -> Iterator[str]:
