@@ -112,6 +112,7 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
         Variant("epsilon 0.01", {"epsilon": 0.01}, expected=""),
         Variant("temperature 0.5", {"temperature": 0.5}, expected=""),
         Variant("without alignment", {"align_weight": 0.0}),
+        Variant("without classified tokens", {"class_weight": 0.0}),
         *(Variant(f"{steps} steps of Euler", calls={"steps": steps}, expected="") for steps in (1, 5, 100)),
     ),
 }

@@ -21,8 +21,8 @@ _ALIGN_INNER = 2
 class FlowNetwork(nn.Module):
     """A transformer on patches, and a neural field that decodes each of its tokens into pixels.
 
-    The projection that compares tokens with a backbone's features is kept too: a training that begins with
-    these weights goes on with it.
+    What only training uses is kept too, for a training that begins with these weights goes on with it: the
+    projection that compares tokens with a backbone's features, and the tokens' classifier.
     centroids: (C, D), one per class.
     """
 
@@ -54,9 +54,10 @@ class FlowNetwork(nn.Module):
             if settings.align_width
             else None
         )
+        self.classifier = nn.Linear(width, len(centroids)) if settings.classifier else None
 
     def forward(self, x_t: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, D, H, W) velocities, and the (B, N, W) tokens of the block that is aligned.
+        """(B, D, H, W) velocities, and the (B, N, W) tokens of the block that is aligned and classified.
 
         x_t: (B, D, H, W), where H and W are multiples of the patch. time: (B,) in [0, 1].
         """
@@ -71,7 +72,7 @@ class FlowNetwork(nn.Module):
         return functional.pixel_shuffle(velocity.unflatten(-1, grid), self.settings.patch), first
 
     def first_tokens(self, x_t: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """(B, N, W): the tokens that are aligned, without what follows them."""
+        """(B, N, W): the tokens that are aligned and classified, without what follows them."""
         patches = functional.pixel_unshuffle(x_t, self.settings.patch)
         grid, tokens = (patches.shape[-2], patches.shape[-1]), self.patches(_as_tokens(patches)).float()
         return self._pass(tokens, self.time(time), grid, self.blocks[: self._depth])

@@ -29,6 +29,7 @@ class NetworkSettings:
     align_block: the block whose tokens are compared with a self-supervised backbone's features in training,
         counted from 1.
     align_width: channels of these features; 0 for none.
+    classifier: whether a linear layer tells the classes of these tokens too, in training only.
     centroids: how the points that stand for classes are placed: "kronecker" (the paper's), "golden",
         "random", or "text", by CLIP's embeddings of the names.
     dimensions: of that space, 3 or more; images lie in its first three.
@@ -47,6 +48,7 @@ class NetworkSettings:
     field_ratio: int = 2
     align_block: int = 8
     align_width: int = 768
+    classifier: bool = False
     centroids: Centroids = "kronecker"
     dimensions: int = 3
     epsilon: float = 1e-3
@@ -64,6 +66,7 @@ class NetworkSettings:
         self._require("align_block", self.align_block <= self.blocks, f"at most {self.blocks}, the blocks")
         whole = isinstance(self.align_width, int) and self.align_width >= 0
         self._require("align_width", whole, "a whole number, 0 or more")
+        self._require("classifier", isinstance(self.classifier, bool), "true or false")
         self._require("centroids", self.centroids in CENTROIDS, ", ".join(CENTROIDS))
         self._require("objective", self.objective in OBJECTIVES, ", ".join(OBJECTIVES))
         self._require("dimensions", self.dimensions >= 3, "3 or more")

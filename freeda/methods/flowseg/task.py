@@ -29,13 +29,19 @@ __all__ = ["FlowSegTask", "LossSettings"]
 class LossSettings:
     """align_weight: of the alignment with the backbone's features (REPA). Beside the reshaped target's large
         gradients, the usual 0.5 would hardly count.
-    pretrained: share of the training, its first, in which nothing but the alignment is learnt: a stand-in for
-        the paper's pretraining on ImageNet, without which objects take long to be told apart.
+    class_weight: of the tokens' classification by a linear layer, which is no part of the paper. From random
+        weights, positions in a space of three dimensions hardly teach what tells many objects apart.
+    pretrained: share of the training, its first, in which nothing but this classification is learnt, from
+        images alone: a stand-in for the paper's pretraining on ImageNet.
+    time_power: times are u^time_power, with u uniform in [0, 1]. Above 1, more of them are near 0, where only
+        the image tells its classes.
     jitter: range of the scales at which images are seen.
     """
 
     align_weight: float = 5.0
+    class_weight: float = 0.0
     pretrained: float = 0.0
+    time_power: float = 1.0
     jitter: tuple[float, float] = (1.0, 1.0)
 
 
@@ -67,9 +73,10 @@ class FlowSegTask:
         images = torch.from_numpy(np.stack([view.image for view in views])).to(device)
         images = images.permute(0, 3, 1, 2).float() / 255
         labels = torch.from_numpy(np.stack([view.label_map for view in views])).to(device)
+        self._empty.count(not (labels >= 0).any())
         if progress < self._settings.pretrained:
-            return self._align_alone(images)
-        time = torch.from_numpy(rng.random(len(views), np.float32)).to(device)
+            return self._pretraining_loss(images, labels)
+        time = torch.from_numpy(rng.random(len(views), np.float32)).to(device) ** self._settings.time_power
         if network.settings.objective == "cross-entropy":
             time = torch.zeros_like(time)
         x_0 = as_points(images, network.settings.dimensions)
@@ -78,11 +85,11 @@ class FlowSegTask:
         t = time[:, None, None, None]
         x_t = (1 - t) * x_0 + t * x_1
         velocity, tokens = network(x_t, time)
-        self._empty.count(not (labels >= 0).any())
         with torch.autocast(device.type, enabled=False):
-            endpoints = endpoint(x_t, velocity.float(), t)
-            total = self._flow_loss(velocity.float(), x_1 - x_0, endpoints, labels)
-            return total + self._settings.align_weight * self._align_loss(tokens.float(), images)
+            tokens, endpoints = tokens.float(), endpoint(x_t, velocity.float(), t)
+            flow = self._flow_loss(velocity.float(), x_1 - x_0, endpoints, labels)
+            aligned, classified = self._align_loss(tokens, images), self._class_loss(tokens, labels)
+            return flow + self._settings.align_weight * aligned + self._settings.class_weight * classified
 
     def _flow_loss(
         self, velocity: torch.Tensor, true: torch.Tensor, endpoints: torch.Tensor, labels: torch.Tensor
@@ -104,12 +111,23 @@ class FlowSegTask:
         self.figures = {"flow": float(found.detach()), "accuracy": float(accuracy)}
         return found
 
-    def _align_alone(self, images: torch.Tensor) -> torch.Tensor:
+    def _pretraining_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         x_0 = as_points(images, self.network.settings.dimensions)
         tokens = self.network.first_tokens(x_0, torch.zeros(len(x_0), device=x_0.device))
-        self.figures = {"flow": math.nan, "accuracy": math.nan}
+        self.figures = {"flow": math.nan, "accuracy": math.nan, "alignment": math.nan}
         with torch.autocast(x_0.device.type, enabled=False):
-            return self._settings.align_weight * self._align_loss(tokens.float(), images)
+            return self._class_loss(tokens.float(), labels)
+
+    def _class_loss(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of every marked pixel's class, as its token tells it."""
+        classifier, side = self.network.classifier, self.network.settings.patch
+        if classifier is None:
+            return tokens.sum() * 0
+        logs = classifier(functional.rms_norm(tokens, tokens.shape[-1:])).log_softmax(-1)
+        own = functional.pixel_unshuffle(labels[:, None], side).flatten(2).transpose(1, 2)  # (B, N, P)
+        found: torch.Tensor = -logs.gather(-1, own.clamp(min=0))[own >= 0].sum() / max((own >= 0).sum(), 1)
+        self.figures = {**self.figures, "class": float(found.detach())}
+        return found
 
     def _align_loss(self, tokens: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """One less the cosine of projected tokens and the backbone's features of the same places."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -31,10 +31,10 @@ _PLAN = Plan(steps=160_000, batch=16, learning_rate=1e-4, warmup=1500, weight_de
 _SMALL_PLAN = Plan(steps=8_000, batch=16, learning_rate=1.5e-3, weight_decay=0.0)
 """For images of `_SMALL_SIDE` pixels."""
 _SMALL_SIDE = 256
-_PRETRAINED = 0.25
-"""Of a small training: there are no weights to begin with."""
-_JITTER = (0.5, 2.0)
-_LOSS = ("align_weight", "pretrained", "jitter")
+_SMALL_LOSS = LossSettings(class_weight=5.0, pretrained=0.5, time_power=2.0)
+"""There are no weights to begin with."""
+_LARGE_LOSS = LossSettings(jitter=(0.5, 2.0))
+_LOSS = tuple(item.name for item in fields(LossSettings))
 _TEXT_DIMENSIONS = 16
 
 
@@ -57,7 +57,11 @@ def build(
     width = backbone.width if backbone else 0
     asked = options.get("align_width", width)
     require(asked in (0, width), "align_width", asked, f"{width}, the backbone's, or 0 for no alignment")
-    settings = replace(settings, align_width=width)
+    classified = losses.class_weight > 0
+    asked = options.get("classifier", classified)
+    expected = f"{classified}, for class_weight is {losses.class_weight}"
+    require(asked is classified, "classifier", asked, expected)
+    settings = replace(settings, align_width=width, classifier=classified)
     centroids, frozen = _centroids(preset, data, settings, device, plan.seed)
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
@@ -94,12 +98,15 @@ def _settings(preset: Preset, recipe: str, options: Mapping[str, Any]) -> Networ
 
 
 def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
-    weight = options.get("align_weight", LossSettings.align_weight)
-    require(is_number(weight, least=0), "align_weight", weight, "0 or more")
-    share = options.get("pretrained", _PRETRAINED if small else 0.0)
+    usual = _SMALL_LOSS if small else _LARGE_LOSS
+    own = {name: value for name, value in options.items() if name in _LOSS}
+    losses = replace(usual, **own, jitter=require_jitter(own.get("jitter", usual.jitter)))
+    for name in ("align_weight", "class_weight"):
+        require(is_number(getattr(losses, name), least=0), name, getattr(losses, name), "0 or more")
+    share = losses.pretrained
     require(is_number(share, least=0) and share < 1, "pretrained", share, "at least 0 and below 1")
-    jitter = require_jitter(options.get("jitter", (1.0, 1.0) if small else _JITTER))
-    return LossSettings(align_weight=weight, pretrained=share if weight else 0.0, jitter=jitter)
+    require(is_number(losses.time_power, above=0), "time_power", losses.time_power, "above 0")
+    return losses if losses.class_weight else replace(losses, pretrained=0.0)
 
 
 def _centroids(

@@ -163,15 +163,16 @@ def test_one_image_can_be_learnt_by_heart(objective: str) -> None:
     assert np.mean(ious) > 0.95
 
 
-def test_at_first_only_the_alignment_is_learnt() -> None:
+def test_at_first_only_classification_is_learnt() -> None:
     backbone = load_backbone(load_preset("toy").model_ids("backbone"), torch.device("cpu"))
-    network = random_network(align_width=backbone.width)
-    made = FlowSegTask(network, Given((image(),)), LossSettings(pretrained=0.3), backbone=backbone)
+    network = random_network(align_width=backbone.width, classifier=True)
+    settings = LossSettings(class_weight=5, pretrained=0.3)
+    made = FlowSegTask(network, Given((image(),)), settings, backbone=backbone)
     rng = np.random.default_rng(0)
     made.loss(np.array([0]), rng, 0.29).backward()
     learnt = {name.split(".")[0] for name, w in network.named_parameters() if w.grad is not None}
-    assert learnt == {"patches", "time", "blocks", "alignment"}
-    assert all(w.grad is None for w in network.blocks[1].parameters())  # after the aligned one
+    assert learnt == {"patches", "time", "blocks", "classifier"}
+    assert all(w.grad is None for w in network.blocks[1].parameters())  # after the classified one
     x_0, time = as_points(torch.rand(1, 3, 32, 32), 3), torch.zeros(1)
     torch.testing.assert_close(network.first_tokens(x_0, time), network(x_0, time)[1])
     network.zero_grad()
@@ -179,10 +180,41 @@ def test_at_first_only_the_alignment_is_learnt() -> None:
     assert all(w.grad is not None for w in network.parameters())
 
 
+def test_a_token_s_classes_are_those_of_its_marked_pixels() -> None:
+    network = random_network(classifier=True)
+    made = task(Given((image(),)), network)
+    tokens, labels = places(1, 16, 48), torch.from_numpy(image().segments.astype(np.int64))[None]
+    labels[0, 5:20, :9] = UNMARKED
+    found = made._class_loss(tokens, labels).detach()
+    assert network.classifier is not None
+    scaled = tokens[0] / tokens[0].square().mean(1, keepdim=True).sqrt()
+    logits = network.classifier(scaled).detach().double().numpy().reshape(4, 4, 3)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    terms = [
+        -logs[row // 8, column // 8, label]
+        for (_, row, column), label in np.ndenumerate(labels.numpy())
+        if label >= 0
+    ]
+    assert float(found) == pytest.approx(np.mean(terms), rel=1e-5) and len(terms) == 32 * 32 - 15 * 9
+    assert made._class_loss(tokens, torch.full_like(labels, UNMARKED)) == 0
+
+
+def test_times_near_the_image_can_be_more_frequent() -> None:
+    """Of u^4, half lie below 1/16."""
+    seen: list[float] = []
+    network = random_network()
+    network.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[1].tolist()))
+    for power in (1.0, 4.0):
+        made = FlowSegTask(network, Given((image(),)), LossSettings(time_power=power), backbone=None)
+        made.loss(np.zeros(200, np.int64), np.random.default_rng(0), 0.5)
+    assert np.median(seen[:200]) == pytest.approx(0.5, abs=0.1)
+    np.testing.assert_allclose(np.array(seen[200:]), np.array(seen[:200]) ** 4, atol=1e-6)
+
+
 def test_every_weight_learns_and_the_backbone_does_not() -> None:
     backbone = load_backbone(load_preset("toy").model_ids("backbone"), torch.device("cpu"))
-    network = random_network(align_width=backbone.width)
-    made = FlowSegTask(network, Given((image(),)), LossSettings(), backbone=backbone)
+    network = random_network(align_width=backbone.width, classifier=True)
+    made = FlowSegTask(network, Given((image(),)), LossSettings(class_weight=1), backbone=backbone)
     made.loss(np.array([0]), np.random.default_rng(0), 0.0).backward()
     assert [name for name, w in network.named_parameters() if w.grad is None or not w.grad.any()] == []
     assert not any(w.requires_grad and w.grad is not None for w in backbone.network.parameters())
