@@ -5,13 +5,14 @@ Run from the checkout's root: `python benchmarks/trained.py [--scenes 300] [--wr
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 import click
 import numpy as np
 from measuring import machine
 from results import publish
-from scenes import CPU, IS_UNSEEN, STUFF, Measured, measured, miou, permuted
+from scenes import CPU, DATA, IS_UNSEEN, STUFF, Measured, measured, miou, permuted
 
 from freeda.evaluation.bootstrap import paired_bootstrap
 from freeda.methods import load
@@ -36,11 +37,15 @@ def table(scenes: int, methods: Collection[str]) -> Iterator[str]:
     odise = load(method="odise", stuff=STUFF)
     found = measured(odise, scenes)
     yield _names("ODISE", odise, scenes, found)
-    if "digseg" in methods:
-        digseg = load(method="digseg")
-        yield _names("DiGSeg", digseg, scenes, measured(digseg, scenes))
-    yield ""
-    yield from branches(scenes, found)
+    if "digseg" not in methods:
+        yield from ("", *branches(scenes, found))
+        return
+    digseg = load(method="digseg")
+    painted = measured(digseg, scenes)
+    yield _names("DiGSeg", digseg, scenes, painted)
+    yield from ("", *branches(scenes, found))
+    yield from ("", *filtered(scenes, painted))
+    yield from ("", *masks_of_present(digseg, scenes))
 
 
 def _names(title: str, segmenter: Segmenter, scenes: int, found: Measured) -> str:
@@ -69,6 +74,41 @@ def branches(scenes: int, found: Measured) -> Iterator[str]:
         ]
         figures = f"{alone.miou(~IS_UNSEEN):.1f} | {alone.miou(IS_UNSEEN):.1f}"
         yield f"| {name} | {figures} | {gains[0]} | {gains[1]} |"
+
+
+def filtered(scenes: int, found: Measured) -> Iterator[str]:
+    """DiGSeg where CLIP says first which classes to look for."""
+    yield "DiGSeg with CLIP's presence filter, off by default (mIoU, and the difference to none, 95 %):"
+    yield ""
+    yield f"| `presence` | mIoU | difference | s per image (none: {found.seconds:.2f}) |"
+    yield "|---|---|---|---|"
+    for presence in (0.005, 0.02):
+        one = measured(load(method="digseg", presence=presence), scenes)
+        gain = paired_bootstrap(one.counts, found.counts, lambda sums: 100 * miou(sums))
+        yield f"| {presence} | {one.miou():.1f} | {gain} | {one.seconds:.2f} |"
+
+
+def masks_of_present(segmenter: Segmenter, scenes: int) -> Iterator[str]:
+    """How well a method paints the masks of the classes that an image shows, when asked for these alone."""
+    ious: dict[tuple[bool, bool], list[float]] = defaultdict(list)
+    for number in range(scenes):
+        truth = DATA.truth(number)
+        shown = [int(label) for label in np.unique(truth) if label >= 0]
+        names = [DATA.classes[label].name for label in shown]
+        segmenter.set_classes(names)
+        maps = segmenter.segment(DATA.image(number)).score_maps(names)
+        for label, scores in zip(shown, maps, strict=True):
+            mask, true = scores > 0.5, truth == label
+            iou = (mask & true).sum() / (mask | true).sum()
+            ious[label in DATA.things, bool(IS_UNSEEN[label])].append(iou)
+    yield "DiGSeg's masks of the classes that a scene shows (mean IoU at a score of 0.5; number of masks):"
+    yield ""
+    yield "| | seen | unseen |"
+    yield "|---|---|---|"
+    for is_thing, title in ((True, "things"), (False, "stuff")):
+        groups = [ious[is_thing, unseen] for unseen in (False, True)]
+        cells = [f"{np.mean(group):.3f} ({len(group)})" for group in groups]
+        yield f"| {title} | {' | '.join(cells)} |"
 
 
 @click.command(context_settings={"show_default": True})

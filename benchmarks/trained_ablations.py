@@ -109,6 +109,7 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
         Variant("cross-entropy in one step", {"objective": "cross-entropy"}, {"steps": 1}, expected=""),
         Variant("random centroids", {"centroids": "random"}),
         Variant("golden-ratio centroids", {"centroids": "golden"}, expected=""),
+        Variant("classes placed by CLIP's texts", recipe="text", expected=""),
         Variant("epsilon 0.01", {"epsilon": 0.01}, expected=""),
         Variant("temperature 0.5", {"temperature": 0.5}, expected=""),
         Variant("without alignment", {"align_weight": 0.0}),
