@@ -60,6 +60,11 @@ _HELD_OUT = 20
     "--minutes", type=click.FloatRange(0, min_open=True), help="End after so many minutes at the latest."
 )
 @click.option("--batch", type=click.IntRange(1), help="Images per step.  [default: the recipe's]")
+@click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    help="Images per pass of the network; gradients of a step are accumulated.  [default: all of a step]",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: one per core]")
 @click.option(
     "--set",
@@ -179,7 +184,9 @@ def _with_nouns(data: AnnotatedImages) -> AnnotatedImages:
 
 
 def _plan(training: Training, options: Mapping[str, Any]) -> Plan:
-    given = {name: options[name] for name in ("steps", "minutes", "batch") if options[name] is not None}
+    given = {
+        name: options[name] for name in ("steps", "minutes", "batch", "at_once") if options[name] is not None
+    }
     return replace(training.plan, **given)
 
 

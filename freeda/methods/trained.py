@@ -21,7 +21,7 @@ from freeda.presets.settings import is_number, require
 
 __all__ = ["PLANNED", "EmptyBatches", "Plan", "Task", "Training", "planned"]
 
-PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "clip", "seed")
+PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "max_grad_norm", "seed")
 """What a training's options may change of its plan."""
 _MOST_EMPTY = 50
 
@@ -57,24 +57,29 @@ class Plan:
     A training that ends by its steps gives the same weights whether it was interrupted or not; one that ends
     by the clock does not.
     batch: examples per step, of all processes together.
-    clip: largest norm of the gradient.
+    at_once: examples per pass of the network in each process; a step's gradients are accumulated over its
+        passes. None for all.
+    max_grad_norm: gradients of a larger norm are scaled down to it.
     """
 
     steps: int
     minutes: float = math.inf
     batch: int
+    at_once: int | None = None
     learning_rate: float
     warmup: int = 100
     weight_decay: float = 0.01
     ema_decay: float = 0.998
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "warmup"):
             value = getattr(self, name)
             require(isinstance(value, int) and value > 0, name, value, "a whole number above 0")
-        for name in ("minutes", "learning_rate", "clip"):
+        several = self.at_once is None or (isinstance(self.at_once, int) and self.at_once > 0)
+        require(several, "at_once", self.at_once, "a whole number above 0")
+        for name in ("minutes", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             require(value == math.inf or is_number(value, above=0), name, value, "above 0")
         require(is_number(self.weight_decay, least=0), "weight_decay", self.weight_decay, "0 or more")
@@ -89,9 +94,13 @@ def planned(plan: Plan, options: Mapping[str, Any]) -> Plan:
 
 
 class EmptyBatches:
-    """Notices data that show none of what is to be learnt."""
+    """Notices data that show none of what is to be learnt.
 
-    def __init__(self) -> None:
+    what: is looked for in vain, as a message says it.
+    """
+
+    def __init__(self, what: str = "show none of the classes that are learnt") -> None:
+        self._what = what
         self._in_a_row = 0
 
     def count(self, empty: bool) -> None:
@@ -99,8 +108,7 @@ class EmptyBatches:
         self._in_a_row = self._in_a_row + 1 if empty else 0
         if self._in_a_row == _MOST_EMPTY:
             raise TrainingError(
-                f"{_MOST_EMPTY} batches in a row show none of the classes that are learnt; look at the data, "
-                f"or name other classes"
+                f"{_MOST_EMPTY} batches in a row {self._what}; look at the data, or name other classes"
             )
 
 

@@ -22,9 +22,11 @@ from freeda.errors import ConfigError, OutputError, reason
 from freeda.files import replacing
 from freeda.models.loading import resolve, weights_fingerprint
 
-__all__ = ["CARD", "Checkpoint"]
+__all__ = ["CARD", "RUN", "Checkpoint"]
 
 CARD = "README.md"
+RUN = "training.json"
+"""What a training's settings are kept in, beside its weights."""
 _FORMAT = 1
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
@@ -52,6 +54,10 @@ class Checkpoint:
         """Raises `ConfigError` for a folder that is none, is damaged, or is another method's."""
         path = _home(folder) / _CONFIG
         if not path.is_file():
+            if path.with_name(RUN).is_file():
+                raise ConfigError(
+                    f"the training in '{folder}' has not ended; run its command again, which resumes it"
+                )
             raise ConfigError(
                 f"'{folder}' holds no trained weights (no {_CONFIG}); name a folder that `freeda train` wrote"
             )

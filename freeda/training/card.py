@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from freeda.methods.trained import Plan, Training
 from freeda.models.checkpoint import Checkpoint
@@ -12,9 +13,18 @@ __all__ = ["full_cost", "model_card"]
 
 
 def model_card(
-    checkpoint: Checkpoint, training: Training, plan: Plan, reached: Progress, figures: Mapping[str, str]
+    checkpoint: Checkpoint,
+    training: Training,
+    data: Mapping[str, Any],
+    plan: Plan,
+    reached: Progress,
+    figures: Mapping[str, str],
 ) -> str:
-    """As Markdown. figures: what was measured, by name."""
+    """As Markdown.
+
+    data: identity of the images; "start" is the fingerprint of the weights that the training began with.
+    figures: what was measured, by name.
+    """
     trained = sum(weight.numel() for weight in training.task.network.parameters())
     names = ", ".join(names[0] for names in checkpoint.classes)
     limits = "".join(f"- {limit}\n" for limit in training.limits)
@@ -24,6 +34,8 @@ def model_card(
 | | |
 |---|---|
 | supervision | {training.supervision} |
+| data | {_data(data, training.examples, reached.step * plan.batch)} |
+| began with | {_start(data)} |
 | recipe | {checkpoint.recipe} |
 | frozen models | {_frozen(checkpoint)} |
 | trained parameters | {trained:,} |
@@ -53,6 +65,15 @@ def full_cost(full: Plan, plan: Plan, reached: Progress) -> str:
         f"A full training, {full.steps:,} steps of {full.batch} images, takes {hours:.1f} h at this speed; "
         f"this one saw {min(share, 1):.0%} of it."
     )
+
+
+def _data(data: Mapping[str, Any], images: int, drawn: int) -> str:
+    named = " ".join(str(data[key]) for key in ("dataset", "data", "content") if key in data)
+    return f"{named}: {images:,} images, from which {drawn:,} were drawn"
+
+
+def _start(data: Mapping[str, Any]) -> str:
+    return f"other weights, {data['start']}" if "start" in data else "new weights"
 
 
 def _frozen(checkpoint: Checkpoint) -> str:

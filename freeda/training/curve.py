@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from freeda.errors import OutputError, reason
 from freeda.files import replacing
 
-__all__ = ["Curve"]
+__all__ = ["Curve", "mean_figures"]
 
 _STEPS_PER_ROW = 10
 
@@ -36,8 +36,7 @@ class Curve:
     def add(self, step: int, seconds: float, figures: Mapping[str, float]) -> None:
         self._pending.append(figures)
         if step % _STEPS_PER_ROW == 0:
-            means = {name: _mean([item[name] for item in self._pending]) for name in figures}
-            self._rows.append({"step": step, "seconds": round(seconds, 1), **means})
+            self._rows.append({"step": step, "seconds": round(seconds, 1), **mean_figures(self._pending)})
             self._pending = []
 
     def latest(self, name: str, rows: int = 10) -> float:
@@ -68,6 +67,11 @@ class Curve:
         axes.set(xlabel="step", ylabel="loss", yscale="log")
         axes.grid(alpha=0.3)
         figure.savefig(path, dpi=120)
+
+
+def mean_figures(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure that the last of them have, over all."""
+    return {name: _mean([item[name] for item in figures]) for name in figures[-1]}
 
 
 def _mean(values: list[float]) -> float:

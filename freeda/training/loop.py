@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from freeda.errors import ConfigError, TrainingError
 from freeda.methods.trained import Plan, Task
-from freeda.training.curve import Curve
+from freeda.training.curve import Curve, mean_figures
 from freeda.training.processes import Processes
 from freeda.training.state import TrainingState
 
-__all__ = ["Plan", "Progress", "Task", "fit"]
+__all__ = ["DivergedError", "Plan", "Progress", "Task", "fit"]
 
 _REPORT_SECONDS = 30.0
 _CHECKPOINT_SECONDS = 120.0
 _LONGEST_WARMUP = 0.1
 """As a share of the training."""
+
+
+class DivergedError(TrainingError):
+    """A loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,14 @@ def fit(
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Trains `task.network` on examples 0 .. count - 1 and leaves it holding the averaged weights.
+    """Trains `task.network` on examples 0 .. count - 1 and leaves it holding the averaged weights, also where
+    it fails.
 
     Every two minutes `folder`/NAME.state.safetensors and NAME.curve.csv are replaced; called again, training
     resumes from them. The batch of a step depends on the plan's seed, the step and the process only.
     Returns how far the training came.
-    Raises `TrainingError` where loss or gradient are not finite, `OutputError` where nothing can be written;
-    the state last saved is kept.
+    Raises `DivergedError` where loss or gradient are not finite, after the state before that is saved;
+    `TrainingError`; `OutputError` where nothing can be written, the state last saved is kept then.
     """
     processes = Processes.of(device)
     if plan.batch < processes.count:
@@ -76,9 +81,11 @@ def fit(
         state.load(checkpoint)
     curve.resume(state.step)
     fitting = _Fitting(task, state, count, plan, checkpoint, curve, processes, on_progress)
-    fitting.run()
-    state.use_average()
-    task.network.eval()
+    try:
+        fitting.run()
+    finally:
+        state.use_average()
+        task.network.eval()
     return fitting.progress(curve.latest("loss"))
 
 
@@ -125,21 +132,40 @@ class _Fitting:
         state, plan, rate = self.state, self.plan, self._rate(progress)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        numbers, rng = self._batch()
-        with _attention(self.processes.device), self.processes.autocast():
-            loss = self.task.loss(numbers, rng, progress)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, measured = self._gradients(progress)
         parameters = list(state.parameters.values())
         self.processes.average_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, plan.clip)
-        found = self.processes.mean(loss.detach())
+        norm = nn.utils.clip_grad_norm_(parameters, plan.max_grad_norm)
+        found = self.processes.mean(loss)
         self._require_finite(found, float(norm))
         state.optimizer.step()
         state.advance(plan.ema_decay)
-        figures = {"loss": found, "learning_rate": rate, **self.task.figures}
+        figures = {"loss": found, "learning_rate": rate, **measured}
         self.curve.add(state.step, state.elapsed, figures)
         return found
+
+    def _gradients(self, progress: float) -> tuple[torch.Tensor, Mapping[str, float]]:
+        """Accumulates the process's gradients of a step; returns the loss and the task's figures, means over
+        the passes.
+        """
+        numbers, rng = self._batch()
+        losses: list[torch.Tensor] = []
+        figures: list[Mapping[str, float]] = []
+        for some in np.array_split(numbers, self._passes()):
+            with _attention(self.processes.device), self.processes.autocast():
+                loss = self.task.loss(some, rng, progress) * (len(some) / len(numbers))
+            loss.backward()
+            losses.append(loss.detach())
+            figures.append(self.task.figures)
+        return torch.stack(losses).sum(), mean_figures(figures)
+
+    def _passes(self) -> int:
+        """The same for all processes, each of which has at least one example per pass."""
+        if self.plan.at_once is None:
+            return 1
+        fewest, most = self.plan.batch // self.processes.count, -(-self.plan.batch // self.processes.count)
+        return min(fewest, -(-most // self.plan.at_once))
 
     def _rate(self, progress: float) -> float:
         """Rises for `warmup` steps, or for a tenth of a short training; then falls as a cosine does."""
@@ -159,12 +185,11 @@ class _Fitting:
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        kept = "nothing was saved yet"
-        if self.checkpoint.exists():
-            kept = f"the state of an earlier step is kept in '{self.checkpoint}'"
-        raise TrainingError(
+        self._save()
+        raise DivergedError(
             f"{self.task.name}: at step {self.state.step:,} the loss is {loss}, the norm of its gradient "
-            f"{norm}; {kept}; start again in a new folder with a lower learning_rate"
+            f"{norm}; the state before it is saved in '{self.checkpoint}'; start again in a new folder with "
+            f"a lower learning_rate"
         )
 
     def _save(self) -> None:

@@ -15,15 +15,13 @@ from freeda.errors import OutputError, TrainingError, reason
 from freeda.files import replacing
 from freeda.locking import locked
 from freeda.methods.trained import Plan, Training
-from freeda.models.checkpoint import CARD, Checkpoint
+from freeda.models.checkpoint import CARD, RUN, Checkpoint
 from freeda.training.card import model_card
 from freeda.training.curve import Curve
-from freeda.training.loop import Progress, fit
+from freeda.training.loop import DivergedError, Progress, fit
 from freeda.training.processes import Processes
 
 __all__ = ["TrainingRun"]
-
-_RUN = "training.json"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,12 @@ class TrainingRun:
     def fit(self, device: torch.device, on_progress: Callable[[Progress], None]) -> Progress:
         """Trains, or goes on; returns how far it came. Raises `TrainingError`, `OutputError`."""
         task, training = self.training.task, self.training
-        return fit(task, training.examples, self.plan, self.folder, device, on_progress=on_progress)
+        try:
+            return fit(task, training.examples, self.plan, self.folder, device, on_progress=on_progress)
+        except DivergedError as error:
+            if Processes.of(device).is_main:
+                self.checkpoint.write(self.folder, task.network)
+            raise TrainingError(f"{error}, and --start {self.folder} for its weights so far") from error
 
     def finish(self, reached: Progress, figures: Mapping[str, str]) -> list[Path]:
         """Writes weights, configuration, curve and card; returns their paths. Raises `OutputError`.
@@ -86,7 +89,8 @@ class TrainingRun:
         self.checkpoint.write(self.folder, self.training.task.network)
         curve = Curve(self.folder / f"{self.training.task.name}.curve.csv")
         curve.resume(reached.step)
-        card = model_card(self.checkpoint, self.training, self.plan, reached, figures)
+        data = self.settings["data"]
+        card = model_card(self.checkpoint, self.training, data, self.plan, reached, figures)
         try:
             curve.draw(self.folder / "curve.png")
             with replacing(self.folder / CARD) as partial:
@@ -97,7 +101,7 @@ class TrainingRun:
         return [self.folder / name for name in names]
 
     def _claim(self) -> None:
-        path = self.folder / _RUN
+        path = self.folder / RUN
         if not path.exists():
             if held := sorted(item.name for item in self.folder.iterdir() if not item.name.startswith(".")):
                 raise OutputError(
@@ -124,18 +128,20 @@ class TrainingRun:
             raise OutputError(f"cannot write '{path}': {reason(error)}; choose another --out") from error
 
     def _clear(self) -> None:
-        """Only a run's own files are removed."""
-        if not (self.folder / _RUN).exists():
+        """Only a run's own files are removed, whichever method's it is."""
+        if not (self.folder / RUN).exists():
             return
-        name = self.training.task.name
-        own = (f"{name}.state.safetensors", f"{name}.curve.csv", "model.safetensors", "config.json")
-        for file in (*own, "curve.png", CARD, _RUN):  # last what says whose folder it is
-            (self.folder / file).unlink(missing_ok=True)
+        named = [
+            path for ending in ("state.safetensors", "curve.csv") for path in self.folder.glob(f"*.{ending}")
+        ]
+        written = ("model.safetensors", "config.json", "curve.png", CARD, RUN)  # last what says whose it is
+        for path in (*named, *(self.folder / name for name in written)):
+            path.unlink(missing_ok=True)
 
 
 def _differences(held: Any, wanted: Any, name: str = "") -> Iterator[str]:
     if isinstance(held, dict) and isinstance(wanted, dict):
-        for key in sorted({*held, *wanted}):
+        for key in sorted({*held, *wanted}, key=lambda key: (key != "method", key)):
             yield from _differences(held.get(key), wanted.get(key), f"{name}.{key}" if name else key)
     elif held != wanted:
         yield f"{name} {_short(held)} instead of {_short(wanted)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -71,8 +72,9 @@ class TrainingState:
         """Raises `TrainingError` for a file that is damaged or another network's."""
         try:
             with safe_open(path, "pt") as file:
-                metadata, held = file.metadata(), set(file.keys())
-                self._require_same(path, held)
+                metadata, held = file.metadata() or {}, set(file.keys())
+                self._require_same(path, {name: file.get_slice(name).get_shape() for name in held})
+                step, elapsed = int(metadata["step"]), float(metadata["elapsed"])
                 for name, weight in self.weights.items():
                     weight.copy_(file.get_tensor(f"weights.{name}"))
                     self.average[name].copy_(file.get_tensor(f"average.{name}"))
@@ -82,15 +84,25 @@ class TrainingState:
                         for key in _ADAM
                         if f"adam.{key}.{name}" in held
                     }
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
             raise TrainingError(
                 f"'{path}' cannot be read: {str(error).splitlines()[0]}; delete it to begin anew"
             ) from error
-        self.step, self.elapsed = int(metadata["step"]), float(metadata["elapsed"])
+        self.step, self.elapsed = step, elapsed
 
-    def _require_same(self, path: Path, held: set[str]) -> None:
-        weights = {name.removeprefix("weights.") for name in held if name.startswith("weights.")}
-        if different := sorted(weights ^ self.weights.keys()):
+    def _require_same(self, path: Path, held: Mapping[str, list[int]]) -> None:
+        """held: shapes by name. A parameter that never had a gradient has no moments."""
+        wanted = {
+            f"{part}.{name}": list(w.shape)
+            for part in ("weights", "average")
+            for name, w in self.weights.items()
+        }
+        for name, parameter in self.parameters.items():
+            if any(f"adam.{key}.{name}" in held for key in _ADAM):
+                shape = list(parameter.shape)
+                wanted |= {f"adam.{key}.{name}": [] if key == "step" else shape for key in _ADAM}
+        names = sorted(wanted.keys() | held.keys())
+        if different := [name for name in names if wanted.get(name) != held.get(name)]:
             raise TrainingError(
                 f"'{path}' is another network's ({len(different)} tensors differ, first {different[0]}); "
                 f"choose another folder"

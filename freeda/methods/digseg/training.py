@@ -71,7 +71,7 @@ def build(
         plan=plan,
         settings=asdict(settings),
         frozen=frozen.fingerprints(),
-        supervision=f"masks and names of {len(data.classes)} kinds, {len(data):,} images",
+        supervision=f"masks and names of {len(data.classes)} kinds",
         conditions={**asdict(queries), "pretrained": pretrained, "templates": templates},
         limits=(
             "The weights fit the frozen models named above and no others.",

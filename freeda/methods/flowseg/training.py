@@ -72,7 +72,7 @@ def build(
         plan=plan,
         settings=asdict(settings),
         frozen=frozen,
-        supervision=f"label maps of {len(data.classes)} kinds, {len(data):,} images",
+        supervision=f"label maps of {len(data.classes)} kinds",
         conditions={
             **asdict(losses),
             "backbone": backbone.fingerprint() if backbone else "",

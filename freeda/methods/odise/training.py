@@ -22,7 +22,7 @@ __all__ = ["CLOSED", "RECIPES", "build"]
 
 RECIPES: tuple[str, ...] = get_args(Recipe)
 CLOSED: tuple[str, ...] = ()
-_PLAN = Plan(steps=90_000, batch=64, learning_rate=1e-4, warmup=500, weight_decay=0.05, clip=0.01)
+_PLAN = Plan(steps=90_000, batch=64, learning_rate=1e-4, warmup=500, weight_decay=0.05, max_grad_norm=0.01)
 """The paper's, with a cosine in place of two steps."""
 _SMALL_PLAN = Plan(steps=20_000, batch=8, learning_rate=4e-4, weight_decay=0.05)
 """For images of `_SMALL_SIDE` pixels."""
@@ -80,4 +80,4 @@ def _as_recipe(name: str) -> Recipe:
 
 def _supervision(data: AnnotatedImages, recipe: str) -> str:
     named = "captions" if recipe == "captions" else f"names of {len(data.classes)} kinds"
-    return f"masks and {named}, {len(data):,} images"
+    return f"masks and {named}"

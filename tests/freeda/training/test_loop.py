@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from freeda.errors import TrainingError
-from freeda.training.loop import Progress, fit
+from freeda.training.loop import DivergedError, Progress, fit
 from tests.freeda.training.lines import Line, plan
 
 CPU = torch.device("cpu")
@@ -120,15 +120,15 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("freeda.training.loop._CHECKPOINT_SECONDS", 0.0)
+    """The state of the step before it, though the last checkpoint may be minutes old."""
 
     class Diverging(Line):
         def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
             return super().loss(numbers, rng, progress) * (float("nan") if len(self.seen) == 12 else 1)
 
-    with pytest.raises(TrainingError, match=r"line: at step 11 the loss is nan.*lower learning_rate"):
+    with pytest.raises(DivergedError, match=r"line: at step 11 the loss is nan.*lower learning_rate"):
         fit(Diverging(), 100, plan(50), tmp_path, CPU)
     held = load_file(tmp_path / "line.state.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in held.values())
@@ -141,8 +141,39 @@ def test_another_network_s_state_is_refused(tmp_path: Path) -> None:
     fit(Line(), 100, plan(5), tmp_path, CPU)
     other = Line()
     other.network = torch.nn.Linear(1, 1)
-    with pytest.raises(TrainingError, match="another network's .1 tensors differ, first bias"):
+    with pytest.raises(TrainingError, match="another network's .2 tensors differ, first average.bias"):
         fit(other, 100, plan(5), tmp_path, CPU)
+    other.network = torch.nn.Linear(2, 2, bias=False)
+    with pytest.raises(TrainingError, match="another network's"):
+        fit(other, 100, plan(5), tmp_path, CPU)
+
+
+@pytest.mark.parametrize("lost", ["adam.exp_avg.weight", "average.weight", "step"])
+def test_a_state_that_lacks_a_part_is_refused(tmp_path: Path, lost: str) -> None:
+    """Without it, the training would go on otherwise than it would have."""
+    fit(Line(), 100, plan(5), tmp_path, CPU)
+    path = tmp_path / "line.state.safetensors"
+    tensors, told = load_file(path), {"step": "5", "elapsed": "1.0"}
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != lost},
+        path,
+        {key: value for key, value in told.items() if key != lost},
+    )
+    with pytest.raises(TrainingError, match="another network's|cannot be read"):
+        fit(Line(), 100, plan(9), tmp_path, CPU)
+
+
+@pytest.mark.parametrize(("at_once", "sizes"), [(8, [8]), (3, [3, 3, 2]), (1, [1] * 8)])
+def test_gradients_are_accumulated_over_passes(tmp_path: Path, at_once: int, sizes: list[int]) -> None:
+    """A step's mean over its examples is the same, however many of them pass the network at once."""
+    whole, parts = Line(), Line()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    fit(whole, 100, plan(3), tmp_path / "whole", CPU)
+    fit(parts, 100, plan(3, at_once=at_once), tmp_path / "parts", CPU)
+    assert [len(some) for some in parts.seen] == sizes * 3
+    assert [number for some in parts.seen for number in some] == [n for some in whole.seen for n in some]
+    torch.testing.assert_close(parts.network.weight, whole.network.weight)
 
 
 def test_a_damaged_state_is_told(tmp_path: Path) -> None:

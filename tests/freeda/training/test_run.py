@@ -105,7 +105,8 @@ def test_the_folder_says_what_it_holds(whole: Path) -> None:
     assert config["classes"] == [["cat", "kitten"], ["grass"], ["sky"]]
     assert config["stuff"] == ["cat", "grass", "sky"]
     card = (whole / "README.md").read_text()
-    assert "masks and names of 3 kinds, 6 images" in card and "12 of 12, 2 images each" in card
+    assert "masks and names of 3 kinds" in card and "12 of 12, 2 images each" in card
+    assert "6 images, from which 24 were drawn" in card and "| began with | new weights |" in card
     with Image.open(whole / "curve.png") as picture:
         assert picture.width > 300
     assert len((whole / "odise.curve.csv").read_text().splitlines()) == 2
@@ -128,6 +129,35 @@ def test_other_settings_are_refused_with_what_differs(whole: Path, data: Path) -
     assert done.exit_code == 1
     assert "plan.learning_rate 0.0004 instead of 0.001" in done.stderr and "--overwrite" in done.stderr
     assert {path: path.read_bytes() for path in whole.iterdir()} == before
+
+
+def test_another_method_s_run_is_replaced_whole(
+    data: Path, odise_preset: Preset, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert freeda(*training(data, out, "--steps", 2)).exit_code == 0
+    small = [f"--set={key}={value}" for key, value in {"width": 24, "blocks": 1, "heads": 1}.items()]
+    common = ("--preset", "toy", "--steps", 1, "--batch", 1, "--threads", 1, "--set", "align_block=1")
+    other = ("train", "flowseg", "--data", data, "--out", out, *common, *small)
+    done = freeda(*other)
+    assert done.exit_code == 1 and "method 'odise' instead of 'flowseg'" in done.stderr
+    done = freeda(*other, "--overwrite")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((out / "config.json").read_text())["method"] == "flowseg"
+    assert not list(out.glob("odise.*"))
+
+
+def test_a_training_that_has_not_ended_is_told_from_a_folder_without_one(
+    data: Path, odise_preset: Preset, tmp_path: Path
+) -> None:
+    """One whose loss is not finite can be begun from."""
+    out = tmp_path / "out"
+    done = freeda(*training(data, out, "--set", "learning_rate=1e30"))
+    assert done.exit_code == 1 and "--start" in done.stderr and "the loss is nan" in done.stderr
+    assert (out / "model.safetensors").exists() and not (out / "README.md").exists()
+    (out / "config.json").unlink()
+    done = freeda(*training(data, tmp_path / "next", "--start", out))
+    assert done.exit_code == 1 and "has not ended; run its command again" in done.stderr
 
 
 def test_another_range_of_scales_is_another_training(whole: Path, data: Path) -> None:
