@@ -105,6 +105,9 @@ def odise() -> Iterator[str]:
         crops = grid.cut(torch.rand(1, 3, *grid.size))
         with torch.no_grad(), TensorMemory() as memory:
             taps = tapped.features(crops, torch.rand(len(crops), 77, 768))
+        text, time = (torch.rand(len(crops), *size, requires_grad=True) for size in ((77, 768), (1280,)))
+        with TensorMemory() as training:
+            torch.stack([tap.float().sum() for tap in tapped.features(crops, text, time)]).sum().backward()
         shapes = [grid.join(tap).shape for tap in taps]
         frozen = sum(w.numel() for part in (pipeline.unet, pipeline.vae) for w in part.parameters())
     head, captioner = Head(tapped.channels, 768, settings), ImplicitCaptioner(768, (77, 768), 1280)
@@ -113,7 +116,7 @@ def odise() -> Iterator[str]:
     features = [torch.randn(shape) for shape in shapes]
     with torch.no_grad(), TensorMemory() as own:
         head(features, grid.size)
-    yield "ODISE on Stable Diffusion 1.5, one image of 1,024 x 1,024 px in four crops, inference:"
+    yield "ODISE on Stable Diffusion 1.5, one image of 1,024 x 1,024 px in four crops:"
     yield ""
     yield "| | |"
     yield "|---|---|"
@@ -121,6 +124,7 @@ def odise() -> Iterator[str]:
     yield f"| frozen parameters of the diffusion model's UNet and autoencoder | {frozen / 1e6:.1f} M |"
     yield f"| channels of the taps | {', '.join(map(str, tapped.channels))} |"
     yield f"| peak of activations while the taps are read, float16 | {memory.peak / 2**30:.1f} GiB |"
+    yield f"| the same in training, with the captioner's gradients | {training.peak / 2**30:.1f} GiB |"
     yield f"| peak of the head's activations beyond the taps, float32 | {own.peak / 2**30:.1f} GiB |"
 
 

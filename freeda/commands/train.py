@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["train_command"]
 
 _HELD_OUT = 20
+_LOOKED_AT = 32
+"""Images among which one must have a caption."""
 
 
 @click.command("train", context_settings={"show_default": True})
@@ -124,7 +126,7 @@ def _run(
     if options["start"] is not None:
         Checkpoint.read(options["start"], method).require_frozen(options["start"], training.frozen)
         start = {"start": _begin_with(options["start"], training.task.network)}
-    checkpoint = _checkpoint(method, recipe, options["preset"], training, data)
+    checkpoint = _checkpoint(method, recipe, _preset_name(options["preset"]), training, data)
     return TrainingRun.of(
         out,
         training,
@@ -174,13 +176,19 @@ def _with_nouns(data: AnnotatedImages) -> AnnotatedImages:
     from index_build.captions.nouns import NounFinder
     from index_build.captions.taggers import open_tagger
 
-    if not data.annotated(0).caption:
+    looked_at = range(0, len(data), -(-len(data) // _LOOKED_AT))
+    if not any(data.annotated(number).caption for number in looked_at):
         raise DatasetError(
-            "recipe captions needs captions, and the first image has none; they lie beside a COCO panoptic "
-            "JSON file as captions_NAME.json"
+            f"recipe captions needs captions, and none of {len(looked_at)} images looked at has one; they "
+            f"lie beside a COCO panoptic JSON file as captions_NAME.json"
         )
     find = NounFinder(open_tagger("pattern"))
-    return WithNouns(data, lambda caption: [span.noun for span in find(caption)])
+    return WithNouns.of(data, lambda text: [span.noun for span in find(text)])
+
+
+def _preset_name(given: str) -> str:
+    """A file's whole path, for weights are loaded from other folders than they were trained in."""
+    return str(Path(given).resolve()) if given.endswith(".toml") else given
 
 
 def _plan(training: Training, options: Mapping[str, Any]) -> Plan:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from freeda.class_names import ClassName
 from freeda.errors import DatasetError, reason
 from freeda.evaluation.layouts import IGNORED
+from freeda.files import file_digest
 from freeda.segmentation.annotations import UNMARKED, AnnotatedImage
 from freeda.segmentation.images import IMAGE_FORMATS, ImageLike, read_image
 
@@ -44,6 +47,7 @@ class CocoPanopticDataset:
             names = {item["id"]: item["file_name"] for item in content["images"]}
             for item in content["annotations"]:
                 item["image"] = names[item["image_id"]]
+                _ = item["file_name"], [(one["id"], one["category_id"]) for one in item["segments_info"]]
             _ = [(item["id"], item["name"], item["isthing"]) for item in content["categories"]]
         except OSError as error:
             raise DatasetError(f"'{listing}' cannot be read: {reason(error)}") from error
@@ -57,11 +61,18 @@ class CocoPanopticDataset:
             )
         if not content["annotations"]:
             raise DatasetError(f"'{listing}' lists no image")
+        _require_unique(listing, "categories", [item["name"].casefold() for item in content["categories"]])
+        _require_unique(listing, "images", [_stem(item["image"]) for item in content["annotations"]])
         return cls(listing, _find_images(listing, content["annotations"][0]["image"]), content)
 
     @cached_property
     def classes(self) -> tuple[ClassName, ...]:
-        return tuple(ClassName(_plain(item["name"])) for item in self.content["categories"])
+        """By their plain names, but for those that would then be alike."""
+        given = [item["name"] for item in self.content["categories"]]
+        often = Counter(_plain(name).casefold() for name in given)
+        return tuple(
+            ClassName(_plain(name) if often[_plain(name).casefold()] == 1 else name) for name in given
+        )
 
     @cached_property
     def things(self) -> frozenset[int]:
@@ -73,19 +84,19 @@ class CocoPanopticDataset:
 
     @property
     def identity(self) -> Mapping[str, str | int]:
-        status = self.listing.stat()
-        return {
-            "dataset": self.listing.stem,
-            "folder": str(self.listing.parent.resolve()),
-            "images": len(self),
-            "content": f"{status.st_size} {status.st_mtime_ns}",
-        }
+        return {"dataset": self.listing.stem, "images": len(self), "content": self._digest}
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the JSON files; wherever the data lie, they are the same."""
+        files = [path for path in (self.listing, self._captions_file) if path.exists()]
+        return hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.content["annotations"])
 
     def name(self, number: int) -> str:
-        return Path(self.content["annotations"][number]["image"]).stem
+        return _stem(self.content["annotations"][number]["image"])
 
     def image(self, number: int) -> ImageLike:
         return self.images / str(self.content["annotations"][number]["image"])
@@ -109,7 +120,7 @@ class CocoPanopticDataset:
     @cached_property
     def _captions(self) -> dict[int, str]:
         """All sentences about each image, from `captions_NAME.json` where that lies beside the listing."""
-        path = self.listing.with_name(f"captions_{self.listing.stem.removeprefix(_PREFIX)}.json")
+        path = self._captions_file
         if not path.exists():
             return {}
         found: dict[int, str] = {}
@@ -120,6 +131,10 @@ class CocoPanopticDataset:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"captions '{path}' cannot be read: {reason(error)}") from error
         return found
+
+    @property
+    def _captions_file(self) -> Path:
+        return self.listing.with_name(f"captions_{self.listing.stem.removeprefix(_PREFIX)}.json")
 
     def submitted(self, labels: np.ndarray) -> np.ndarray:
         return np.array([item["id"] for item in self.content["categories"]])[labels]
@@ -168,6 +183,16 @@ def _find_images(listing: Path, first: str) -> Path:
             return folder
     looked = ", ".join(f"'{folder}'" for folder in tried)
     raise DatasetError(f"no image '{first}' in {looked}; put the images into one of them")
+
+
+def _stem(file_name: str) -> str:
+    return Path(file_name).with_suffix("").as_posix()
+
+
+def _require_unique(listing: Path, what: str, names: list[str]) -> None:
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DatasetError(f"'{listing}' lists {count} {what} named '{name}'; rename all but one")
 
 
 def _plain(name: str) -> str:

@@ -100,6 +100,11 @@ class OnlyClasses:
         return tuple(self.data.classes[number] for number in self.kept)
 
     @property
+    def hidden(self) -> tuple[ClassName, ...]:
+        """The classes that are not told."""
+        return tuple(item for number, item in enumerate(self.data.classes) if number not in self.kept)
+
+    @property
     def things(self) -> frozenset[int]:
         return frozenset(place for place, number in enumerate(self.kept) if number in self.data.things)
 
@@ -126,11 +131,20 @@ class OnlyClasses:
 class WithNouns:
     """Annotated images, with the nouns of their captions.
 
-    find: the nouns of a caption, in the singular.
+    find: the nouns of a text, in the singular.
+    hidden: last words of nouns that are left out.
     """
 
     data: AnnotatedImages
     find: Callable[[str], Sequence[str]]
+    hidden: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, data: AnnotatedImages, find: Callable[[str], Sequence[str]]) -> WithNouns:
+        """Nouns that end as a class that is not told are left out: with "cat", "house cat" is too."""
+        classes = data.hidden if isinstance(data, OnlyClasses) else ()
+        names = [name for item in classes for name in item.names]
+        return cls(data, find, frozenset(_last_word(noun) for name in names for noun in (name, *find(name))))
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -149,7 +163,12 @@ class WithNouns:
 
     def annotated(self, number: int) -> AnnotatedImage:
         item = self.data.annotated(number)
-        return replace(item, nouns=tuple(self.find(item.caption)) if item.caption else ())
+        nouns = self.find(item.caption) if item.caption else ()
+        return replace(item, nouns=tuple(noun for noun in nouns if _last_word(noun) not in self.hidden))
+
+
+def _last_word(noun: str) -> str:
+    return noun.casefold().split()[-1]
 
 
 def segments_by_class(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from freeda.class_names import parse_classes
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import EncodedImage, OdiseMethod, PreparedImage, Vocabulary
@@ -19,6 +20,8 @@ from freeda.presets.toml import changed
 
 __all__ = ["load"]
 
+_CAPTION_WEIGHTS = {"seen_weight": 0.35, "unseen_weight": 0.65}
+"""The released code's for what was learnt from captions; a preset's are for labels."""
 Odise = MethodSegmenter[PreparedImage, EncodedImage, Vocabulary]
 
 
@@ -49,7 +52,9 @@ def load(
     checkpoint = Checkpoint.read(folder, "odise")
     chosen = as_preset(preset or checkpoint.preset)
     _, held = parts(chosen.methods.get("odise", {}))
-    settings = changed(_defaults(checkpoint), held, "method odise")
+    if checkpoint.recipe == "captions":
+        held |= _CAPTION_WEIGHTS
+    settings = changed(OdiseSettings(), held, "method odise")
     if stuff is not None:
         options["stuff"] = _names(stuff)
     settings = changed(settings, options, "method odise", SETTING_NAMES)
@@ -78,13 +83,5 @@ def _models(
     return frozen, network.eval().requires_grad_(False)
 
 
-def _defaults(checkpoint: Checkpoint) -> OdiseSettings:
-    """The released code's, by what was learnt."""
-    if checkpoint.recipe == "captions":
-        return OdiseSettings(seen_weight=0.35, unseen_weight=0.65)
-    return OdiseSettings()
-
-
 def _names(stuff: str | Sequence[str]) -> tuple[str, ...]:
-    listed = stuff.split(";") if isinstance(stuff, str) else stuff
-    return tuple(name.strip() for name in listed if name.strip())
+    return tuple(name for item in parse_classes(stuff) for name in item.names) if stuff else ()

@@ -64,6 +64,7 @@ class OdiseTask:
         self.network = network
         self.figures: Mapping[str, float] = dict.fromkeys(_FIGURES[recipe], math.nan)
         self._empty = EmptyBatches()
+        self._silent = EmptyBatches("have no two captions with nouns")
         self._frozen, self._settings, self._data = frozen, settings, data
         self._recipe, self._templates, self._jitter = recipe, tuple(templates), jitter
         self._device = frozen.diffusion.pipeline.device
@@ -115,6 +116,7 @@ class OdiseTask:
         queries = gathered(torch.stack([layer.embeddings.float() for layer in layers], 1))
         texts = gathered(texts.unflatten(0, (len(views), NOUNS)))
         told = gathered(told.float()) > 0
+        self._silent.count(bool(told.sum() < 2))
         if told.sum() < 2:
             return queries.sum() * 0
         losses = []

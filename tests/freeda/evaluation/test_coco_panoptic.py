@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,48 @@ def test_the_json_file_can_be_named_itself(folder: Path) -> None:
         open_dataset(str(folder))
 
 
+def test_images_in_folders_keep_their_whole_names(folder: Path) -> None:
+    listing = folder / "annotations" / "panoptic_val.json"
+    content = json.loads(listing.read_text())
+    for name in ("x", "y"):
+        (folder / "val" / name).mkdir()
+        shutil.copy(folder / "val" / "a.jpg", folder / "val" / name)
+    images = [{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "y/a.jpg"}]
+    (one,) = content["annotations"]
+    both = [{**one, "image_id": 1}, {**one, "image_id": 2}]
+    listing.write_text(json.dumps({**content, "images": images, "annotations": both}))
+    data = open_dataset(str(folder))
+    assert [data.name(number) for number in range(2)] == ["x/a", "y/a"]
+    listing.write_text(json.dumps({**content, "images": images, "annotations": [both[0], both[0]]}))
+    with pytest.raises(DatasetError, match="lists 2 images named 'x/a'; rename all but one"):
+        open_dataset(str(folder))
+
+
+def test_categories_that_are_alike_keep_their_suffixes(folder: Path) -> None:
+    listing = folder / "annotations" / "panoptic_val.json"
+    content = json.loads(listing.read_text())
+    more = [*CATEGORIES, {"id": 201, "name": "wall-brick", "isthing": 0}]
+    more.append({"id": 202, "name": "wall-stuff", "isthing": 0})
+    listing.write_text(json.dumps({**content, "categories": more}))
+    names = [item.name for item in open_dataset(str(folder)).classes]
+    assert names == ["cat", "wall-other-merged", "door", "wall brick", "wall-stuff"]
+    more.append({"id": 203, "name": "Cat", "isthing": 0})
+    listing.write_text(json.dumps({**content, "categories": more}))
+    with pytest.raises(DatasetError, match="lists 2 categories named 'cat'; rename all but one"):
+        open_dataset(str(folder))
+
+
+def test_moved_data_are_the_same_and_changed_ones_are_not(folder: Path, tmp_path: Path) -> None:
+    before = open_dataset(str(folder)).identity
+    moved = tmp_path / "moved"
+    shutil.copytree(folder / "annotations", moved / "annotations")
+    shutil.copytree(folder / "val", moved / "val")
+    assert open_dataset(str(moved)).identity == before
+    sentences = [{"image_id": 77, "caption": "two cats."}]
+    (moved / "annotations" / "captions_val.json").write_text(json.dumps({"annotations": sentences}))
+    assert open_dataset(str(moved)).identity != before
+
+
 def test_what_is_missing_or_damaged_is_told(folder: Path) -> None:
     listing = folder / "annotations" / "panoptic_val.json"
     content = json.loads(listing.read_text())
@@ -84,6 +127,11 @@ def test_what_is_missing_or_damaged_is_told(folder: Path) -> None:
         data.truth(0)
     listing.write_text(json.dumps({**content, "annotations": []}))
     with pytest.raises(DatasetError, match="lists no image"):
+        open_dataset(str(folder))
+    (one,) = content["annotations"]
+    unlisted = {name: value for name, value in one.items() if name != "segments_info"}
+    listing.write_text(json.dumps({**content, "annotations": [unlisted]}))
+    with pytest.raises(DatasetError, match="is no panoptic annotation of COCO's .KeyError: 'segments_info'"):
         open_dataset(str(folder))
     listing.write_text(json.dumps({"images": []}))
     with pytest.raises(DatasetError, match="is no panoptic annotation of COCO's .KeyError: 'annotations'"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,23 @@ def test_a_folder_of_one_s_own(tmp_path: Path) -> None:
     assert dataset.background
     assert [item.names for item in dataset.classes] == [("cat", "kitten"), ("dog",)]
     np.testing.assert_array_equal(dataset.truth(0).ravel()[:4], [0, 1, 2, 255])
+
+
+def test_moved_labels_are_the_same_and_changed_ones_are_not(tmp_path: Path) -> None:
+    """Whatever their times are; and though a changed file may be as large as before."""
+    home = tmp_path / "home"
+    write_image(home / "images" / "a.png")
+    write_labels(home / "labels" / "a.png", [0, 1] * 4)
+    write_list(home / "classes.txt", "cat", "dog")
+    before = open_dataset(str(home)).identity
+    (tmp_path / "moved").mkdir()
+    home = home.rename(tmp_path / "moved" / "home")
+    os.utime(home / "labels" / "a.png", (1, 1))
+    assert open_dataset(str(home)).identity == before
+    size = (home / "labels" / "a.png").stat().st_size
+    write_labels(home / "labels" / "a.png", [1, 0] * 4)
+    assert (home / "labels" / "a.png").stat().st_size == size
+    assert open_dataset(str(home)).identity != before
 
 
 def test_a_folder_that_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from freeda.class_names import ClassName
 from freeda.errors import ConfigError
-from freeda.segmentation.annotations import UNMARKED, AnnotatedImage, OnlyClasses, segments_by_class
+from freeda.segmentation.annotations import (
+    UNMARKED,
+    AnnotatedImage,
+    OnlyClasses,
+    WithNouns,
+    segments_by_class,
+)
 
 IMAGE = np.zeros((2, 4, 3), np.uint8)
 SEGMENTS = np.array([[0, 0, 1, 2], [3, 3, UNMARKED, 2]], np.int32)
@@ -39,6 +45,22 @@ def test_any_name_of_a_class_will_do_and_others_are_refused() -> None:
     assert OnlyClasses.of(One(), frozenset({"kitten"})).kept == (0,)
     with pytest.raises(ConfigError, match="no class 'cow' in the data; its classes are cat, dog, grass"):
         OnlyClasses.of(One(), frozenset({"cow"}))
+
+
+def test_nouns_of_classes_that_are_not_told_are_left_out() -> None:
+    """So that nothing of them is learnt from captions either."""
+
+    class Captioned(One):
+        def annotated(self, number: int) -> AnnotatedImage:
+            return replace(super().annotated(number), caption="house_cats kitten puppy grass")
+
+    def find(text: str) -> list[str]:
+        return [word.removesuffix("s").replace("_", " ") for word in text.replace("gras", "gra").split()]
+
+    whole = WithNouns.of(Captioned(), find)
+    assert whole.annotated(0).nouns == ("house cat", "kitten", "puppy", "gra")
+    some = WithNouns.of(OnlyClasses.of(Captioned(), frozenset({"dog", "grass"})), find)
+    assert some.annotated(0).nouns == ("puppy", "gra")
 
 
 def test_labels_without_instances_are_a_segment_per_class() -> None:

@@ -131,9 +131,7 @@ def test_other_settings_are_refused_with_what_differs(whole: Path, data: Path) -
     assert {path: path.read_bytes() for path in whole.iterdir()} == before
 
 
-def test_another_method_s_run_is_replaced_whole(
-    data: Path, odise_preset: Preset, tmp_path: Path
-) -> None:
+def test_another_method_s_run_is_replaced_whole(data: Path, odise_preset: Preset, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert freeda(*training(data, out, "--steps", 2)).exit_code == 0
     small = [f"--set={key}={value}" for key, value in {"width": 24, "blocks": 1, "heads": 1}.items()]

@@ -87,6 +87,11 @@ def test_stuff_can_be_named(checkpoint: Path) -> None:
     assert {item.name for item in result.instances} == {"grass"}
 
 
+def test_stuff_is_named_as_classes_are(checkpoint: Path) -> None:
+    named = load(weights=checkpoint, stuff="cat, kitten; dog").method.settings.stuff
+    assert named == ("cat", "kitten", "dog")
+
+
 def test_that_nothing_is_stuff_can_be_said(checkpoint: Path) -> None:
     for nothing in ([], ""):
         result = load(weights=checkpoint, stuff=nothing).segment(picture(64, 64), "cat; grass")

@@ -110,12 +110,20 @@ def test_data_without_anything_to_learn_is_told(frozen: FrozenModels) -> None:
 
 
 def test_losses_are_means_over_the_masks(frozen: FrozenModels) -> None:
-    """Twice the same image: the sums double, and so does the number of masks."""
-    made = task(frozen, [marked((0, 0, 30, 30), (30, 0, 34, 64))])
-    made._losses.count_masks(6)
-    assert made._losses.get_num_masks([], CPU).item() == 6
-    made._losses.count_masks(0)
-    assert made._losses.get_num_masks([], CPU).item() == 1
+    """Of two identical images they are what they are of one, but for the points that are drawn."""
+    made = task(frozen, [marked((0, 0, 30, 30), (30, 0, 34, 64))], points=4096)
+    for name in ("mask", "dice", "cross_entropy"):
+        loss_of(made, 0)
+        one = made.figures[name]
+        loss_of(made, 0, 0)
+        assert made.figures[name] == pytest.approx(one, rel=0.25) and one > 0
+
+
+def test_captions_that_tell_nothing_are_noticed(frozen: FrozenModels) -> None:
+    made = task(frozen, [marked((0, 0, 30, 30))], recipe="captions")
+    with pytest.raises(TrainingError, match="50 batches in a row have no two captions with nouns"):
+        for _ in range(50):
+            loss_of(made, 0)
 
 
 def test_every_trained_weight_gets_a_gradient(frozen: FrozenModels) -> None:
@@ -262,7 +270,7 @@ def test_options_that_cannot_work_are_refused(odise_preset: Preset) -> None:
         ({"heads": 3}, "heads is 3; expected a divisor of the width, 32"),
         ({"side": 100}, "side is 100; expected such as 128"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0; expected above 0"),
-        ({"clip": -1.0}, "clip is -1.0; expected above 0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0; expected above 0"),
         ({"ema_decay": 2.0}, "ema_decay is 2.0; expected at least 0 and below 1"),
         ({"warmup": 0}, "warmup is 0; expected a whole number above 0"),
         ({"jitter": [2, 1]}, "jitter is .2, 1."),
