@@ -158,13 +158,17 @@ class DigSegMethod(BackgroundSwitch):
 
     @torch.inference_mode()
     def _score(self, image: EncodedImage, classes: Vocabulary) -> Scores:
-        asked = self._asked(image, classes)
+        probability = self.clip.probabilities(image.embedding, classes.embeddings)
+        asked = self._asked(probability)
         latents = torch.cat(list(self._masks(image, classes.queries, asked)))
         chosen = most_present(self.network.masks.read(latents), self.settings.decoded)
         pipeline = self.frozen.pipeline
         decoded = [self.network.masks.decode(pipeline, latents[n : n + 1]) for n in chosen]
         numbers = [asked[n] for n in chosen]
-        scores = DenseScores(torch.cat(decoded).cpu() / 2 + 0.5, numbers, len(classes.queries))
+        masks = (torch.cat(decoded) / 2 + 0.5).cpu()
+        if power := self.settings.presence_power:
+            masks = masks.clamp(min=0) * (probability[numbers].cpu() ** power)[:, None, None]
+        scores = DenseScores(masks, numbers, len(classes.queries))
         counts = {
             "classes decoded": len(numbers),
             "classes not decoded": len(asked) - len(numbers),
@@ -172,9 +176,8 @@ class DigSegMethod(BackgroundSwitch):
         }
         return Scores(scores, counts)
 
-    def _asked(self, image: EncodedImage, classes: Vocabulary) -> list[int]:
+    def _asked(self, probability: torch.Tensor) -> list[int]:
         """The classes that CLIP deems possible; never none."""
-        probability = self.clip.probabilities(image.embedding, classes.embeddings)
         least = min(self.settings.presence, float(probability.max()))
         return [int(number) for number in torch.nonzero(probability >= least)[:, 0]]
 

@@ -48,8 +48,9 @@ class DigSegSettings:
     ensemble: masks that are drawn of a class and averaged, likewise.
     seed: of the noise that they begin with.
     decoded: classes whose masks are decoded, those that win most of the image in the latents; 0 for all.
-    presence: probability by CLIP below which a class is not looked for; 0 looks for all.
-    background: share of a mask that a class must exceed.
+    presence: probability by CLIP, over all classes, below which a class is not looked for; 0 looks for all.
+    presence_power: a class's mask is multiplied by this power of that probability; 0 leaves it as it is.
+    background: share of a mask, so multiplied, that a class must exceed.
     """
 
     steps: int = 10
@@ -57,6 +58,7 @@ class DigSegSettings:
     seed: int = 0
     decoded: int = 32
     presence: float = 0.0
+    presence_power: float = 0.0
     background: float = 0.5
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class DigSegSettings:
             whole = isinstance(getattr(self, name), int) and getattr(self, name) >= 0
             self._require(name, whole, "a whole number, 0 or more")
         self._require("presence", is_number(self.presence, least=0, most=1), "between 0 and 1")
+        power = is_number(self.presence_power, least=0)
+        self._require("presence_power", power, "0 or more")
         self._require("background", is_number(self.background), "a number")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

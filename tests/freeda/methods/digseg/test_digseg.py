@@ -59,6 +59,24 @@ def test_clip_can_leave_classes_out(checkpoint: Path) -> None:
             load(weights=checkpoint, presence=value)
 
 
+def test_presence_weighs_masks_by_a_power_of_clip_s_probability(checkpoint: Path) -> None:
+    image, names = picture(64, 64), "cat; dog; grass"
+    plain, weighted = (
+        load(weights=checkpoint, presence=0.0, presence_power=power, steps=1) for power in (0.0, 0.5)
+    )
+    classes = plain.encode_classes(names)
+    (encoded,) = plain.method.encode_images([plain.method.prepare(image)])
+    probability = plain.method.clip.probabilities(encoded.embedding, classes.embeddings).cpu().numpy()
+    maps, others = (
+        one.segment(image, names).score_maps(["cat", "dog", "grass"]) for one in (plain, weighted)
+    )
+    expected = np.maximum(maps, 0) * np.sqrt(probability)[:, None, None]
+    np.testing.assert_allclose(others, expected, atol=1e-5)
+    assert np.ptp(probability) > 1e-3
+    with pytest.raises(ConfigError, match="digseg.presence_power is -1; expected 0 or more"):
+        load(weights=checkpoint, presence_power=-1)
+
+
 def test_classes_pass_in_batches(checkpoint: Path) -> None:
     image, names = picture(64, 90), "cat; dog; grass"
     one, all_at_once = (load(weights=checkpoint, batch=n, steps=2).segment(image, names) for n in (1, 16))
