@@ -1,12 +1,12 @@
 """What the trained methods' parts are worth, with the committed weights.
 
-Run from the checkout's root: `python benchmarks/trained.py [--scenes 300] [--write]`.
+Run from the checkout's root: `python benchmarks/trained.py METHOD [--scenes 300] [--write]`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import click
 import numpy as np
@@ -18,38 +18,33 @@ from freeda.evaluation.bootstrap import paired_bootstrap
 from freeda.methods import load
 from freeda.methods.base import Segmenter
 
-_HEADER = """## Trained methods: names and branches
+_HEADER = """## {title}: what names and parts are worth
 
-`python benchmarks/trained.py --write`, percent of mIoU. ODISE and DiGSeg were trained on scenes without the
-12 unseen kinds. Under permuted names, every unseen kind is called by another unseen one's: what remains does
-not depend on the name.
+`python benchmarks/trained.py {method} --write`, percent of mIoU, with the committed weights. They were
+trained on scenes without the 12 unseen kinds. Under permuted names, every unseen kind is called by another
+unseen one's: what remains does not depend on the name.
 """
+_TITLES = {"odise": "ODISE", "digseg": "DiGSeg"}
 _MASKS_ALONE = {"presence": 0.0, "presence_power": 0.0}
 
 
-def table(scenes: int, methods: Collection[str]) -> Iterator[str]:
+def table(method: str, scenes: int) -> Iterator[str]:
     yield f"{scenes} held-out scenes; {machine(CPU)}."
     yield ""
     yield (
-        "| | mIoU | seen | unseen | unseen, permuted names | what right names gain (95 %) | PQ | PQ seen "
+        "| mIoU | seen | unseen | unseen, permuted names | what right names gain (95 %) | PQ | PQ seen "
         "| PQ unseen |"
     )
-    yield "|" + "---|" * 9
-    odise = load(method="odise", stuff=STUFF)
-    found = measured(odise, scenes)
-    yield _names("ODISE", odise, scenes, found)
-    if "digseg" not in methods:
-        yield from ("", *branches(scenes, found))
-        return
-    digseg = load(method="digseg")
-    painted = measured(digseg, scenes)
-    yield _names("DiGSeg", digseg, scenes, painted)
-    yield from ("", *branches(scenes, found))
-    yield from ("", *presence(scenes, painted))
-    yield from ("", *masks_of_present(scenes))
+    yield "|" + "---|" * 8
+    segmenter = load(method=method, **({"stuff": STUFF} if method == "odise" else {}))
+    found = measured(segmenter, scenes)
+    yield _names(segmenter, scenes, found)
+    parts = (branches,) if method == "odise" else (presence, masks_of_present)
+    for part in parts:
+        yield from ("", *part(scenes, found))
 
 
-def _names(title: str, segmenter: Segmenter, scenes: int, found: Measured) -> str:
+def _names(segmenter: Segmenter, scenes: int, found: Measured) -> str:
     other = measured(segmenter, scenes, permuted())
     gain = paired_bootstrap(found.counts, other.counts, lambda sums: 100 * miou(sums, IS_UNSEEN))
     figures = (found.miou(), found.miou(~IS_UNSEEN), found.miou(IS_UNSEEN), other.miou(IS_UNSEEN))
@@ -58,11 +53,11 @@ def _names(title: str, segmenter: Segmenter, scenes: int, found: Measured) -> st
         for some in (np.full(len(IS_UNSEEN), True), ~IS_UNSEEN, IS_UNSEEN)
     ]
     left, right = (" | ".join(f"{figure:.1f}" for figure in some) for some in (figures, quality))
-    return f"| {title} | {left} | {gain} | {right} |"
+    return f"| {left} | {gain} | {right} |"
 
 
 def branches(scenes: int, found: Measured) -> Iterator[str]:
-    yield "ODISE's two branches, with the same weights (mIoU, and what fusion gains over each, 95 %):"
+    yield "The two branches, with the same weights (mIoU, and the gain of fusing them, 95 %):"
     yield ""
     yield "| | seen | unseen | fusion's gain, seen | unseen |"
     yield "|---|---|---|---|---|"
@@ -86,7 +81,7 @@ def presence(scenes: int, found: Measured) -> Iterator[str]:
     """What CLIP's probability of each class does to DiGSeg. found: with the preset's settings."""
     alone = measured(load(method="digseg", **_MASKS_ALONE), scenes)
     filtered = measured(load(method="digseg", presence_power=0.0), scenes)
-    yield "DiGSeg's masks and CLIP's probability of each class (mIoU, and the gain over masks alone, 95 %):"
+    yield "Masks and CLIP's probability of each class (mIoU, and the gain over masks alone, 95 %):"
     yield ""
     yield "| | mIoU | seen | unseen | gain | s per image |"
     yield "|---|---|---|---|---|---|"
@@ -100,7 +95,7 @@ def presence(scenes: int, found: Measured) -> Iterator[str]:
         yield f"| {name} | {figures} | {'' if one is alone else gain} | {one.seconds:.2f} |"
 
 
-def masks_of_present(scenes: int) -> Iterator[str]:
+def masks_of_present(scenes: int, found: Measured) -> Iterator[str]:
     """How well DiGSeg paints the masks of the classes that an image shows, when asked for these alone."""
     segmenter = load(method="digseg", **_MASKS_ALONE)
     ious: dict[tuple[bool, bool], list[float]] = defaultdict(list)
@@ -114,7 +109,7 @@ def masks_of_present(scenes: int) -> Iterator[str]:
             mask, true = scores > 0.5, truth == label
             iou = (mask & true).sum() / (mask | true).sum()
             ious[label in DATA.things, bool(IS_UNSEEN[label])].append(iou)
-    yield "DiGSeg's masks of the classes that a scene shows (mean IoU at a score of 0.5; number of masks):"
+    yield "Masks of the classes that a scene shows (mean IoU at a score of 0.5; number of masks):"
     yield ""
     yield "| | seen | unseen |"
     yield "|---|---|---|"
@@ -125,13 +120,13 @@ def masks_of_present(scenes: int) -> Iterator[str]:
 
 
 @click.command(context_settings={"show_default": True})
+@click.argument("method", type=click.Choice(sorted(_TITLES)))
 @click.option("--scenes", type=int, default=300)
-@click.option("--only-odise", is_flag=True, help="Leave DiGSeg out, which takes seconds per scene.")
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
-def main(scenes: int, only_odise: bool, write: bool) -> None:
-    """Prints the table."""
-    methods = ("odise",) if only_odise else ("odise", "digseg")
-    publish("trained", [_HEADER], table(scenes, methods), write=write)
+def main(method: str, scenes: int, write: bool) -> None:
+    """Prints the table of METHOD."""
+    head = _HEADER.format(title=_TITLES[method], method=method)
+    publish(f"trained-{method}", [head], table(method, scenes), write=write)
 
 
 if __name__ == "__main__":
