@@ -118,6 +118,8 @@ def _run(
     recipes = import_module(TRAINED[method])
     recipe = options["recipe"] or recipes.RECIPES[0]
     settings = dict(map(parse_setting, options["assignments"]))
+    if options["start"] is not None:
+        settings = {**recipes.STARTED, **settings}
     data = _open_data(options["data"], options["seen"], closed=recipe in recipes.CLOSED)
     if recipe == "captions":
         data = _with_nouns(data)
@@ -126,11 +128,14 @@ def _run(
     if options["start"] is not None:
         Checkpoint.read(options["start"], method).require_frozen(options["start"], training.frozen)
         start = {"start": _begin_with(options["start"], training.task.network)}
+    plan = _plan(training, options)
+    if recipe == "captions":
+        _require_several(plan, processes.count)
     checkpoint = _checkpoint(method, recipe, _preset_name(options["preset"]), training, data)
     return TrainingRun.of(
         out,
         training,
-        _plan(training, options),
+        plan,
         checkpoint,
         {**data.identity, **start, "processes": processes.count},
     )
@@ -189,6 +194,18 @@ def _with_nouns(data: AnnotatedImages) -> AnnotatedImages:
 def _preset_name(given: str) -> str:
     """A file's whole path, for weights are loaded from other folders than they were trained in."""
     return str(Path(given).resolve()) if given.endswith(".toml") else given
+
+
+def _require_several(plan: Plan, processes: int) -> None:
+    """Captions are learnt by comparing the images that pass the networks together."""
+    from freeda.errors import ConfigError
+
+    together = plan.batch if plan.at_once is None else min(plan.batch, plan.at_once * processes)
+    if together < 2:
+        raise ConfigError(
+            f"recipe captions compares images of a pass, and there is {together} in each; choose a --batch, "
+            f"and an --at-once, of at least 2"
+        )
 
 
 def _plan(training: Training, options: Mapping[str, Any]) -> Plan:

@@ -59,6 +59,8 @@ class CocoPanopticDataset:
             raise DatasetError(
                 f"'{listing}' has {len(content['categories'])} categories; {IGNORED} at most can be evaluated"
             )
+        if not content["categories"]:
+            raise DatasetError(f"'{listing}' lists no category")
         if not content["annotations"]:
             raise DatasetError(f"'{listing}' lists no image")
         _require_unique(listing, "categories", [item["name"].casefold() for item in content["categories"]])

@@ -1,7 +1,8 @@
 """What a trained method is: a `Method` with a network that somebody must train first.
 
 Its package holds a module `training` with `RECIPES`, the names of what it can learn from; `CLOSED`, those of
-them whose networks know only the classes that they were trained on; and `build`, which gives a `Training`.
+them whose networks know only the classes that they were trained on; `STARTED`, options that are usual where
+it begins with another training's weights; and `build`, which gives a `Training`.
 Segmenting imports neither that module nor `freeda.training`.
 """
 
@@ -19,11 +20,12 @@ from torch import nn
 from freeda.errors import TrainingError
 from freeda.presets.settings import is_number, require
 
-__all__ = ["PLANNED", "EmptyBatches", "Plan", "Task", "Training", "planned"]
+__all__ = ["PLANNED", "EmptyImages", "Plan", "Task", "Training", "planned"]
 
 PLANNED = ("learning_rate", "warmup", "weight_decay", "ema_decay", "max_grad_norm", "seed")
 """What a training's options may change of its plan."""
-_MOST_EMPTY = 50
+_MOST_EMPTY = 1000
+"""Images in a row."""
 
 
 class Task(Protocol):
@@ -58,7 +60,7 @@ class Plan:
     by the clock does not.
     batch: examples per step, of all processes together.
     at_once: examples per pass of the network in each process; a step's gradients are accumulated over its
-        passes. None for all.
+        passes, and what is a mean over a batch is one over a pass. None for all.
     max_grad_norm: gradients of a larger norm are scaled down to it.
     """
 
@@ -93,7 +95,7 @@ def planned(plan: Plan, options: Mapping[str, Any]) -> Plan:
     return replace(plan, **{name: options[name] for name in PLANNED if name in options})
 
 
-class EmptyBatches:
+class EmptyImages:
     """Notices data that show none of what is to be learnt.
 
     what: is looked for in vain, as a message says it.
@@ -103,12 +105,12 @@ class EmptyBatches:
         self._what = what
         self._in_a_row = 0
 
-    def count(self, empty: bool) -> None:
-        """Raises `TrainingError` for the last of too many empty batches in a row."""
-        self._in_a_row = self._in_a_row + 1 if empty else 0
-        if self._in_a_row == _MOST_EMPTY:
+    def count(self, images: int, *, empty: bool) -> None:
+        """Of one pass. Raises `TrainingError` after too many images in a row that are empty."""
+        self._in_a_row = self._in_a_row + images if empty else 0
+        if self._in_a_row >= _MOST_EMPTY:
             raise TrainingError(
-                f"{_MOST_EMPTY} batches in a row {self._what}; look at the data, or name other classes"
+                f"{self._in_a_row:,} images in a row {self._what}; look at the data, or name other classes"
             )
 
 

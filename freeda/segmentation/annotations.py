@@ -4,7 +4,7 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Protocol
 
@@ -132,19 +132,19 @@ class WithNouns:
     """Annotated images, with the nouns of their captions.
 
     find: the nouns of a text, in the singular.
-    hidden: last words of nouns that are left out.
+    kept, hidden: nouns of the classes that are told, and of those that are not.
     """
 
     data: AnnotatedImages
     find: Callable[[str], Sequence[str]]
+    kept: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, data: AnnotatedImages, find: Callable[[str], Sequence[str]]) -> WithNouns:
-        """Nouns that end as a class that is not told are left out: with "cat", "house cat" is too."""
-        classes = data.hidden if isinstance(data, OnlyClasses) else ()
-        names = [name for item in classes for name in item.names]
-        return cls(data, find, frozenset(_last_word(noun) for name in names for noun in (name, *find(name))))
+        """Nouns of classes that are not told are left out of captions."""
+        hidden = data.hidden if isinstance(data, OnlyClasses) else ()
+        return cls(data, find, _nouns_of(data.classes, find), _nouns_of(hidden, find))
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -164,11 +164,28 @@ class WithNouns:
     def annotated(self, number: int) -> AnnotatedImage:
         item = self.data.annotated(number)
         nouns = self.find(item.caption) if item.caption else ()
-        return replace(item, nouns=tuple(noun for noun in nouns if _last_word(noun) not in self.hidden))
+        return replace(item, nouns=tuple(noun for noun in nouns if not self._is_hidden(noun.casefold())))
+
+    def _is_hidden(self, noun: str) -> bool:
+        """Whether a noun ends as a hidden class does ("house cat" with "cat"), unless it ends as a longer
+        name of one that is told; or is what a hidden one is a kind of ("table" with "dining table").
+        """
+        kept, hidden = (_longest_ending(noun, names) for names in (self.kept, self.hidden))
+        if kept or hidden:
+            return hidden > kept
+        return noun in {name.split()[-1] for name in self.hidden}
 
 
-def _last_word(noun: str) -> str:
-    return noun.casefold().split()[-1]
+def _nouns_of(classes: Sequence[ClassName], find: Callable[[str], Sequence[str]]) -> frozenset[str]:
+    """Their names, turned around too, for COCO says "wall brick"; and the nouns in them."""
+    names = [name for item in classes for name in item.names]
+    turned = [" ".join(reversed(name.split())) for name in names]
+    return frozenset(noun.casefold() for name in names + turned for noun in (name, *find(name)))
+
+
+def _longest_ending(noun: str, names: Collection[str]) -> int:
+    """Characters of the longest of some names that a noun is, or ends with; 0 where there is none."""
+    return max((len(name) for name in names if noun == name or noun.endswith(f" {name}")), default=0)
 
 
 def segments_by_class(

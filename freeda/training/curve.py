@@ -28,7 +28,8 @@ class Curve:
         if self.path.exists():
             with self.path.open(encoding="utf-8", newline="") as file:
                 rows = [
-                    {name: float(value) for name, value in row.items()} | {"step": int(float(row["step"]))}
+                    {name: float(value or "nan") for name, value in row.items()}
+                    | {"step": int(float(row["step"]))}
                     for row in csv.DictReader(file)
                 ]
             self._rows = [row for row in rows if row["step"] <= step]
@@ -49,7 +50,8 @@ class Curve:
             return
         try:
             with replacing(self.path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(self._rows[0]))
+                names = dict.fromkeys(name for row in self._rows for name in row)
+                writer = csv.DictWriter(file, names)
                 writer.writeheader()
                 writer.writerows(self._rows)
         except OSError as error:
@@ -71,7 +73,7 @@ class Curve:
 
 def mean_figures(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each figure that the last of them have, over all."""
-    return {name: _mean([item[name] for item in figures]) for name in figures[-1]}
+    return {name: _mean([item.get(name, math.nan) for item in figures]) for name in figures[-1]}
 
 
 def _mean(values: list[float]) -> float:

@@ -74,6 +74,10 @@ def fit(
         raise ConfigError(
             f"batch is {plan.batch}; expected at least one image for each of {processes.count} processes"
         )
+    if plan.at_once is not None and plan.batch % processes.count:
+        raise ConfigError(
+            f"batch is {plan.batch}; expected a multiple of {processes.count}, the processes, with at_once"
+        )
     state = TrainingState(task.network, plan.learning_rate, plan.weight_decay)
     checkpoint = folder / f"{task.name}.state.safetensors"
     curve = Curve(folder / f"{task.name}.curve.csv")
@@ -161,11 +165,10 @@ class _Fitting:
         return torch.stack(losses).sum(), mean_figures(figures)
 
     def _passes(self) -> int:
-        """The same for all processes, each of which has at least one example per pass."""
+        """The same for all processes."""
         if self.plan.at_once is None:
             return 1
-        fewest, most = self.plan.batch // self.processes.count, -(-self.plan.batch // self.processes.count)
-        return min(fewest, -(-most // self.plan.at_once))
+        return -(-self.plan.batch // self.processes.count // self.plan.at_once)
 
     def _rate(self, progress: float) -> float:
         """Rises for `warmup` steps, or for a tenth of a short training; then falls as a cosine does."""
@@ -186,6 +189,7 @@ class _Fitting:
         if math.isfinite(loss) and math.isfinite(norm):
             return
         self._save()
+        self.processes.wait()  # one that ends would end the others while they save
         raise DivergedError(
             f"{self.task.name}: at step {self.state.step:,} the loss is {loss}, the norm of its gradient "
             f"{norm}; the state before it is saved in '{self.checkpoint}'; start again in a new folder with "

@@ -77,11 +77,14 @@ class Processes:
         return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self.device)))
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Each gradient becomes its mean over all processes; one that a process lacks counts as zero."""
+        """Each gradient becomes its mean over all processes; one that a process lacks counts as zero, and
+        what all lack stays without.
+        """
         if self.count == 1:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = self.accelerator.reduce(torch.cat([one.reshape(-1) for one in gradients]), "mean")
-        parts = flat.split([one.numel() for one in gradients])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        held = torch.tensor([float(p.grad is not None) for p in parameters]).to(gradients[0])
+        flat = self.accelerator.reduce(torch.cat([held, *(one.reshape(-1) for one in gradients)]), "mean")
+        held, *parts = flat.split([len(held), *(one.numel() for one in gradients)])
+        for parameter, part, share in zip(parameters, parts, held.tolist(), strict=True):
+            parameter.grad = part.view_as(parameter) if share else None

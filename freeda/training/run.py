@@ -14,6 +14,7 @@ import torch
 from freeda.errors import OutputError, TrainingError, reason
 from freeda.files import replacing
 from freeda.locking import locked
+from freeda.methods import TRAINED
 from freeda.methods.trained import Plan, Training
 from freeda.models.checkpoint import CARD, RUN, Checkpoint
 from freeda.training.card import model_card
@@ -77,8 +78,10 @@ class TrainingRun:
         try:
             return fit(task, training.examples, self.plan, self.folder, device, on_progress=on_progress)
         except DivergedError as error:
-            if Processes.of(device).is_main:
+            processes = Processes.of(device)
+            if processes.is_main:
                 self.checkpoint.write(self.folder, task.network)
+            processes.wait()
             raise TrainingError(f"{error}, and --start {self.folder} for its weights so far") from error
 
     def finish(self, reached: Progress, figures: Mapping[str, str]) -> list[Path]:
@@ -131,9 +134,8 @@ class TrainingRun:
         """Only a run's own files are removed, whichever method's it is."""
         if not (self.folder / RUN).exists():
             return
-        named = [
-            path for ending in ("state.safetensors", "curve.csv") for path in self.folder.glob(f"*.{ending}")
-        ]
+        endings = ("state.safetensors", "curve.csv")
+        named = [self.folder / f"{method}.{ending}" for method in TRAINED for ending in endings]
         written = ("model.safetensors", "config.json", "curve.png", CARD, RUN)  # last what says whose it is
         for path in (*named, *(self.folder / name for name in written)):
             path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from freeda.methods.digseg.method import Frozen
 from freeda.methods.digseg.sampling import last_step, one_step, pyramid_noise
 from freeda.methods.digseg.texts import QueryTexts
 from freeda.methods.digseg.unet import SegmentingUNet
-from freeda.methods.trained import EmptyBatches
+from freeda.methods.trained import EmptyImages
 from freeda.models.diffusion import encode_latents
 from freeda.segmentation.annotations import UNMARKED, AnnotatedImage, AnnotatedImages
 from freeda.segmentation.views import random_view
@@ -70,7 +70,7 @@ class DigSegTask:
         self._names = [range(first[n], first[n + 1]) for n in range(len(data.classes))]
         self._texts = QueryTexts.of(frozen.pipeline, frozen.clip, names, network.settings.prompt, templates)
         self._last = last_step(frozen.schedule)
-        self._empty = EmptyBatches()
+        self._empty = EmptyImages()
 
     def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
         side, device = self.network.settings.side, self._texts.states.device
@@ -89,7 +89,7 @@ class DigSegTask:
             grid = (goals.shape[-2], goals.shape[-1])
             cells = functional.adaptive_avg_pool2d(marked[:, None].float(), grid)
             known = (cells == 1).float().repeat_interleave(repeats, 0)
-        self._empty.count(not known.any())
+        self._empty.count(len(views), empty=not known.any())
         texts = self._texts[[query.name for query in queries]]
         found, wanted = self._prediction(latents, goals, texts, rng)
         with torch.autocast(device.type, enabled=False):

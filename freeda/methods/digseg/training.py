@@ -23,10 +23,11 @@ from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
 from freeda.segmentation.views import random_view, require_jitter
 
-__all__ = ["CLOSED", "RECIPES", "build"]
+__all__ = ["CLOSED", "RECIPES", "STARTED", "build"]
 
 RECIPES = ("one-step", "diffusion")
 CLOSED: tuple[str, ...] = ()
+STARTED: dict[str, float] = {}
 _PLAN = Plan(steps=30_000, batch=8, learning_rate=3e-5, warmup=500, weight_decay=0.01)
 _SMALL_PLAN = Plan(steps=6_000, batch=8, learning_rate=5e-4, weight_decay=0.01)
 """For images of `_SMALL_SIDE` pixels."""
@@ -44,8 +45,8 @@ def build(
 
     recipe: "one-step" predicts a mask at once; "diffusion" denoises it.
     options: fields of `NetworkSettings` and of `QuerySettings`; `pretrained`, whether the UNet begins
-        with the pipeline's weights; and `learning_rate`, `warmup`, `weight_decay`, `ema_decay`, `clip`,
-        `seed` of the plan.
+        with the pipeline's weights; and `learning_rate`, `warmup`, `weight_decay`, `ema_decay`,
+        `max_grad_norm`, `seed` of the plan.
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))

@@ -17,7 +17,7 @@ from freeda.methods.flowseg.field import (
     squared_distances,
 )
 from freeda.methods.flowseg.network import FlowNetwork, as_points
-from freeda.methods.trained import EmptyBatches
+from freeda.methods.trained import EmptyImages
 from freeda.models.backbone import Backbone
 from freeda.segmentation.annotations import AnnotatedImages
 from freeda.segmentation.views import random_view
@@ -64,7 +64,7 @@ class FlowSegTask:
         self.network = network
         self._data, self._settings, self._backbone = data, settings, backbone
         self.figures: Mapping[str, float] = {}
-        self._empty = EmptyBatches()
+        self._empty = EmptyImages()
 
     def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
         network, device = self.network, self.network.centroids.device
@@ -73,7 +73,7 @@ class FlowSegTask:
         images = torch.from_numpy(np.stack([view.image for view in views])).to(device)
         images = images.permute(0, 3, 1, 2).float() / 255
         labels = torch.from_numpy(np.stack([view.label_map for view in views])).to(device)
-        self._empty.count(not (labels >= 0).any())
+        self._empty.count(len(views), empty=not (labels >= 0).any())
         if progress < self._settings.pretrained:
             return self._pretraining_loss(images, labels)
         time = torch.from_numpy(rng.random(len(views), np.float32)).to(device) ** self._settings.time_power
@@ -114,7 +114,7 @@ class FlowSegTask:
     def _pretraining_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         x_0 = as_points(images, self.network.settings.dimensions)
         tokens = self.network.first_tokens(x_0, torch.zeros(len(x_0), device=x_0.device))
-        self.figures = {"flow": math.nan, "accuracy": math.nan, "alignment": math.nan}
+        self.figures = {"flow": math.nan, "accuracy": math.nan}
         with torch.autocast(x_0.device.type, enabled=False):
             return self._class_loss(tokens.float(), labels)
 

@@ -22,7 +22,7 @@ from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
 from freeda.segmentation.views import require_jitter
 
-__all__ = ["CLOSED", "RECIPES", "build"]
+__all__ = ["CLOSED", "RECIPES", "STARTED", "build"]
 
 RECIPES = ("labels", "text")
 CLOSED = ("labels",)
@@ -35,6 +35,8 @@ _SMALL_LOSS = LossSettings(class_weight=5.0, pretrained=0.5, time_power=2.0)
 """There are no weights to begin with."""
 _LARGE_LOSS = LossSettings(jitter=(0.5, 2.0))
 _LOSS = tuple(item.name for item in fields(LossSettings))
+STARTED = {"pretrained": 0.0}
+"""What is usual where a training begins with another's weights."""
 _TEXT_DIMENSIONS = 16
 
 
@@ -45,7 +47,7 @@ def build(
 
     recipe: "labels" places classes by number, and knows no others; "text" by CLIP's embeddings of names.
     options: fields of `NetworkSettings` and of `LossSettings`; and `learning_rate`, `warmup`, `weight_decay`,
-        `ema_decay`, `clip`, `seed` of the plan.
+        `ema_decay`, `max_grad_norm`, `seed` of the plan.
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
@@ -100,7 +102,7 @@ def _settings(preset: Preset, recipe: str, options: Mapping[str, Any]) -> Networ
 def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
     usual = _SMALL_LOSS if small else _LARGE_LOSS
     own = {name: value for name, value in options.items() if name in _LOSS}
-    losses = replace(usual, **own, jitter=require_jitter(own.get("jitter", usual.jitter)))
+    losses = replace(usual, **{**own, "jitter": require_jitter(own.get("jitter", usual.jitter))})
     for name in ("align_weight", "class_weight"):
         require(is_number(getattr(losses, name), least=0), name, getattr(losses, name), "0 or more")
     share = losses.pretrained

@@ -18,7 +18,7 @@ from freeda.methods.odise.grounding import NOUNS, draw_nouns, gathered, groundin
 from freeda.methods.odise.head import MaskQueries, mask2former_config
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
 from freeda.methods.odise.settings import NetworkSettings
-from freeda.methods.trained import EmptyBatches
+from freeda.methods.trained import EmptyImages
 from freeda.segmentation.annotations import AnnotatedImage, AnnotatedImages
 from freeda.segmentation.views import random_view
 
@@ -63,8 +63,8 @@ class OdiseTask:
     ) -> None:
         self.network = network
         self.figures: Mapping[str, float] = dict.fromkeys(_FIGURES[recipe], math.nan)
-        self._empty = EmptyBatches()
-        self._silent = EmptyBatches("have no two captions with nouns")
+        self._empty = EmptyImages()
+        self._silent = EmptyImages("have no two captions with nouns")
         self._frozen, self._settings, self._data = frozen, settings, data
         self._recipe, self._templates, self._jitter = recipe, tuple(templates), jitter
         self._device = frozen.diffusion.pipeline.device
@@ -81,7 +81,7 @@ class OdiseTask:
         # Before anything else, for every process must take part in it.
         self._losses.count_masks(sum(len(target.labels) for target in targets))
         if not kept and self._recipe == "labels":
-            return self._nothing()
+            return self._nothing(len(views))
         # Captions are told apart across processes, so that none may be missing.
         shown = kept or [0]
         images = torch.from_numpy(np.stack([views[number].image for number in shown])).to(self._device)
@@ -91,15 +91,15 @@ class OdiseTask:
         )
         layers = self.network(self._frozen, images, grid)
         with torch.autocast(self._device.type, enabled=False):
-            total = self._total(layers, [targets[n] for n in kept]) if kept else self._nothing()
+            total = self._total(layers, [targets[n] for n in kept]) if kept else self._nothing(len(views))
             if self._recipe == "captions":
                 total = total + _GROUNDING_WEIGHT * self._grounding(layers, [views[n] for n in shown], rng)
             return total
 
-    def _nothing(self) -> torch.Tensor:
+    def _nothing(self, images: int) -> torch.Tensor:
         """The loss of images without a segment that could be learnt."""
         self.figures = dict.fromkeys(_FIGURES[self._recipe], math.nan)
-        self._empty.count(True)
+        self._empty.count(images, empty=True)
         return torch.stack([weight.sum() * 0 for weight in self.network.parameters()]).sum()
 
     def _grounding(
@@ -116,7 +116,7 @@ class OdiseTask:
         queries = gathered(torch.stack([layer.embeddings.float() for layer in layers], 1))
         texts = gathered(texts.unflatten(0, (len(views), NOUNS)))
         told = gathered(told.float()) > 0
-        self._silent.count(bool(told.sum() < 2))
+        self._silent.count(len(views), empty=bool(told.sum() < 2))
         if told.sum() < 2:
             return queries.sum() * 0
         losses = []
@@ -129,7 +129,7 @@ class OdiseTask:
 
     def _total(self, layers: Sequence[MaskQueries], targets: Sequence[_Targets]) -> torch.Tensor:
         """The weighted losses of all layers."""
-        self._empty.count(False)
+        self._empty.count(len(targets), empty=False)
         parts: dict[str, torch.Tensor] = {}
         for layer in layers:
             logits = self._logits(layer)

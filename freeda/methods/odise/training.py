@@ -18,10 +18,11 @@ from freeda.presets.toml import changed
 from freeda.segmentation.annotations import AnnotatedImages
 from freeda.segmentation.views import require_jitter
 
-__all__ = ["CLOSED", "RECIPES", "build"]
+__all__ = ["CLOSED", "RECIPES", "STARTED", "build"]
 
 RECIPES: tuple[str, ...] = get_args(Recipe)
 CLOSED: tuple[str, ...] = ()
+STARTED: dict[str, float] = {}
 _PLAN = Plan(steps=90_000, batch=64, learning_rate=1e-4, warmup=500, weight_decay=0.05, max_grad_norm=0.01)
 """The paper's, with a cosine in place of two steps."""
 _SMALL_PLAN = Plan(steps=20_000, batch=8, learning_rate=4e-4, weight_decay=0.05)
@@ -36,7 +37,7 @@ def build(
     """A training of a fresh network on a preset's frozen models.
 
     options: fields of `NetworkSettings`; `jitter`, the range of scales at which images are seen; and
-        `learning_rate`, `warmup`, `weight_decay`, `ema_decay`, `clip`, `seed` of the plan.
+        `learning_rate`, `warmup`, `weight_decay`, `ema_decay`, `max_grad_norm`, `seed` of the plan.
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))

@@ -133,6 +133,9 @@ def test_what_is_missing_or_damaged_is_told(folder: Path) -> None:
     listing.write_text(json.dumps({**content, "annotations": [unlisted]}))
     with pytest.raises(DatasetError, match="is no panoptic annotation of COCO's .KeyError: 'segments_info'"):
         open_dataset(str(folder))
+    listing.write_text(json.dumps({**content, "categories": []}))
+    with pytest.raises(DatasetError, match="lists no category"):
+        open_dataset(str(folder))
     listing.write_text(json.dumps({"images": []}))
     with pytest.raises(DatasetError, match="is no panoptic annotation of COCO's .KeyError: 'annotations'"):
         open_dataset(str(folder))

@@ -163,17 +163,47 @@ def test_a_state_that_lacks_a_part_is_refused(tmp_path: Path, lost: str) -> None
         fit(Line(), 100, plan(9), tmp_path, CPU)
 
 
+class Uneven(Line):
+    """Examples pull unequally; their gradients are kept, for Adam would hide their scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradients: list[float] = []
+        self.network.weight.register_hook(lambda gradient: self.gradients.append(gradient.item()))
+
+    def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
+        self.seen.append([int(number) for number in numbers])
+        x = torch.from_numpy(1 + (numbers % 7)).double()[:, None]
+        return ((self.network.weight * x - 3 * x**2) ** 2).mean()
+
+
 @pytest.mark.parametrize(("at_once", "sizes"), [(8, [8]), (3, [3, 3, 2]), (1, [1] * 8)])
 def test_gradients_are_accumulated_over_passes(tmp_path: Path, at_once: int, sizes: list[int]) -> None:
-    """A step's mean over its examples is the same, however many of them pass the network at once."""
-    whole, parts = Line(), Line()
+    """They add up to that of the mean over all of a step's examples, however many pass at once."""
+    whole, parts = Uneven(), Uneven()
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    fit(whole, 100, plan(3), tmp_path / "whole", CPU)
-    fit(parts, 100, plan(3, at_once=at_once), tmp_path / "parts", CPU)
-    assert [len(some) for some in parts.seen] == sizes * 3
-    assert [number for some in parts.seen for number in some] == [n for some in whole.seen for n in some]
-    torch.testing.assert_close(parts.network.weight, whole.network.weight)
+    fit(whole, 100, plan(1), tmp_path / "whole", CPU)
+    fit(parts, 100, plan(1, at_once=at_once), tmp_path / "parts", CPU)
+    assert [len(some) for some in parts.seen] == sizes
+    assert [number for some in parts.seen for number in some] == whole.seen[0]
+    assert sum(parts.gradients) == pytest.approx(whole.gradients[0], rel=1e-4)
+
+
+def test_a_phase_that_has_other_figures_is_resumed(tmp_path: Path) -> None:
+    """Columns that only some rows have stay empty in the others."""
+
+    class Phases(Line):
+        def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
+            found = super().loss(numbers, rng, progress)
+            self.figures = {"first": 1.0} if progress < 0.45 else {"second": 2.0}
+            return found
+
+    fit(Phases(), 100, plan(40, minutes=1e9), tmp_path, CPU)
+    fit(Phases(), 100, plan(60), tmp_path, CPU)
+    found = rows(tmp_path / "line.curve.csv")
+    assert float(found[0]["first"]) == 1 and np.isnan(float(found[-1]["first"] or "nan"))
+    assert float(found[-1]["second"]) == 2 and np.isnan(float(found[0]["second"] or "nan"))
 
 
 def test_a_damaged_state_is_told(tmp_path: Path) -> None:

@@ -225,6 +225,12 @@ def test_only_seen_classes_are_learnt(data: Path, odise_preset: Preset, tmp_path
     assert done.exit_code == 1 and "no class 'unicorn' in the data" in done.stderr
 
 
+def test_captions_are_compared_with_others(odise_preset: Preset, tmp_path: Path) -> None:
+    for sizes in (("--batch", 1), ("--batch", 4, "--at-once", 1)):
+        done = freeda(*training("toyworld", tmp_path / "out", "--recipe", "captions", *sizes))
+        assert done.exit_code == 1 and "recipe captions compares images of a pass" in done.stderr
+
+
 def test_captions_are_needed_for_the_recipe_that_learns_from_them(data: Path, tmp_path: Path) -> None:
     done = freeda(*training(data, tmp_path / "out", "--recipe", "captions"))
     assert done.exit_code == 1 and "recipe captions needs captions" in done.stderr

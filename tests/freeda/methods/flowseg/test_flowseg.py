@@ -220,6 +220,17 @@ def test_bad_settings_are_refused(option: dict[str, object], told: str) -> None:
         build(load_preset("toy"), TrainingScenes(), recipe="labels", device=CPU, options={**TINY, **option})
 
 
+def test_a_range_of_scales_can_be_chosen() -> None:
+    training = build(
+        load_preset("toy"),
+        TrainingScenes(),
+        recipe="labels",
+        device=CPU,
+        options={**TINY, "jitter": [0.5, 1.5]},
+    )
+    assert training.conditions["jitter"] == (0.5, 1.5) and training.conditions["pretrained"] == 0.5
+
+
 def test_the_full_size_is_the_large_model_s() -> None:
     """PixNerd-L: 22 blocks of width 1,024 on patches of 16, about 0.46 billion parameters."""
     with torch.device("meta"):
