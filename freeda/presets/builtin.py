@@ -49,6 +49,7 @@ _TOY_FLOWSEG: Mapping[str, Any] = {
     "heads": 3,
     "field_width": 16,
     "align_block": 6,
+    "steps": 1,
 }
 
 
