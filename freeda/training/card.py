@@ -63,7 +63,7 @@ def full_cost(full: Plan, plan: Plan, reached: Progress) -> str:
     share = images / (full.steps * full.batch)
     return (
         f"A full training, {full.steps:,} steps of {full.batch} images, takes {hours:.1f} h at this speed; "
-        f"this one saw {min(share, 1):.0%} of it."
+        f"this one saw {min(share, 1):.1%} of it."
     )
 
 
