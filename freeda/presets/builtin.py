@@ -51,6 +51,14 @@ _TOY_FLOWSEG: Mapping[str, Any] = {
     "align_block": 6,
     "steps": 1,
 }
+_TOY_DIGSEG: Mapping[str, Any] = {
+    "side": 128,
+    "multiple": 16,
+    "decoded": 12,
+    "presence": 0.002,
+    "presence_power": 0.2,
+    "background": 0.35,
+}
 
 
 def toy() -> Preset:
@@ -88,14 +96,7 @@ def toy() -> Preset:
                 "presence_power": 0.5,
             },
             "odise": _TOY_ODISE,
-            "digseg": {
-                "side": 128,
-                "multiple": 16,
-                "decoded": 12,
-                "presence": 0.002,
-                "presence_power": 0.2,
-                "background": 0.35,
-            },
+            "digseg": _TOY_DIGSEG,
             "flowseg": _TOY_FLOWSEG,
         },
         licenses={"diffusion": "Apache-2.0", "clip": "Apache-2.0", "backbone": "Apache-2.0"},

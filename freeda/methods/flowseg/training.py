@@ -59,11 +59,7 @@ def build(
     width = backbone.width if backbone else 0
     asked = options.get("align_width", width)
     require(asked in (0, width), "align_width", asked, f"{width}, the backbone's, or 0 for no alignment")
-    classified = losses.class_weight > 0
-    asked = options.get("classifier", classified)
-    expected = f"{classified}, for class_weight is {losses.class_weight}"
-    require(asked is classified, "classifier", asked, expected)
-    settings = replace(settings, align_width=width, classifier=classified)
+    settings = replace(settings, align_width=width, classifier=_is_classified(losses, options))
     centroids, frozen = _centroids(preset, data, settings, device, plan.seed)
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
@@ -86,6 +82,14 @@ def build(
             else "No other classes than those in training can be named.",
         ),
     )
+
+
+def _is_classified(losses: LossSettings, options: Mapping[str, Any]) -> bool:
+    """Whether tokens are; an option may say the same, and nothing else."""
+    found = losses.class_weight > 0
+    asked = options.get("classifier", found)
+    require(asked is found, "classifier", asked, f"{found}, for class_weight is {losses.class_weight}")
+    return found
 
 
 def _settings(preset: Preset, recipe: str, options: Mapping[str, Any]) -> NetworkSettings:
