@@ -6,6 +6,7 @@ Shapes: `B` queries, `c` latent channels, `h w` latents.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ def denoised(
     seeds: Sequence[int],
 ) -> torch.Tensor:
     """(B, c, h, w) latents of masks: the mean over some seeds, whose noise is the same for all queries."""
+    schedule = copy(schedule)  # its steps are its state, and other threads have their own
     samples = []
     for seed in seeds:
         noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed))
