@@ -6,10 +6,13 @@ import asyncio
 import json
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any
 
 import dask
@@ -76,7 +79,7 @@ class Resources:
 @contextmanager
 def connect(resources: Resources) -> Iterator[Client]:
     """A client of a running cluster, or of one on this machine. Raises `WorkerError`."""
-    with _same_logging(), dask.config.set(_SETTINGS):
+    with _quiet_when_interrupted(), dask.config.set(_SETTINGS):
         if resources.scheduler is not None:
             with _connected(resources.scheduler) as client:
                 yield client
@@ -90,7 +93,6 @@ def connect(resources: Resources) -> Iterator[Client]:
         with (
             _started(specification, {"cls": Scheduler, "options": address}) as cluster,
             Client(cluster) as client,
-            _quiet_when_interrupted(),
         ):
             yield client
 
@@ -162,26 +164,30 @@ def _connected(scheduler: str) -> Iterator[Client]:
         ) from error
     except (OSError, ValueError, RuntimeError, asyncio.TimeoutError) as error:
         raise WorkerError(f"no Dask scheduler answers at '{scheduler}': {reason(error)}") from error
-    with client, _quiet_when_interrupted():
+    with client:
         yield client
 
 
 @contextmanager
 def _quiet_when_interrupted() -> Iterator[None]:
-    """After Ctrl-C, Dask and tornado would log a traceback per connection that they close."""
-    try:
-        yield
-    except KeyboardInterrupt:
+    """After Ctrl-C, Dask and tornado would log tracebacks: of the call that it interrupts, from another
+    thread, and of each connection that they close.
+    """
+    level, usual = logging.root.manager.disable, signal.getsignal(signal.SIGINT)
+
+    def answer(number: int, frame: FrameType | None) -> None:
         logging.disable(logging.CRITICAL)
-        raise
+        if callable(usual):
+            usual(number, frame)
 
-
-@contextmanager
-def _same_logging() -> Iterator[None]:
-    level = logging.root.manager.disable
+    in_main = current_thread() is main_thread()  # only there may a signal be given an answer
+    if in_main:
+        signal.signal(signal.SIGINT, answer)
     try:
         yield
     finally:
+        if in_main:
+            signal.signal(signal.SIGINT, usual)
         logging.disable(level)
 
 

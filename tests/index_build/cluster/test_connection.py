@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -69,6 +70,18 @@ def test_tls_without_certificates_is_named() -> None:
         connect(Resources(scheduler="tls://127.0.0.1:8786")),
     ):
         pass
+
+
+def test_nothing_is_logged_from_the_signal_of_ctrl_c_on() -> None:
+    level, answer = logging.root.manager.disable, signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), connect(Resources(workers=1, threads=1, device="cpu")):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            assert logging.root.manager.disable >= logging.CRITICAL
+            raise
+    assert logging.root.manager.disable == level
+    assert signal.getsignal(signal.SIGINT) is answer
 
 
 @pytest.fixture
