@@ -48,6 +48,8 @@ _TITLES = {"odise": "ODISE", "digseg": "DiGSeg", "flowseg": "FlowSeg"}
 _FULL = "the full method"
 _SHARE = 0.3
 """Of a full training's steps."""
+_TOKENS_SHARE = 0.8
+"""Of FlowSeg's steps: the part in which it learns to classify tokens, which its variants have in common."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ _EMPTY = "without the captioner (empty text)"
 _SHORT = "a quarter of the steps"
 _PLAIN = {"objective": "plain"}
 _FIVE = {"steps": 10, "ensemble": 5}
+TOKENS = Variant("tokens classified alone", {"pretrained": 1.0})
 VARIANTS: Mapping[str, tuple[Variant, ...]] = {
     "odise": (
         Variant(_EMPTY, {"captioner": False}),
@@ -160,12 +163,35 @@ def scenes_of(method: str) -> AnnotatedImages:
 
 def trained(method: str, variant: Variant, work: Path, plan: Plan) -> Path:
     """Trains a variant, or goes on with it; returns the folder of its weights."""
+    if method == "flowseg" and variant != TOKENS:
+        return _trained_on_tokens(variant, work, plan)
+    return _trained(method, variant, work, plan)
+
+
+def _trained_on_tokens(variant: Variant, work: Path, plan: Plan) -> Path:
+    """A variant of FlowSeg: it begins with the weights that have learnt to classify tokens, if it can."""
+    first = round(_TOKENS_SHARE * plan.steps)
+    if variant.recipe or variant.training.get("class_weight") == 0:
+        return _trained("flowseg", variant, work, plan)
+    same = {name: value for name, value in variant.training.items() if name == "align_weight"}
+    alone = replace(
+        TOKENS, training={**TOKENS.training, **same}
+    )  # without alignment, the network has fewer parts
+    tokens = _trained("flowseg", alone, work, replace(plan, steps=first))
+    rest = replace(plan, steps=plan.steps - first)
+    variant = replace(variant, training={"pretrained": 0.0, **variant.training})
+    return _trained("flowseg", variant, work, rest, tokens)
+
+
+def _trained(method: str, variant: Variant, work: Path, plan: Plan, start: Path | None = None) -> Path:
+    """start: folder of the weights to begin with."""
     recipes, data = import_module(TRAINED[method]), scenes_of(method)
     recipe = variant.recipe or recipes.RECIPES[0]
     plan = replace(plan, steps=max(1, round(plan.steps * variant.steps)))
     options = {**variant.training, "seed": plan.seed}
     training = recipes.build(load_preset("toy"), data, recipe=recipe, device=CPU, options=options)
-    depends = (asdict(plan), training.settings, training.conditions, training.frozen)
+    began = [] if start is None else [_begin_with(start, training.task.network)]
+    depends = (asdict(plan), training.settings, training.conditions, training.frozen, *began)
     folder = _folder(work, variant, plan, depends)
     fit(training.task, len(data), plan, folder, CPU, on_progress=lambda done: click.echo(done, err=True))
     Checkpoint(
@@ -178,6 +204,14 @@ def trained(method: str, variant: Variant, work: Path, plan: Plan) -> Path:
         frozen=training.frozen,
     ).write(folder, training.task.network)
     return folder
+
+
+def _begin_with(start: Path, network: Any) -> str:
+    """Only weights are taken over, not where classes lie."""
+    placed = network.centroids.clone()
+    fingerprint = Checkpoint.load_weights(start, network)
+    network.centroids.copy_(placed)
+    return fingerprint
 
 
 def _folder(work: Path, variant: Variant, plan: Plan, depends: object) -> Path:

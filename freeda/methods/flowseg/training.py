@@ -110,7 +110,7 @@ def _losses(options: Mapping[str, Any], small: bool) -> LossSettings:
     for name in ("align_weight", "class_weight"):
         require(is_number(getattr(losses, name), least=0), name, getattr(losses, name), "0 or more")
     share = losses.pretrained
-    require(is_number(share, least=0) and share < 1, "pretrained", share, "at least 0 and below 1")
+    require(is_number(share, least=0) and share <= 1, "pretrained", share, "0 to 1")
     require(is_number(losses.time_power, above=0), "time_power", losses.time_power, "above 0")
     return losses if losses.class_weight else replace(losses, pretrained=0.0)
 

@@ -209,7 +209,7 @@ def test_half_precision_gives_nearly_the_same(checkpoint: Path) -> None:
         ({"align_weight": -1}, "align_weight is -1; expected 0 or more"),
         ({"align_width": 7}, "align_width is 7; expected 176, the backbone's, or 0"),
         ({"class_weight": "much"}, "class_weight is 'much'; expected 0 or more"),
-        ({"pretrained": 1}, "pretrained is 1; expected at least 0 and below 1"),
+        ({"pretrained": 1.1}, "pretrained is 1.1; expected 0 to 1"),
         ({"time_power": 0}, "time_power is 0; expected above 0"),
         ({"classifier": True, "class_weight": 0}, "classifier is True; expected False, for class_weight is"),
         ({"jitter": [2, 1]}, "jitter is .2, 1.; expected two numbers above 0"),
