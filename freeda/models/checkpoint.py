@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,9 @@ class Checkpoint:
 
 
 def _parsed(data: Any) -> Checkpoint:
-    """Raises `ValueError`, `KeyError` or `TypeError` for values of other types."""
+    """Raises `ValueError`, `KeyError` or `TypeError` for values of other types, and for others than known."""
+    if unknown := sorted(data.keys() - {item.name for item in fields(Checkpoint)}):
+        raise ValueError(f"'{unknown[0]}' is not known")
     texts = [data["method"], data["recipe"], data["preset"], *data["stuff"], *data["frozen"].values()]
     names = [name for names in data["classes"] for name in names]
     if not all(isinstance(text, str) for text in (*texts, *names)) or not isinstance(data["settings"], dict):

@@ -1,7 +1,8 @@
-"""Crafted indexes and images through the commands, each in a process of its own.
+"""Crafted indexes, images and weights through the commands, each in a process of its own.
 
 A file of an index is mutated and its digest in the manifest made to fit: what is tested is not the digest,
-but everything behind it. `python -m tests.freeda.fuzzing INDEX --count 500` runs many.
+but everything behind it. `python -m tests.freeda.fuzzing INDEX --count 500` runs many; for files of weights,
+`--kind model.safetensors` with the folder of weights in place of the index.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ SECONDS, MEMORY = 30, 4 * 2**30
 RESIDENT = 2**30
 """Bytes of memory that a command may touch beyond what the process holds before it."""
 KINDS = (KEYS, PROTOTYPES, REJECTS, MANIFEST, "image.png", "image.jpg")
+CONFIG = "config.json"
+WEIGHTS = (CONFIG, "model.safetensors")
+"""Of a trained method's checkpoint, which is given in place of an index."""
 _UNFORESEEN = ("unexpected", "Traceback")
 """Words of an answer that nobody has thought of."""
 _SPECIAL = (0, 1, -1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, -(2**31))
@@ -67,7 +71,17 @@ def _position(size: int, rng: np.random.Generator) -> int:
 
 def mutated_manifest(content: bytes, rng: np.random.Generator) -> bytes:
     """A manifest whose digest fits, with some values replaced or removed."""
-    data = json.loads(content)
+    return signed(_altered(json.loads(content), rng))
+
+
+def mutated_weights(kind: str, content: bytes, rng: np.random.Generator) -> bytes:
+    """Every other configuration stays JSON, with some values replaced or removed."""
+    if kind == CONFIG and rng.random() < 0.5:
+        return json.dumps(_altered(json.loads(content), rng)).encode()
+    return mutated(content, rng)
+
+
+def _altered(data: dict, rng: np.random.Generator) -> dict:
     for _ in range(int(rng.integers(1, 3))):
         parent, key = _some_entry(data, rng)
         values = [None, -1, 0, 10**12, 1e300, "", "x" * 1000, [], {}, True, ["../x"], "/dev/zero"]
@@ -75,7 +89,7 @@ def mutated_manifest(content: bytes, rng: np.random.Generator) -> bytes:
             del parent[key]
         else:
             parent[key] = values[int(rng.integers(0, len(values)))]
-    return signed(data)
+    return data
 
 
 def signed(manifest: dict) -> bytes:
@@ -94,9 +108,10 @@ def _some_entry(data: dict, rng: np.random.Generator) -> tuple[dict, str]:
             return data, key
 
 
-def craft(index: Path, folder: Path, kind: str, rng: np.random.Generator) -> None:
-    """Into `folder`: `index/`, and `images/` with one picture; a file of the kind is mutated."""
-    shutil.copytree(index, folder / "index")
+def craft(source: Path, folder: Path, kind: str, rng: np.random.Generator) -> None:
+    """Into `folder`: an `index/` or `weights/`, and `images/` with one picture; one file is mutated."""
+    copied = folder / ("weights" if kind in WEIGHTS else "index")
+    shutil.copytree(source, copied)
     (folder / "images").mkdir()
     pixels = rng.integers(0, 255, (48, 64, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "images" / (kind if kind.startswith("image") else "image.png"))
@@ -104,7 +119,10 @@ def craft(index: Path, folder: Path, kind: str, rng: np.random.Generator) -> Non
         path = folder / "images" / kind
         path.write_bytes(mutated(path.read_bytes(), rng))
         return
-    path = folder / "index" / kind
+    path = copied / kind
+    if kind in WEIGHTS:
+        path.write_bytes(mutated_weights(kind, path.read_bytes(), rng))
+        return
     if kind == MANIFEST:
         path.write_bytes(mutated_manifest(path.read_bytes(), rng))
         return
@@ -116,8 +134,12 @@ def craft(index: Path, folder: Path, kind: str, rng: np.random.Generator) -> Non
 
 
 def commands(folder: Path) -> tuple[list[str], ...]:
-    index = str(folder / "index")
-    segment = ["segment", str(folder / "images"), "--classes", "cat; dog", "--index", index]
+    index, weights = str(folder / "index"), folder / "weights"
+    segment = ["segment", str(folder / "images"), "--classes", "cat; dog"]
+    if weights.exists():
+        method = ["--method", "flowseg", "--weights", str(weights)]
+        return ([*segment, *method, "--out", str(folder / "out"), "--device", "cpu"],)
+    segment += ["--index", index]
     return (
         ["index", "verify", index],
         ["index", "info", index],
@@ -175,26 +197,28 @@ def check(arguments: list[str], expected: Sequence[int] = (0, 1, 2)) -> None:
     assert not any(word in text for word in _UNFORESEEN), text[-1500:]
 
 
-def warm_up(index: Path) -> None:
+def warm_up(source: Path, kind: str) -> None:
     """Imports what the commands import, once for all forks."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "images").mkdir()
         Image.new("RGB", (64, 48)).save(folder / "images" / "image.png")
-        (folder / "index").symlink_to(index.resolve(), target_is_directory=True)
+        linked = folder / ("weights" if kind in WEIGHTS else "index")
+        linked.symlink_to(source.resolve(), target_is_directory=True)
         for arguments in commands(folder):
             check(arguments, [0])
 
 
-def fuzz(index: Path, kind: str, numbers: range) -> list[str]:
+def fuzz(source: Path, kind: str, numbers: range) -> list[str]:
     """Failures of these mutants of a kind: the number, the command, and what went wrong."""
     torch.set_num_threads(1)
-    warm_up(index)
+    warm_up(source, kind)
     failures = []
     for number in numbers:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            craft(index, folder, kind, np.random.default_rng([KINDS.index(kind), number]))
+            seed = [(*KINDS, *WEIGHTS).index(kind), number]
+            craft(source, folder, kind, np.random.default_rng(seed))
             for arguments in commands(folder):
                 wrong = in_a_process(lambda arguments=arguments: check(arguments))
                 if wrong:
@@ -203,13 +227,15 @@ def fuzz(index: Path, kind: str, numbers: range) -> list[str]:
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--count", default=500, show_default=True)
-@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="[default: all]")
-def main(index: Path, count: int, kinds: tuple[str, ...]) -> None:
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(KINDS + WEIGHTS), help="[default: all of an index]"
+)
+def main(source: Path, count: int, kinds: tuple[str, ...]) -> None:
     """Prints what goes wrong with COUNT mutants of every kind."""
     for kind in kinds or KINDS:
-        failures = fuzz(index, kind, range(count))
+        failures = fuzz(source, kind, range(count))
         print(f"{kind}: {len(failures)} of {count} mutants were answered out of order", flush=True)  # noqa: T201
         for failure in failures:
             print(failure, flush=True)  # noqa: T201

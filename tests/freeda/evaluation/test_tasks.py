@@ -17,6 +17,7 @@ from freeda.errors import DatasetError
 from freeda.evaluation.datasets import open_dataset
 from freeda.evaluation.panoptic import ClassMatches, PanopticQuality, match_segments
 from freeda.evaluation.toy import ToyDataset
+from freeda.methods import METHODS
 from freeda.segmentation.annotations import OTHER, UNMARKED
 from freeda.segmentation.drawing import draw_overlay
 from freeda.segmentation.result import Segmentation
@@ -58,6 +59,25 @@ def test_average_precision_survives_the_log(checkpoint: Path, tmp_path: Path) ->
         assert report["instances"].keys() == {"ap", "ap50", "ap75"}
     lines = (tmp_path / "out" / "images.jsonl").read_text().splitlines()
     assert len(lines) == 2 and json.loads(lines[0])["instances"]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"odise"}))
+def test_a_method_without_segments_of_its_own_has_one_per_class(method: str, tmp_path: Path) -> None:
+    data, out = ToyDataset(), tmp_path / "out"
+    words = ["evaluate", "toyworld", "--method", method, "--out", str(out), "--limit", "1"]
+    done = CliRunner().invoke(main, [*words, "--task", "panoptic", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    report = json.loads((out / "report.json").read_text())
+    model = freeda.load(*(["toy"] if method == "freeda" else []), method=method, device="cpu")
+    model.set_classes(data.classes)
+    found, truth = model.segment(data.image(0)).labels, data.annotated(0).label_map
+    for item in report["classes"]:
+        own, other = truth == item["label"], found == item["label"]
+        if own.any():
+            assert item["iou"] == pytest.approx(100 * (own & other).sum() / (own | other).sum(), abs=0.01)
+    assert report["panoptic"]["all"]["pq"] > 0
+    refused = CliRunner().invoke(main, [*words[:-4], "--out", str(tmp_path / "i"), "--task", "instance"])
+    assert refused.exit_code == 1 and "do not tell instances apart" in refused.stderr
 
 
 def test_perfect_segments_have_a_quality_of_one() -> None:
