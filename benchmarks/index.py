@@ -62,7 +62,7 @@ def measure(folder: Path, dim: int, factory: str) -> dict[str, float]:
     built = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
-    index = open_keys(path, *read_header(path))
+    index = open_keys(path, *read_header(path)[1:])
     opened = time.perf_counter() - started
     queries = np.load(folder / "keys.classes.npy")
     started = time.perf_counter()

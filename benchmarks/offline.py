@@ -277,7 +277,8 @@ def _simulate(workers: int, seconds: float, count: int) -> tuple[float, float]:
             schedule = ShardSchedule(client, Folder(name), config, models, lambda: None)
             with PeakMemory() as peak:
                 started = time.perf_counter()
-                schedule.run(cut(rows, config.shard_size, {}), WorkState())
+                shards = cut(rows, config.shard_size, NounFinder(open_tagger()), {})
+                schedule.run(shards, WorkState())
                 return time.perf_counter() - started, peak.megabytes
 
 

@@ -77,7 +77,8 @@ class Bench:
         """Every patch scored by itself, the scores upsampled bilinearly, and refined where asked."""
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
         features = self.backbone.dense_features(image, self.config.dense_size)[0]
-        local = local_scores(features.flatten(1).T, self.vocabulary.prototypes)
+        compared = self.vocabulary.compared(features.flatten(1).T)
+        local = local_scores(compared, self.vocabulary.prototypes)
         similarity = self.vocabulary.texts @ self.clip.embed_images(image)[0]
         scores = fuse_scores(local, similarity, self.config.local_weight)
         return self._refined_labels(scores.T.reshape(-1, *features.shape[-2:]), image, pamr_iterations)
@@ -188,8 +189,8 @@ def _oracle_mask_vocabulary(bench: Bench) -> Vocabulary:
 
 
 def _with_prototypes(bench: Bench, means: np.ndarray) -> Vocabulary:
-    unit = means / np.linalg.norm(means, axis=1, keepdims=True)
-    return replace(bench.vocabulary, prototypes=torch.from_numpy(unit.astype(np.float32)))
+    vocabulary = bench.vocabulary
+    return replace(vocabulary, prototypes=vocabulary.compared(torch.from_numpy(means.astype(np.float32))))
 
 
 def evaluate(predict: Predict, scenes: int) -> tuple[float, float]:

@@ -68,25 +68,27 @@ def _renumbered(labels: np.ndarray) -> Regions:
 
 
 def neighbour_scores(bench: Bench) -> Iterator[tuple[str, LocalScores]]:
-    """Local scores by other uses of all retrieved vectors; prototypes passed in are not used."""
+    """Local scores by other uses of all retrieved vectors; prototypes passed in are not used.
+
+    Regions come as they are compared: whitened.
+    """
+    whitened = bench.vocabulary.compared
     found = bench.index.class_prototypes(bench.vocabulary.texts.numpy(), bench.config.neighbors)
     held = torch.from_numpy(found.rows >= 0)  # classes have more or fewer neighbours where some tie
     vectors = torch.zeros(*held.shape, bench.index.manifest.vector_dim)
     vectors[held] = torch.from_numpy(bench.index.vectors(found.rows[found.rows >= 0]))
     members = [own[kept] for own, kept in zip(vectors, held, strict=True)]
-    unit = functional.normalize(vectors, dim=-1)
+    unit = whitened(vectors)
     similarity = torch.from_numpy(found.similarities)
     means = torch.stack([own.mean(0) for own in members])
-    yield "plain mean of all (the paper's)", _to_prototypes(means[:, None])
-    yield "mean of unit vectors", _to_prototypes(unit.sum(1)[:, None])
+    yield "plain mean of all (the paper's)", _to_prototypes(whitened(means)[:, None])
+    yield "mean of whitened vectors", _to_prototypes((unit * held[..., None]).sum(1)[:, None])
     logits = (similarity / 0.05).masked_fill(~held, -torch.inf)
     weighted = (logits.softmax(1)[..., None] * vectors).sum(1)
-    yield "mean weighted by text similarity", _to_prototypes(weighted[:, None])
-    centre = torch.from_numpy(bench.index.vectors(range(len(bench.index))).mean(0))
-    centred = _to_prototypes((means - centre)[:, None])
-    yield "features centred on the index's mean", lambda regions, _: centred(regions - centre, _)
+    yield "mean weighted by text similarity", _to_prototypes(whitened(weighted)[:, None])
     for count in (2, 4):
-        yield f"{count} prototypes per class (k-means), the best", _to_prototypes(_centroids(members, count))
+        centroids = whitened(_centroids(members, count))
+        yield f"{count} prototypes per class (k-means), the best", _to_prototypes(centroids)
     for best in (1, 3):
         name = "the best single neighbour" if best == 1 else f"mean of the {best} best neighbours"
         yield name, partial(_to_nearest, unit, held, best)
@@ -132,7 +134,13 @@ def take_quarter(index: PrototypeIndex, folder: Path) -> Path:
 
 def options(bench: Bench) -> Iterator[tuple[str, FreedaSettings, Sequence[ClassName]]]:
     """Choices that a configuration or a class list makes."""
-    yield "retrieval by class text (the default)", bench.config, CLASSES
+    yield "whitened features (the default)", bench.config, CLASSES
+    for shrinkage in (0.03, 0.3, 1.0):
+        yield f"shrinkage {shrinkage}", replace(bench.config, shrinkage=shrinkage), CLASSES
+    cosine = replace(bench.config, metric="cosine")
+    for weight in (0.65, 0.7, 0.75, 0.8):
+        changed = replace(cosine, local_weight=weight)
+        yield f"plain cosine (the paper's), local weight {weight}", changed, CLASSES
     for neighbors in (5, 20, 50):
         by_region = replace(bench.config, retrieval="region", region_neighbors=neighbors)
         yield f"retrieval by image region, {neighbors} nearest", by_region, CLASSES

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from freeda.errors import IndexCorruptError, IndexMismatchError
+from freeda.errors import ConfigError, IndexCorruptError, IndexMismatchError
 from freeda.index.finding import find_index
 from freeda.index.format import (
     KEYS,
@@ -32,6 +32,7 @@ from freeda.index.gpu_keys import GpuKeys, takes_gpu
 from freeda.index.keys import open_keys, prepare_reconstruction
 from freeda.index.retrieval import ClassRetrieval
 from freeda.index.sharing.fetched import Source, read_source
+from freeda.index.whitening import Spread, Whitening
 from freeda.presets.settings import Preset
 from freeda.presets.toml import preset_from_dict
 from freeda.records import ClassPrototypes, Prototype
@@ -40,6 +41,8 @@ from freeda.vectors import unit
 __all__ = ["PrototypeIndex"]
 
 _VERIFY_ON_OPEN_BYTES = 128 * 2**20
+_SPREAD_ROWS = 32_768
+"""Prototypes, evenly taken, from which the spread of visual vectors is measured."""
 
 
 class PrototypeIndex:
@@ -197,6 +200,20 @@ class PrototypeIndex:
         if finite.any():
             found[finite] = rows[searched.search(unit(features[finite]), found.shape[1])[1]]
         return found
+
+    @cached_property
+    def _spread(self) -> Spread | None:
+        rows = np.linspace(0, len(self) - 1, min(len(self), _SPREAD_ROWS)).astype(np.int64)
+        return Spread.of(self.vectors(rows), self._noun_codes[rows])
+
+    def whitening(self, shrinkage: float) -> Whitening:
+        """How visual vectors are mapped for metric "whitened"; raises `ConfigError` where it is unknown."""
+        if self._spread is None:
+            raise ConfigError(
+                f"index '{self.folder.name}' has no noun with two prototypes, whose difference metric "
+                f'"whitened" needs; set metric = "cosine" (--set metric=cosine)'
+            )
+        return Whitening.of(self._spread, shrinkage)
 
     def mean_keys(self, rows: np.ndarray) -> np.ndarray:
         """(R, K) float32: the mean key of each line of (R, k) rows; NaN for a line that holds a -1."""

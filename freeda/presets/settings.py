@@ -48,6 +48,7 @@ Pooling = Literal["area", "smooth", "bilinear"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Resizing = Literal["antialiased", "plain"]
+Metric = Literal["cosine", "whitened"]
 Retrieval = Literal["class", "region"]
 FROM_INDEX: Final = "index"
 LOCAL_PREFIX: Final = "local:"
@@ -184,6 +185,10 @@ class FreedaSettings:
     merge_above: neighbouring superpixels are merged while their features' cosine is above this; 1 merges
         none.
     pamr: iterations of pixel-adaptive mask refinement; 0 for none.
+    metric: how a region's feature is compared with prototypes, for retrieval "class": "cosine" (FreeDA), or
+        "whitened", by the cosine after whitening with what prototypes of one noun differ in
+        (`freeda.index.whitening`).
+    shrinkage: of that whitening: what is added to all variances, as a share of their mean.
     retrieval: "class": each class retrieves prototypes by its text, once (FreeDA); "region": each region
         retrieves prototypes by its feature and is scored by their mean key (after CorrCLIP).
     region_neighbors: prototypes retrieved per region, for retrieval "region".
@@ -206,6 +211,8 @@ class FreedaSettings:
     pooling: Pooling = "area"
     merge_above: float = 1.0
     pamr: int = 0
+    metric: Metric = "cosine"
+    shrinkage: float = 0.1
     retrieval: Retrieval = "class"
     region_neighbors: int = 20
     templates: tuple[str, ...] = TEMPLATES
@@ -234,6 +241,8 @@ class FreedaSettings:
         self._require("pooling", self.pooling in get_args(Pooling), _or(get_args(Pooling)))
         self._require("merge_above", is_number(self.merge_above, above=0, most=1), "above 0, at most 1")
         self._require("pamr", isinstance(self.pamr, int) and 0 <= self.pamr <= 100, "0 .. 100")
+        self._require("metric", self.metric in get_args(Metric), _or(get_args(Metric)))
+        self._require("shrinkage", is_number(self.shrinkage, above=0), "above 0")
         self._require("retrieval", self.retrieval in get_args(Retrieval), _or(get_args(Retrieval)))
         self._require("synonyms", isinstance(self.synonyms, bool), "true or false")
         self._require("resizing", self.resizing in get_args(Resizing), _or(get_args(Resizing)))

@@ -33,7 +33,7 @@ class Vote:
 
     row: in the index.
     text_similarity: cosine of its key and the class text.
-    visual_similarity: cosine of its vector and the region's feature.
+    visual_similarity: cosine of its vector and the region's feature, as the method compares them.
     thumbnail: an encoded picture, empty where none was kept.
     """
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from freeda.class_names import BACKGROUND
 from freeda.methods.freeda.method import FreedaMethod
@@ -119,7 +118,7 @@ def _votes(
         return ()
     index, rows = method.index, _voters(method, vocabulary, best, feature)
     vectors = torch.from_numpy(index.vectors(rows)).to(feature.device)
-    looks = functional.normalize(vectors, dim=-1) @ functional.normalize(feature, dim=-1)
+    looks = vocabulary.compared(vectors) @ vocabulary.compared(feature[None])[0]
     looks = looks.nan_to_num(-1.0)  # a damaged prototype votes last
     chosen = looks.argsort(descending=True, stable=True)[:_VOTES].tolist()
     texts = index.keys_of(rows[chosen]) @ vocabulary.texts[best].cpu().numpy()

@@ -120,7 +120,12 @@ class FreedaMethod(BackgroundSwitch):
         found = self._prototypes(texts)
         device = self.backbone.device
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
-        return Vocabulary(classes, concepts.names, torch.from_numpy(texts).to(device), prototypes, found)
+        whitening = None
+        if chosen.metric == "whitened":
+            whitening = self.index.whitening(chosen.shrinkage).to(device)
+            prototypes = whitening(prototypes)
+        texts_there = torch.from_numpy(texts).to(device)
+        return Vocabulary(classes, concepts.names, texts_there, prototypes, found, whitening)
 
     def _prototypes(self, texts: np.ndarray) -> ClassPrototypes:
         return self.index.class_prototypes(
@@ -230,7 +235,7 @@ class FreedaMethod(BackgroundSwitch):
     def local_scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         """(R, C) scores of (R, D) features, by the retrieval that the settings name."""
         if self.settings.retrieval == "class":
-            return local_scores(features, vocabulary.prototypes)
+            return local_scores(vocabulary.compared(features), vocabulary.prototypes)
         found = self.index.search_vectors(features.cpu().numpy(), self.settings.region_neighbors)
         keys = torch.from_numpy(self.index.mean_keys(found)).to(vocabulary.texts)
         return local_scores(keys, vocabulary.texts)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from freeda.class_names import BACKGROUND, ClassName
+from freeda.index.whitening import Whitening
 from freeda.records import ClassPrototypes
 
 __all__ = ["Vocabulary"]
@@ -22,8 +24,9 @@ class Vocabulary:
     concepts: what the background is made of, if there is one. Each is scored like a class; their rows follow
         those of the classes.
     texts: (C, K) unit text embeddings.
-    prototypes: (C, D) unit class prototypes.
+    prototypes: (C, D) unit class prototypes, whitened where features are.
     retrieved: which prototypes of the index are behind each class.
+    whitening: of features before they are compared; None for none.
     """
 
     classes: tuple[ClassName, ...]
@@ -31,6 +34,11 @@ class Vocabulary:
     texts: torch.Tensor
     prototypes: torch.Tensor
     retrieved: ClassPrototypes
+    whitening: Whitening | None = None
+
+    def compared(self, features: torch.Tensor) -> torch.Tensor:
+        """(R, D) features as they are compared with prototypes: whitened, or of unit length."""
+        return functional.normalize(features, dim=-1) if self.whitening is None else self.whitening(features)
 
     @property
     def groups(self) -> list[slice]:

@@ -142,6 +142,7 @@ OTHERS = {
     "superpixels.algorithm": "felzenszwalb",
 }
 OTHERS |= {"pooling": "area", "retrieval": "region", "resizing": "plain", "synonyms": False}
+OTHERS |= {"metric": "cosine"}
 OTHERS |= {"stuff": ["sky"]}
 OTHERS |= {("freeda", "background"): 0.3, "prompts": "single", "grid_weights": [0.2, 0.3, 0.4, 0.5]}
 

@@ -9,6 +9,7 @@ import torch
 
 from freeda.class_names import ClassName
 from freeda.errors import ClassNamesError, ConfigError, ImageError, IndexMismatchError
+from freeda.index.editing import leave_out
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter, load
 from freeda.methods.freeda.concepts import USUAL_CONCEPTS
@@ -240,8 +241,8 @@ def test_background_concepts_by_name(index_folder: Path, tiny_preset: Preset) ->
 def test_a_region_that_is_not_finite_stays_undecided(index_folder: Path) -> None:
     segmenter = load(index_folder)
     plain = segmenter.method.settings
-    for retrieval in ("class", "region"):
-        segmenter.method.settings = replace(plain, retrieval=retrieval, region_neighbors=3)
+    for changes in ({}, {"metric": "whitened"}, {"retrieval": "region", "region_neighbors": 3}):
+        segmenter.method.settings = replace(plain, **changes)
         vocabulary = segmenter.encode_classes("cat;dog")
         features = torch.zeros(2, vocabulary.prototypes.shape[1])
         features[0] = 1.0
@@ -276,6 +277,50 @@ def test_regions_retrieve_the_keys_of_what_they_look_like(index_folder: Path) ->
     region = dense[:, :, 0:2].mean((1, 2))
     ids = [index.rows([n], ["id"])[0]["id"] for n in np.argsort(-(vectors @ region))[:4]]
     assert [vote.id for vote in votes] == ids
+
+
+def test_whitened_features_are_compared_by_fisher_s_discriminant(index_folder: Path) -> None:
+    segmenter = load(index_folder)
+    changes = {"metric": "whitened", "shrinkage": 0.2, "local_weight": 1.0, "neighbors": 5}
+    segmenter.method.settings = replace(segmenter.method.settings, **changes)
+    segmenter.method.find_regions = half_regions
+    vocabulary = segmenter.encode_classes("cat;dog")
+    found = segmenter.method.score_image(picture(56, 56), vocabulary).double().numpy()
+
+    index = segmenter.method.index
+    vectors, nouns = index.vectors(range(60)).astype(np.float64), np.array(list(index.column("noun")))
+    apart = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    mean = apart.mean(0)
+    for noun in set(nouns):
+        apart[nouns == noun] -= apart[nouns == noun].mean(0)
+    spread = apart.T @ apart / (len(nouns) - len(set(nouns)))
+    spread += 0.2 * np.trace(spread) / len(spread) * np.eye(len(spread))
+
+    def cosine(one: np.ndarray, other: np.ndarray) -> float:
+        one, other = (part / np.linalg.norm(part) - mean for part in (one, other))
+        dots = [a @ np.linalg.solve(spread, b) for a, b in ((one, other), (one, one), (other, other))]
+        return dots[0] / np.sqrt(dots[1] * dots[2])
+
+    image = torch.from_numpy(picture(56, 56)).permute(2, 0, 1)[None].float() / 255
+    dense = segmenter.method.backbone.dense_features(image, 56)[0].double().numpy()
+    for row, rows in enumerate(vocabulary.retrieved.rows):
+        prototype = vectors[rows[rows >= 0]].mean(0)
+        for x, columns in ((10, slice(0, 2)), (40, slice(2, 4))):
+            expected = 1 / (1 + np.exp(-cosine(dense[:, :, columns].mean((1, 2)), prototype)))
+            np.testing.assert_allclose(found[row, 30, x], expected, rtol=1e-4)
+    (vote, *_) = segmenter.segment(picture(56, 56), "cat;dog").explain(10, 30).votes
+    expected = cosine(dense[:, :, 0:2].mean((1, 2)), vectors[vote.row])
+    assert vote.visual_similarity == pytest.approx(expected, abs=1e-3)
+
+
+def test_an_index_of_single_prototypes_cannot_be_whitened(index_folder: Path, tmp_path: Path) -> None:
+    index, seen = PrototypeIndex.open(index_folder), set[str]()
+    repeated = [row for row, noun in enumerate(index.column("noun")) if noun in seen or seen.add(noun)]
+    leave_out(index, tmp_path / "single", rows=repeated)
+    segmenter = load(tmp_path / "single")
+    segmenter.method.settings = replace(segmenter.method.settings, metric="whitened")
+    with pytest.raises(ConfigError, match="no noun with two prototypes.*--set metric=cosine"):
+        segmenter.encode_classes("cat")
 
 
 def test_other_models_are_refused(index_folder: Path, tiny_preset: Preset, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Whitening of visual vectors: what differs among prototypes of one noun counts little, what differs between
+nouns counts more.
+
+Directions in which prototypes of one noun differ say nothing about the noun. Divided by the spread along
+them, as in linear discriminant analysis (Fisher, 1936), the cosine of two vectors attends to the others. It
+is computed from the index alone; no label of anybody's images is used. FreeDA compares plain vectors.
+
+Shapes: `N` vectors, `D` their width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from freeda.vectors import unit
+
+__all__ = ["Spread", "Whitening"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where unit vectors lie, and how those of one noun differ.
+
+    mean: (D,) float64. within: (D, D) float64 covariance around the means of the nouns.
+    """
+
+    mean: np.ndarray
+    within: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, nouns: np.ndarray) -> Spread | None:
+        """Of (N, D) vectors and a number for the noun of each; None where no noun has two.
+
+        Vectors that are not finite are left out.
+        """
+        finite = np.isfinite(vectors).all(1)
+        held, nouns = unit(vectors[finite]).astype(np.float64), nouns[finite]
+        _, places, counts = np.unique(nouns, return_inverse=True, return_counts=True)
+        if len(held) == len(counts):
+            return None
+        means = np.zeros((len(counts), held.shape[1]))
+        np.add.at(means, places, held)
+        apart = held - (means / counts[:, None])[places]
+        return cls(held.mean(0), apart.T @ apart / (len(held) - len(counts)))
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """An affine map of unit vectors, after which they are of unit length again.
+
+    mean: (D,) and matrix: (D, D), float32.
+    """
+
+    mean: torch.Tensor
+    matrix: torch.Tensor
+
+    @classmethod
+    def of(cls, spread: Spread, shrinkage: float) -> Whitening:
+        """shrinkage: what is added to all variances, as a share of their mean: without it, directions that a
+        few prototypes happen to agree on would count most.
+        """
+        width = len(spread.mean)
+        floor = shrinkage * np.trace(spread.within) / width
+        variances, directions = np.linalg.eigh(spread.within)
+        matrix = directions / np.sqrt(np.maximum(variances + floor, np.finfo(np.float32).tiny))
+        return cls(*(torch.from_numpy(part.astype(np.float32)) for part in (spread.mean, matrix)))
+
+    def to(self, device: torch.device) -> Whitening:
+        return Whitening(self.mean.to(device), self.matrix.to(device))
+
+    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(N, D) unit vectors of (N, D) vectors of any length."""
+        return functional.normalize((functional.normalize(vectors, dim=-1) - self.mean) @ self.matrix, dim=-1)
