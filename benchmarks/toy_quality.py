@@ -109,6 +109,8 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     local_only = replace(bench.config, local_weight=1.0)
     yield "FreeDA complete", bench.predict(full, vocabulary)
     yield "without global similarity", bench.predict(bench.segmenter(settings=local_only), vocabulary)
+    cosine = bench.segmenter(settings=replace(bench.config, metric="cosine", local_weight=0.7))
+    yield "without whitening (plain cosine)", bench.predict(cosine, cosine.encode_classes(CLASSES))
     refined = bench.config.pamr
     yield "without regions (per patch, refined)", partial(bench.without_regions, pamr_iterations=refined)
     yield "without regions, without refinement", partial(bench.without_regions, pamr_iterations=0)

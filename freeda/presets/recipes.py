@@ -32,6 +32,7 @@ def paper_recipe(preset: Preset) -> FreedaSettings:
         pooling="bilinear",
         merge_above=1.0,
         pamr=0,
+        metric="cosine",
         retrieval="class",
         templates=TEMPLATES,
         synonyms=False,
