@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 __all__ = [
+    "GENERATED",
+    "PHOTOGRAPH",
     "Caption",
     "ClassPrototypes",
     "NounSpan",
@@ -16,6 +18,9 @@ __all__ = [
     "SyntheticImage",
     "TaggedCaption",
 ]
+
+GENERATED, PHOTOGRAPH = "generated", "photograph"
+"""Where a prototype comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,8 @@ class Prototype:
     area: share of the image inside the mask, (0, 1].
     peak: maximum of the attention map over its mean.
     thumbnail: a small encoded image, faint outside of the noun's mask.
+    source: "generated", or "photograph" for one of somebody's own images with a mask. A photograph has the
+        image's name as its caption's id, no caption, and a peak of 1.
     """
 
     id: str
@@ -95,6 +102,7 @@ class Prototype:
     peak: float
     seed: int
     thumbnail: bytes
+    source: str = GENERATED
 
 
 @dataclass(frozen=True)

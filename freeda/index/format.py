@@ -44,7 +44,9 @@ __all__ = [
     "write_rejects",
 ]
 
-FORMAT = 2
+FORMAT = 3
+READ_FORMATS = (2, FORMAT)
+"""Format 2 has no column `source`: all of its prototypes are generated."""
 MANIFEST = "manifest.json"
 KEYS, PROTOTYPES, REJECTS, CARD = "keys.faiss", "prototypes.arrow", "rejects.parquet", "README.md"
 REPORT = "report.html"
@@ -96,8 +98,8 @@ class Manifest:
     format: int = FORMAT
 
 
-def prototype_schema(vector_dim: int) -> pa.Schema:
-    """The columns of `prototypes.arrow`."""
+def prototype_schema(vector_dim: int, version: int = FORMAT) -> pa.Schema:
+    """The columns of `prototypes.arrow`. version: of the format."""
     return pa.schema(
         [
             ("id", pa.string()),
@@ -109,6 +111,7 @@ def prototype_schema(vector_dim: int) -> pa.Schema:
             ("peak", pa.float32()),
             ("seed", pa.int64()),
             ("thumbnail", pa.binary()),
+            *([("source", pa.string())] if version > 2 else []),
         ]
     )
 
@@ -137,7 +140,8 @@ def open_prototypes(folder: Path, manifest: Manifest) -> list[pa.RecordBatch]:
     except (pa.ArrowException, OSError) as error:
         raise IndexCorruptError(f"{path} cannot be read: {error}; restore or rebuild the index") from error
     rows = sum(map(len, batches))
-    if rows != manifest.prototypes or reader.schema != prototype_schema(manifest.vector_dim):
+    schema = prototype_schema(manifest.vector_dim, manifest.format)
+    if rows != manifest.prototypes or reader.schema != schema:
         raise IndexCorruptError(f"{path} does not match its manifest; restore or rebuild the index")
     return batches
 
@@ -207,9 +211,10 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """The inverse of `manifest_text`; raises `IndexCorruptError`, which names `where`."""
     try:
         data = json.loads(content.decode("utf-8"))
-        if data.get("format") != FORMAT:
+        if data.get("format") not in READ_FORMATS:
             raise IndexCorruptError(
-                f"{where} has format {data.get('format')!r}; this version reads format {FORMAT}; "
+                f"{where} has format {data.get('format')!r}; this version reads formats "
+                f"{' and '.join(map(str, READ_FORMATS))}; "
                 f"rebuild the index or install the freeda that wrote it"
             )
         digest = data.pop("digest")

@@ -14,6 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from freeda.errors import ConfigError, IndexCorruptError, IndexMismatchError
 from freeda.index.finding import find_index
@@ -32,17 +33,15 @@ from freeda.index.gpu_keys import GpuKeys, takes_gpu
 from freeda.index.keys import open_keys, prepare_reconstruction
 from freeda.index.retrieval import ClassRetrieval
 from freeda.index.sharing.fetched import Source, read_source
-from freeda.index.whitening import Spread, Whitening
+from freeda.index.whitening import Spread, Whitening, evenly_taken
 from freeda.presets.settings import Preset
 from freeda.presets.toml import preset_from_dict
-from freeda.records import ClassPrototypes, Prototype
+from freeda.records import GENERATED, PHOTOGRAPH, ClassPrototypes, Prototype
 from freeda.vectors import unit
 
 __all__ = ["PrototypeIndex"]
 
 _VERIFY_ON_OPEN_BYTES = 128 * 2**20
-_SPREAD_ROWS = 32_768
-"""Prototypes, evenly taken, from which the spread of visual vectors is measured."""
 
 
 class PrototypeIndex:
@@ -202,18 +201,24 @@ class PrototypeIndex:
         return found
 
     @cached_property
-    def _spread(self) -> Spread | None:
-        rows = np.linspace(0, len(self) - 1, min(len(self), _SPREAD_ROWS)).astype(np.int64)
-        return Spread.of(self.vectors(rows), self._noun_codes[rows])
+    def _spreads(self) -> tuple[Spread | None, Spread | None]:
+        """Of the visual vectors that are not `set_apart`, and of those that are."""
+        ordinary, own = (evenly_taken(np.flatnonzero(chosen)) for chosen in (~self.set_apart, self.set_apart))
+        codes = self._noun_codes
+        return Spread.of(self.vectors(ordinary), codes[ordinary]), Spread.of(self.vectors(own), codes[own])
 
-    def whitening(self, shrinkage: float) -> Whitening:
-        """How visual vectors are mapped for metric "whitened"; raises `ConfigError` where it is unknown."""
-        if self._spread is None:
+    def whitening(self, shrinkage: float, own_weight: float) -> Whitening:
+        """How visual vectors are mapped for metric "whitened"; raises `ConfigError` where it is unknown.
+
+        own_weight: of the spread of prototypes `set_apart`, the less the fewer there are.
+        """
+        spread, own = self._spreads
+        if spread is None:
             raise ConfigError(
                 f"index '{self.folder.name}' has no noun with two prototypes, whose difference metric "
                 f'"whitened" needs; set metric = "cosine" (--set metric=cosine)'
             )
-        return Whitening.of(self._spread, shrinkage)
+        return Whitening.of(spread if own is None else spread.joined(own, own_weight), shrinkage)
 
     def mean_keys(self, rows: np.ndarray) -> np.ndarray:
         """(R, K) float32: the mean key of each line of (R, k) rows; NaN for a line that holds a -1."""
@@ -264,6 +269,35 @@ class PrototypeIndex:
         """(N,) int32: a number for the noun of every prototype."""
         return np.asarray(self._nouns.indices)
 
+    @cached_property
+    def _from_photographs(self) -> np.ndarray:
+        """(N,) bool: which prototypes are of photographs."""
+        if self.manifest.format < 3:
+            return np.zeros(len(self), bool)
+        sources = pa.chunked_array([batch.column("source") for batch in self._batches])
+        return np.asarray(pc.equal(sources, PHOTOGRAPH).to_numpy())
+
+    @cached_property
+    def set_apart(self) -> np.ndarray:
+        """(N,) bool: prototypes of photographs, which serve the classes of their nouns alone. None where the
+        index holds nothing else: there they are retrieved like all others.
+        """
+        photographs = self._from_photographs
+        return np.zeros_like(photographs) if photographs.all() else photographs
+
+    def photographs_of(self, names: Sequence[str]) -> np.ndarray:
+        """(n,) rows, ascending, of those set apart whose noun is one of some names, in any case."""
+        wanted = {name.casefold() for name in names}
+        nouns = self._nouns.dictionary.to_pylist()
+        codes = [code for code, noun in enumerate(nouns) if noun.casefold() in wanted]
+        return np.flatnonzero(self.set_apart & np.isin(self._noun_codes, codes))
+
+    def source_counts(self) -> dict[str, int]:
+        """How many prototypes come from where."""
+        photographs = int(self._from_photographs.sum())
+        found = {GENERATED: len(self) - photographs, PHOTOGRAPH: photographs}
+        return {source: count for source, count in found.items() if count}
+
     def prototypes(self) -> Iterator[Prototype]:
         """All prototypes in order, one batch in memory at a time; keys and vectors as stored."""
         start = 0
@@ -298,8 +332,9 @@ class PrototypeIndex:
         queries: (C, K) unit text embeddings.
         margin: neighbours whose similarity is below the nearest one's by more than this are left out, so that
             a class of few prototypes does not borrow those of others; 2 leaves none out.
-        All keys that tie with the k-th nearest are taken too. Vectors that are not finite are left out of the
-        mean. The latest classes are kept, so that they are not searched again; threads may ask at once.
+        All keys that tie with the k-th nearest are taken too; prototypes `set_apart` are not. Vectors that
+        are not finite are left out of the mean. The latest classes are kept, so that they are not searched
+        again; threads may ask at once.
         """
         return self._class_retrieval(np.ascontiguousarray(queries, np.float32), k, margin)
 

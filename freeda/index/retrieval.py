@@ -38,6 +38,8 @@ _MOST_TIED = 4096
 class Searchable(Protocol):
     """What retrieval needs of an index."""
 
+    @property
+    def set_apart(self) -> np.ndarray: ...
     def __len__(self) -> int: ...
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
     def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
@@ -82,11 +84,24 @@ class ClassRetrieval:
         new = {name: number for number, name in enumerate(names) if name not in found}
         if new:
             chosen = queries[list(new.values())]
-            similarities, rows = self._index.search(chosen, min(k + _BEYOND, len(self._index)))
+            similarities, rows = self._search(chosen, k + _BEYOND)
             for name, query, near, values in zip(new, chosen, rows, similarities, strict=True):
                 found[name] = self._neighborhood(*self._with_ties(query, near, values, k), margin)
             self._known.keep({name: found[name] for name in new})
         return _stacked([found[name] for name in names])
+
+    def _search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities and rows of the `count` nearest prototypes that are not set apart; -1 for none."""
+        apart, found = self._index.set_apart, min(count, len(self._index))
+        while True:
+            similarities, rows = self._index.search(queries, found)
+            kept = (rows >= 0) & ~apart[rows]
+            if not apart.any() or found == len(apart) or kept.sum(1).min() >= count:
+                break
+            found = min(2 * found, len(apart))
+        order = np.argsort(~kept, 1, kind="stable")[:, :count]
+        rows = np.where(kept, rows, -1)
+        return np.take_along_axis(similarities, order, 1), np.take_along_axis(rows, order, 1)
 
     def _with_ties(
         self, query: np.ndarray, rows: np.ndarray, similarities: np.ndarray, k: int
@@ -100,6 +115,7 @@ class ClassRetrieval:
         tied = rows[(rows >= 0) & (np.abs(similarities - last) <= _TIE)]
         if rows[-1] >= 0 and similarities[-1] >= last - _TIE and len(rows) < len(self._index):
             others = np.setdiff1d(self._index.rows_of_same_nouns(tied), rows[:k][above])
+            others = others[~self._index.set_apart[others]]
             tied = self._with_similarity(others, query, last)
         tied = self._sample(tied, max(k, _MOST_TIED) - int(above.sum()))
         taken = np.concatenate([rows[:k][above], tied])

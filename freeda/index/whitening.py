@@ -18,7 +18,15 @@ from torch.nn import functional
 
 from freeda.vectors import unit
 
-__all__ = ["Spread", "Whitening"]
+__all__ = ["Spread", "Whitening", "evenly_taken"]
+
+_MOST = 32_768
+"""Vectors from which a spread is measured."""
+
+
+def evenly_taken(rows: np.ndarray) -> np.ndarray:
+    """All of (n,) rows, or as many as a spread is measured from."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(np.int64)]
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,12 @@ class Spread:
     """Where unit vectors lie, and how those of one noun differ.
 
     mean: (D,) float64. within: (D, D) float64 covariance around the means of the nouns.
+    freedom: degrees of freedom of that covariance: vectors less nouns.
     """
 
     mean: np.ndarray
     within: np.ndarray
+    freedom: int
 
     @classmethod
     def of(cls, vectors: np.ndarray, nouns: np.ndarray) -> Spread | None:
@@ -45,7 +55,19 @@ class Spread:
         means = np.zeros((len(counts), held.shape[1]))
         np.add.at(means, places, held)
         apart = held - (means / counts[:, None])[places]
-        return cls(held.mean(0), apart.T @ apart / (len(held) - len(counts)))
+        freedom = len(held) - len(counts)
+        return cls(held.mean(0), apart.T @ apart / freedom, freedom)
+
+    def joined(self, other: Spread, weight: float) -> Spread:
+        """Both together. The other's share is `weight` where it is well known, less where it has fewer
+        degrees of freedom than dimensions.
+        """
+        share = weight * other.freedom / (other.freedom + len(self.mean))
+        mean, within = (
+            (1 - share) * one + share * two
+            for one, two in ((self.mean, other.mean), (self.within, other.within))
+        )
+        return Spread(mean, within, self.freedom + other.freedom)
 
 
 @dataclass(frozen=True)

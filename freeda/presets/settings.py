@@ -176,6 +176,8 @@ class FreedaSettings:
     neighbors: prototypes retrieved per class (k).
     neighbor_margin: of these, prototypes are left out whose key's cosine to the class is lower than the
         nearest one's by more than this; 2 leaves none out.
+    own_weight: share of photographs in a class's prototype, where the index has some of that name beside
+        generated pictures.
     local_weight: share of the local score; the rest is the global score.
     background: score that a class must exceed; None for no such constant.
     background_concepts: names that compete with the classes as background, retrieved and scored as classes
@@ -205,6 +207,7 @@ class FreedaSettings:
     dense_size: int
     neighbors: int = 350
     neighbor_margin: float = 2.0
+    own_weight: float = 0.8
     local_weight: float = 0.8
     background: float | None = None
     background_concepts: BackgroundConcepts = FROM_INDEX
@@ -233,7 +236,8 @@ class FreedaSettings:
             "stride", 16 * self.stride >= self.window, f"at least a 16th of {self.window}, the window"
         )
         self._require("neighbor_margin", is_number(self.neighbor_margin, least=0), "0 or more")
-        self._require("local_weight", is_number(self.local_weight, least=0, most=1), "between 0 and 1")
+        for name in ("local_weight", "own_weight"):
+            self._require(name, is_number(getattr(self, name), least=0, most=1), "between 0 and 1")
         self._require("background", self.background is None or is_number(self.background), "a number")
         concepts = self.background_concepts
         known = concepts == FROM_INDEX or _are_names(concepts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from freeda.models.attention import DegenerateMapError, localize
 from freeda.models.backbone import Backbone, load_backbone
@@ -20,15 +18,13 @@ from freeda.models.loading import choose_device, chosen_dtype, default_dtype
 from freeda.presets import Preset
 from freeda.records import NounSpan, Prototype, Reject, TaggedCaption
 from freeda.segmentation.regions import pool_mask
+from freeda.segmentation.thumbnails import thumbnail
 from index_build.config import BuildConfig, caption_seed
 from index_build.generation.outcome import ShardOutcome
 from index_build.generation.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
 from index_build.generation.textual_keys import textual_keys
 
 __all__ = ["BuildModels", "build_prototypes", "load_models"]
-
-_FAINT = 90
-"""Opacity, of 255, of what lies outside of a noun's mask in its thumbnail."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +168,8 @@ def _add_picture(
             if not np.isfinite(vector.astype(np.float16)).all():
                 outcome.rejects.append(_reject(item, span, "feature is not finite"))
                 continue
-            thumbnail = _thumbnail(item.picture.pixels, mask, config.thumbnail)
-            outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, thumbnail))
+            picture = thumbnail(item.picture.pixels, mask, config.thumbnail)
+            outcome.prototypes.append(_prototype(item, span, key, vector, mask, peak, picture))
             masks[span.noun], peaks[span.noun] = mask, peak
         if masks:
             outcome.overlaps.add(masks)
@@ -199,7 +195,7 @@ def _prototype(
     vector: np.ndarray,
     mask: np.ndarray,
     peak: float,
-    thumbnail: bytes,
+    picture: bytes,
 ) -> Prototype:
     caption = item.source.caption
     return Prototype(
@@ -212,19 +208,10 @@ def _prototype(
         area=float(mask.mean()),
         peak=peak,
         seed=item.source.seed,
-        thumbnail=thumbnail,
+        thumbnail=picture,
     )
 
 
 def _reject(item: Illustrated, span: NounSpan, reason: str) -> Reject:
     caption = item.source.caption
     return Reject(caption_id=caption.id, caption=caption.text, noun=span.noun, reason=reason)
-
-
-def _thumbnail(pixels: np.ndarray, mask: np.ndarray, side: int) -> bytes:
-    """The whole picture, faint outside of an (H, W) mask, its longer side at most `side`, as WebP."""
-    picture = Image.fromarray(np.dstack([pixels, np.where(mask, 255, _FAINT).astype(np.uint8)]), "RGBA")
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=80)
-    return buffer.getvalue()

@@ -22,6 +22,7 @@ from freeda.index.noun_keys import NounKeys, frequent_nouns
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
+from freeda.methods.freeda.own_images import with_photographs
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.freeda.windows import EncodedImage, EncodedWindow, ScoredWindow
 from freeda.models.backbone import Backbone
@@ -117,12 +118,12 @@ class FreedaMethod(BackgroundSwitch):
         texts = self.clip.embed_classes(named, chosen.templates)
         concepts = self._concepts(classes, texts)
         texts = np.concatenate([texts, concepts.texts])
-        found = self._prototypes(texts)
+        found = with_photographs(self._prototypes(texts), self.index, classes, texts, chosen.own_weight)
         device = self.backbone.device
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
         whitening = None
         if chosen.metric == "whitened":
-            whitening = self.index.whitening(chosen.shrinkage).to(device)
+            whitening = self.index.whitening(chosen.shrinkage, chosen.own_weight).to(device)
             prototypes = whitening(prototypes)
         texts_there = torch.from_numpy(texts).to(device)
         return Vocabulary(classes, concepts.names, texts_there, prototypes, found, whitening)

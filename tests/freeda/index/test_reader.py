@@ -233,7 +233,7 @@ def test_damaged_manifests(tmp_path: Path) -> None:
     for content, message in [
         ("{", "is damaged"),
         (json.dumps(data | {"surprise": 1}), "is damaged"),
-        (json.dumps(data | {"format": 9}), "reads format 2"),
+        (json.dumps(data | {"format": 9}), "reads formats 2 and 3"),
         (manifest.read_text().replace('"seed": 0', '"seed": 1'), "its sha256 differs"),
     ]:
         manifest.write_text(content)

@@ -1,0 +1,49 @@
+"""A user's own photographs beside generated pictures: a handful of them outweighs thousands.
+
+Shapes: `C` classes, `K` width of a key, `D` width of a visual vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from freeda.class_names import ClassName
+from freeda.index.reader import PrototypeIndex
+from freeda.records import ClassPrototypes
+from freeda.vectors import unit
+
+__all__ = ["with_photographs"]
+
+
+def with_photographs(
+    found: ClassPrototypes,
+    index: PrototypeIndex,
+    classes: Sequence[ClassName],
+    texts: np.ndarray,
+    weight: float,
+) -> ClassPrototypes:
+    """What was retrieved, with each class's photographs: those whose noun is one of the class's names.
+
+    texts: (C, K), of the classes, and of others after them, which have no photographs.
+    weight: share of the photographs' mean in the class's vector; 0 leaves them out.
+    """
+    own = [index.photographs_of(item.names) if weight else np.empty(0, np.int64) for item in classes]
+    if not any(map(len, own)):
+        return found
+    vectors, rows, similarities = found.vectors.copy(), list(found.rows), list(found.similarities)
+    for number, places in enumerate(own):
+        looks = index.vectors(places)
+        places, looks = (part[np.isfinite(looks).all(1)] for part in (places, looks))
+        if len(places):
+            vectors[number] = unit(weight * unit(looks.mean(0)) + (1 - weight) * vectors[number])
+            rows[number] = np.concatenate([places, rows[number]])
+            alike = index.keys_of(places) @ texts[number]
+            similarities[number] = np.concatenate([alike.astype(np.float32), similarities[number]])
+    return ClassPrototypes(vectors, _padded(rows, -1), _padded(similarities, -np.inf))
+
+
+def _padded(lines: Sequence[np.ndarray], value: float) -> np.ndarray:
+    width = max(map(len, lines))
+    return np.stack([np.pad(line, (0, width - len(line)), constant_values=value) for line in lines])
