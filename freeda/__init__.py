@@ -16,20 +16,25 @@ if TYPE_CHECKING:
     from freeda.index.reader import PrototypeIndex
     from freeda.methods import load as load
     from freeda.methods.base import Segmenter
+    from freeda.methods.freeda import add_images as add_images
     from freeda.presets import Preset, load_preset
     from freeda.segmentation.drawing import draw_labels, draw_overlay
     from freeda.segmentation.evidence import Evidence
     from freeda.segmentation.evidence_sheet import draw_evidence
+    from freeda.segmentation.marked_images import Mark, MarkedImage
     from freeda.segmentation.result import Segmentation
 
 __version__ = "0.1.0"
 __all__ = [
     "Evidence",
     "FreedaError",
+    "Mark",
+    "MarkedImage",
     "Preset",
     "PrototypeIndex",
     "Segmentation",
     "Segmenter",
+    "add_images",
     "draw_evidence",
     "draw_labels",
     "draw_overlay",
@@ -40,10 +45,13 @@ __all__ = [
 _MODULES = {
     "Evidence": "freeda.segmentation.evidence",
     "FreedaError": "freeda.errors",
+    "Mark": "freeda.segmentation.marked_images",
+    "MarkedImage": "freeda.segmentation.marked_images",
     "Preset": "freeda.presets",
     "PrototypeIndex": "freeda.index.reader",
     "Segmentation": "freeda.segmentation.result",
     "Segmenter": "freeda.methods.base",
+    "add_images": "freeda.methods.freeda",
     "draw_evidence": "freeda.segmentation.evidence_sheet",
     "draw_labels": "freeda.segmentation.drawing",
     "draw_overlay": "freeda.segmentation.drawing",

@@ -1,13 +1,15 @@
-"""`freeda index`: info, verify, append, merge, subset, dedupe, import-upstream, and those of `sharing`."""
+"""`freeda index`: info, verify, append, merge, subset, dedupe, import-upstream, and what lies beside here."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from freeda.commands.add_images import add_images_command
+from freeda.commands.edited import edited_text
 from freeda.commands.options import (
     DEVICE,
     FACTORY,
@@ -23,9 +25,6 @@ from freeda.commands.options import (
 from freeda.commands.progress_bar import ProgressBar
 from freeda.commands.sharing import pull_command, push_command
 from freeda.errors import printable
-
-if TYPE_CHECKING:
-    from freeda.index.format import Manifest
 
 __all__ = ["index_group"]
 
@@ -43,6 +42,7 @@ def index_info(name: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from freeda.index.reader import PrototypeIndex
+    from freeda.records import PHOTOGRAPH
 
     index = PrototypeIndex.open(name)
     manifest = index.manifest
@@ -56,6 +56,8 @@ def index_info(name: str, as_json: bool) -> None:
     click.echo(
         f"{manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns from {manifest.captions:,} captions"
     )
+    if photographs := index.source_counts().get(PHOTOGRAPH):
+        click.echo(f"{photographs:,} of them are of photographs")
     click.echo(
         f"preset {printable(str(manifest.preset['name']))}, keys {manifest.key_dim}-d, vectors "
         f"{manifest.vector_dim}-d"
@@ -110,7 +112,7 @@ def index_append(
             on_progress=bar.update,
         )
     new = f"{done.addition.prototypes:,} of them new" if done.addition else f"nothing new: {done.note}"
-    click.echo(_edited_text(name, done.manifest, new))
+    click.echo(edited_text(name, done.manifest, new))
 
 
 @index_group.command("merge")
@@ -129,7 +131,7 @@ def index_merge(
 
     indexes = [PrototypeIndex.open(name, verify=True) for name in names]
     done = merge(indexes, out, keys=KeyOptions(factory=factory, device=index_device), overwrite=overwrite)
-    click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} were in more than one index"))
+    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} were in more than one index"))
 
 
 @index_group.command("subset")
@@ -163,7 +165,7 @@ def index_subset(
         keys=KeyOptions(factory=options["factory"], device=options["index_device"]),
         overwrite=overwrite,
     )
-    click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} left out"))
+    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} left out"))
 
 
 @index_group.command("dedupe", context_settings={"show_default": True})
@@ -187,7 +189,7 @@ def index_dedupe(name: str, out: Path, similarity: float, overwrite: bool, **opt
     index = PrototypeIndex.open(name, verify=True)
     keys = KeyOptions(factory=options["factory"], device=options["index_device"])
     done = dedupe(index, out, similarity=similarity, keys=keys, overwrite=overwrite)
-    click.echo(_edited_text(str(out), done.manifest, f"{done.dropped:,} repeats left out"))
+    click.echo(edited_text(str(out), done.manifest, f"{done.dropped:,} repeats left out"))
 
 
 @index_group.command("import-upstream", context_settings={"show_default": True})
@@ -212,9 +214,6 @@ def index_import_upstream(embeddings: Path, knn_index: Path, out: Path, preset: 
     click.echo(f"rejects     {manifest.rejects:,}")
 
 
+index_group.add_command(add_images_command)
 index_group.add_command(pull_command)
 index_group.add_command(push_command)
-
-
-def _edited_text(name: str, manifest: Manifest, note: str) -> str:
-    return f"{name}: {manifest.prototypes:,} prototypes of {manifest.nouns:,} nouns ({note})"

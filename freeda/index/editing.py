@@ -25,7 +25,7 @@ from freeda.locking import locked
 from freeda.records import Prototype
 from freeda.vectors import unit
 
-__all__ = ["Edited", "dedupe", "leave_out", "merge", "subset"]
+__all__ = ["Edited", "dedupe", "leave_out", "merge", "subset", "write_new"]
 
 
 _ADDED = re.compile("#[0-9a-f]{12}$")
@@ -224,6 +224,37 @@ def _rows_by_noun(index: PrototypeIndex) -> Iterator[np.ndarray]:
     yield from (np.array(numbers) for numbers in rows.values())
 
 
+def write_new(
+    out: str | Path,
+    prototypes: Iterable[Prototype],
+    rejects: pa.Table,
+    captions: int,
+    origin: Origin,
+    keys: KeyOptions | None = None,
+    *,
+    overwrite: bool = False,
+) -> Manifest:
+    """As `write_index`, into a new folder or, with `overwrite`, in the place of an index.
+
+    Until the new index is whole, an old one stays. Raises `NoPrototypesError`, `OutputError`.
+    """
+    folder = Path(out)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    require_free(names, str(out))
+    if MANIFEST in names and not overwrite:
+        raise OutputError(
+            f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder), placed(folder) as new:
+            return write_index(new, prototypes, rejects, captions, origin, keys)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write the index to '{out}': {reason(error)}") from error
+
+
 def _write(
     out: str | Path,
     prototypes: Iterable[Prototype],
@@ -233,15 +264,8 @@ def _write(
     overwrite: bool,
     keys: KeyOptions | None = None,
 ) -> Edited:
-    folder = Path(out)
-    if any(folder.resolve() == source.folder.resolve() for source in sources):
+    if any(Path(out).resolve() == source.folder.resolve() for source in sources):
         raise OutputError(f"'{out}' is the index that is read; choose another --out")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    require_free(names, str(out))
-    if MANIFEST in names and not overwrite:
-        raise OutputError(
-            f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
-        )
     first = sources[0].manifest
     origin = Origin(
         preset=first.preset,
@@ -252,15 +276,9 @@ def _write(
     )
     captions = sum(source.manifest.captions for source in sources)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder), placed(folder) as new:
-            manifest = write_index(new, prototypes, rejects, captions, origin, keys)
+        manifest = write_new(out, prototypes, rejects, captions, origin, keys, overwrite=overwrite)
     except NoPrototypesError as error:
         raise IndexMismatchError(
             f"'{sources[0].folder}' has no such prototype; see `freeda index info`"
         ) from error
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"cannot write the index to '{out}': {reason(error)}") from error
     return Edited(manifest, sum(map(len, sources)) - manifest.prototypes)

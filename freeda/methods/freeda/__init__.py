@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from freeda.errors import ConfigError
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
+from freeda.methods.freeda import photographs
 from freeda.methods.freeda.concepts import parse_concepts
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
+from freeda.methods.freeda.photographs import Added
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.freeda.windows import EncodedImage
 from freeda.methods.segmenter import MethodSegmenter
@@ -22,9 +24,11 @@ from freeda.presets.recipes import load_recipe
 from freeda.presets.settings import FreedaSettings, require
 from freeda.presets.toml import changed
 from freeda.presets.trust import known_models
+from freeda.records import Reject
+from freeda.segmentation.marked_images import MarkedImage
 from freeda.segmentation.windows import WindowedImage
 
-__all__ = ["load"]
+__all__ = ["add_images", "load"]
 
 FreedaSegmenter = MethodSegmenter[WindowedImage, EncodedImage, Vocabulary]
 
@@ -73,6 +77,28 @@ def load(
     return MethodSegmenter(
         method, explain=explain, size_of=lambda image: len(image.areas), threads=runtime.threads
     )
+
+
+def add_images(
+    index: str | Path,
+    images: Iterable[MarkedImage | Reject],
+    out: str | Path,
+    *,
+    alone: bool = False,
+    overwrite: bool = False,
+    on_image: Callable[[int], object] = lambda done: None,
+    **options: Any,
+) -> Added:
+    """Writes the index `out`: an index and the prototypes of your own images, in which things are marked.
+
+    alone: whether it holds your images' prototypes only; they are made with the index's models.
+    on_image: called after each image, with how many are done.
+    options: as of `load`.
+    Raises `DatasetError` where no mark gives a prototype, and `OutputError`.
+    """
+    method = load(index, **options).method
+    assert isinstance(method, FreedaMethod)
+    return photographs.add_images(method, images, out, alone=alone, overwrite=overwrite, on_image=on_image)
 
 
 def _known_preset(index: PrototypeIndex, trust: bool) -> Preset:

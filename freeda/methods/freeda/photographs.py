@@ -1,0 +1,146 @@
+"""Prototypes of somebody's own images: pooled in the masks that were drawn on them, keyed by their names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from freeda.class_names import ClassName
+from freeda.errors import DatasetError
+from freeda.index.editing import merge, write_new
+from freeda.index.format import Manifest, reject_table
+from freeda.index.keys import KeyOptions
+from freeda.index.reader import PrototypeIndex
+from freeda.index.writer import Origin
+from freeda.methods.freeda.method import FreedaMethod
+from freeda.records import PHOTOGRAPH, Prototype, Reject
+from freeda.segmentation.marked_images import Mark, MarkedImage
+from freeda.segmentation.regions import pool_mask
+from freeda.segmentation.thumbnails import thumbnail
+
+__all__ = ["Added", "add_images", "of_image"]
+
+_THUMBNAIL = 64
+"""Longer side in pixels."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """A new index's manifest; how many images gave how many prototypes; and what gave none."""
+
+    manifest: Manifest
+    images: int
+    prototypes: int
+    rejects: tuple[Reject, ...]
+
+
+def add_images(
+    method: FreedaMethod,
+    images: Iterable[MarkedImage | Reject],
+    out: str | Path,
+    *,
+    alone: bool = False,
+    keys: KeyOptions | None = None,
+    overwrite: bool = False,
+    on_image: Callable[[int], object] = lambda done: None,
+) -> Added:
+    """Writes a new index: that of a method, and the prototypes of some images.
+
+    images: read one after the other.
+    alone: whether the new index holds the images' prototypes only.
+    keys: how they are indexed; None chooses the kind by their number.
+    on_image: called after each, with how many are done.
+    Raises `DatasetError` where no mark gives a prototype, and `OutputError`.
+    """
+    templates = method.index.preset.segmentation.templates
+    prototypes, rejects, count, digest = [], [], 0, hashlib.sha256()
+    for done, item in enumerate(images, 1):
+        found = [item] if isinstance(item, Reject) else of_image(method, item, templates)
+        count += isinstance(item, MarkedImage)
+        for part in found:
+            if isinstance(part, Reject):
+                rejects.append(part)
+            else:
+                prototypes.append(part)
+                digest.update(part.id.encode() + part.vector.tobytes())
+        on_image(done)
+    if not prototypes:
+        raise DatasetError(_nothing(count, rejects))
+    origin, table = _origin(method.index, count, digest.hexdigest()), reject_table(rejects)
+    with TemporaryDirectory() as work:
+        own = Path(out) if alone else Path(work) / "own"
+        manifest = write_new(own, prototypes, table, 0, origin, keys, overwrite=overwrite)
+        if not alone:
+            both = [method.index, PrototypeIndex.open(own)]
+            manifest = merge(both, out, keys=keys, overwrite=overwrite).manifest
+    return Added(manifest, count, len(prototypes), tuple(rejects))
+
+
+def _nothing(images: int, rejects: Sequence[Reject]) -> str:
+    reasons = Counter(item.reason for item in rejects).most_common(1)
+    why = f", most often because: {reasons[0][0]}" if reasons else ""
+    return f"{images} images gave no prototype{why}; expected images on which something is marked"
+
+
+def _origin(index: PrototypeIndex, images: int, digest: str) -> Origin:
+    build = {"photographs": {"images": images, "sha256": digest}}
+    return Origin(
+        preset=index.manifest.preset,
+        models=index.manifest.fingerprints,
+        build=build,
+        build_id=hashlib.sha256(json.dumps(build, sort_keys=True).encode()).hexdigest()[:16],
+    )
+
+
+def of_image(
+    method: FreedaMethod, image: MarkedImage, templates: Sequence[str]
+) -> Iterator[Prototype | Reject]:
+    """A prototype per mark of an image, or why there is none. templates: prompts of the index's keys."""
+    if not image.marks:
+        yield Reject(caption_id=image.name, caption="", noun="", reason="nothing is marked")
+        return
+    pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)[None].float() / 255
+    features = method.backbone.dense_features(pixels, method.settings.dense_size)[0]
+    content = hashlib.sha256(image.pixels.tobytes() + repr(image.pixels.shape).encode()).hexdigest()[:12]
+    counts = Counter[str]()
+    for mark in image.marks:
+        counts[mark.name] += 1
+        why = _unusable(mark, features)
+        vector = None if why else pool_mask(features, mark.mask).cpu().numpy().astype(np.float32)
+        if vector is not None and not np.isfinite(vector.astype(np.float16)).all():
+            why = "feature is not finite"
+        if vector is None or why:
+            yield Reject(caption_id=image.name, caption="", noun=mark.name, reason=why)
+            continue
+        number = f"#{counts[mark.name]}" if counts[mark.name] > 1 else ""
+        yield Prototype(
+            id=f"{content}/{mark.name}{number}",
+            noun=mark.name,
+            caption_id=image.name,
+            caption="",
+            key=method.clip.embed_classes([ClassName(mark.name)], templates)[0],
+            vector=vector,
+            area=float(mark.mask.mean()),
+            peak=1.0,
+            seed=0,
+            thumbnail=thumbnail(image.pixels, mark.mask, _THUMBNAIL),
+            source=PHOTOGRAPH,
+        )
+
+
+def _unusable(mark: Mark, features: torch.Tensor) -> str:
+    """Why a mark gives no prototype; empty where it does."""
+    cell = mark.mask.size / (features.shape[-2] * features.shape[-1])
+    if not mark.mask.any():
+        return "mask is empty"
+    if mark.mask.sum() < cell:
+        return "mask is smaller than a patch of the backbone"
+    return "" if mark.name.strip() else "mark has no name"

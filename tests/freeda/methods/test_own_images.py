@@ -1,0 +1,186 @@
+"""Own images as prototypes: what is written, and what it changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import freeda
+from freeda import Mark, MarkedImage, PrototypeIndex, add_images
+from freeda.cli import main
+from freeda.errors import DatasetError, OutputError
+from freeda.index.format import PROTOTYPES, write_manifest
+from freeda.records import PHOTOGRAPH, Reject
+from freeda.toyworld.make_examples import EXAMPLES
+from tests.freeda.methods.contract import picture
+
+
+@pytest.fixture(scope="module")
+def image() -> MarkedImage:
+    left = np.zeros((56, 70), bool)
+    left[:, :30] = True
+    dot = np.zeros((56, 70), bool)
+    dot[3, 4] = True
+    marks = (Mark("Cat", left), Mark("zebra", ~left), Mark("cat", dot), Mark("dog", np.zeros_like(dot)))
+    return MarkedImage("mine.png", picture(56, 70), marks)
+
+
+@pytest.fixture(scope="module")
+def both(index_folder: Path, image: MarkedImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index with the images beside its own prototypes."""
+    out = tmp_path_factory.mktemp("own") / "both"
+    empty = MarkedImage("empty.png", image.pixels, ())
+    lost = Reject(caption_id="lost.png", caption="", noun="", reason="no such file")
+    added = add_images(index_folder, [image, empty, lost], out, device="cpu")
+    assert (added.images, added.prototypes) == (2, 2)
+    assert sorted(item.reason for item in added.rejects) == [
+        "mask is empty",
+        "mask is smaller than a patch of the backbone",
+        "no such file",
+        "nothing is marked",
+    ]
+    return out
+
+
+def rows_of(index: PrototypeIndex, source: str) -> list[int]:
+    return [row for row, found in enumerate(index.column("source")) if found == source]
+
+
+def test_a_mark_becomes_a_prototype(both: Path, index_folder: Path, image: MarkedImage) -> None:
+    index, method = PrototypeIndex.open(both, verify=True), freeda.load(index_folder).method
+    rows = rows_of(index, PHOTOGRAPH)
+    assert index.source_counts() == {"generated": 60, "photograph": 2}
+    assert [row["noun"] for row in index.rows(rows, ["noun"])] == ["Cat", "zebra"]
+    pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)[None].float() / 255
+    size = method.settings.dense_size
+    dense = method.backbone.dense_features(pixels, size)[0].numpy()
+    columns = (np.arange(70) + 0.5) * dense.shape[2] // 70
+    lines = (np.arange(56) + 0.5) * dense.shape[1] // 56
+    for row, mark in zip(rows, image.marks[:2], strict=True):
+        (held,) = index.rows([row], ["caption_id", "area", "peak", "thumbnail"])
+        assert (held["caption_id"], held["peak"]) == ("mine.png", 1.0)
+        assert held["area"] == pytest.approx(mark.mask.mean())
+        tall, wide = np.nonzero(mark.mask)
+        mean = dense[:, lines[tall].astype(int), columns[wide].astype(int)].mean(1)
+        np.testing.assert_allclose(index.vectors([row])[0], mean, rtol=0.01, atol=0.01)
+        key = method.clip.embed_classes(
+            freeda.class_names.parse_classes([mark.name]), method.settings.templates
+        )
+        np.testing.assert_allclose(index.keys_of([row]), key, atol=1e-5)
+
+
+def test_the_same_image_twice_adds_nothing(both: Path, image: MarkedImage, tmp_path: Path) -> None:
+    added = add_images(both, [image], tmp_path / "again", device="cpu")
+    assert added.manifest.prototypes == 62
+
+
+def test_only_classes_of_that_name_change(both: Path, index_folder: Path) -> None:
+    before, after = freeda.load(index_folder, device="cpu"), freeda.load(both, device="cpu")
+    names = "dog; feline, CAT; sky"
+    old, new = before.encode_classes(names), after.encode_classes(names)
+    for row in (0, 2):
+        np.testing.assert_array_equal(old.prototypes[row], new.prototypes[row])
+    (own,) = after.method.index.photographs_of(["cat"])
+    looks = after.method.index.vectors([own])[0]
+    mixed = 0.8 * looks / np.linalg.norm(looks) + 0.2 * old.prototypes[1].numpy()
+    np.testing.assert_allclose(new.prototypes[1], mixed / np.linalg.norm(mixed), atol=1e-6)
+    assert own in new.retrieved.rows[1] and own not in new.retrieved.rows[0]
+    for weight, expected in ((0.0, old.prototypes[1].numpy()), (1.0, looks / np.linalg.norm(looks))):
+        weighted = freeda.load(both, device="cpu", own_weight=weight).encode_classes(names)
+        np.testing.assert_allclose(weighted.prototypes[1], expected, atol=1e-6)
+
+
+def test_a_photograph_is_shown_as_what_decided(both: Path) -> None:
+    model = freeda.load(both, device="cpu", own_weight=1.0)
+    votes = model.segment(picture(56, 70), "cat").explain(5, 30).votes
+    own = set(rows_of(model.method.index, PHOTOGRAPH))
+    assert {vote.row for vote in votes} & own
+
+
+def test_many_photographs_do_not_crowd_out_what_was_generated(index_folder: Path, tmp_path: Path) -> None:
+    images = [
+        MarkedImage(f"{n}.png", picture(56, 56) // (n + 2), (Mark("cat", np.ones((56, 56), bool)),))
+        for n in range(90)
+    ]
+    add_images(index_folder, images, tmp_path / "many", device="cpu")
+    settings = {"device": "cpu", "own_weight": 0.0, "neighbors": 5}
+    before, after = (freeda.load(path, **settings) for path in (index_folder, tmp_path / "many"))
+    old, new = before.encode_classes("cat; dog; sky"), after.encode_classes("cat; dog; sky")
+    np.testing.assert_array_equal(old.retrieved.rows, new.retrieved.rows)
+
+
+def test_photographs_alone_are_an_index_like_others(
+    index_folder: Path, image: MarkedImage, tmp_path: Path
+) -> None:
+    added = add_images(index_folder, [image], tmp_path / "alone", alone=True, device="cpu")
+    assert added.manifest.prototypes == 2
+    index = PrototypeIndex.open(tmp_path / "alone")
+    assert index.source_counts() == {"photograph": 2} and not index.set_apart.any()
+    model = freeda.load(tmp_path / "alone", device="cpu")
+    assert set(model.segment(picture(56, 70), "cat; zebra").labels.ravel()) <= {0, 1}
+    with pytest.raises(OutputError, match="holds an index already; replace it with --overwrite"):
+        add_images(index_folder, [image], tmp_path / "alone", alone=True, device="cpu")
+    add_images(index_folder, [image], tmp_path / "alone", alone=True, overwrite=True, device="cpu")
+
+
+def test_images_without_a_usable_mark_are_an_error(
+    index_folder: Path, image: MarkedImage, tmp_path: Path
+) -> None:
+    useless = replace(image, marks=image.marks[2:])
+    with pytest.raises(DatasetError, match="1 images gave no prototype, most often because: mask is"):
+        add_images(index_folder, [useless], tmp_path / "none", device="cpu")
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_index_of_format_2_has_generated_prototypes_only(index_folder: Path, tmp_path: Path) -> None:
+    index = PrototypeIndex.open(index_folder)
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name in index.manifest.files:
+        (folder / name).write_bytes((index_folder / name).read_bytes())
+    held = pa.ipc.open_file(index_folder / PROTOTYPES).read_all().drop_columns(["source"])
+    with pa.OSFile(str(folder / PROTOTYPES), "wb") as sink, pa.ipc.new_file(sink, held.schema) as writer:
+        for batch in held.to_batches():
+            writer.write_batch(batch)
+    write_manifest(folder, replace(index.manifest, format=2))
+    old = PrototypeIndex.open(folder, verify=True)
+    old.read_everything()
+    assert old.source_counts() == {"generated": 60} and not old.set_apart.any()
+    assert next(old.prototypes()).source == "generated"
+    expected, found = (
+        freeda.load(path, device="cpu").encode_classes("cat;dog") for path in (index_folder, folder)
+    )
+    np.testing.assert_array_equal(expected.prototypes, found.prototypes)
+
+
+def test_the_command_says_what_it_added(tmp_path: Path) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    masks.mkdir()
+    images.mkdir()
+    for number in (1, 2):
+        shown = Image.open(EXAMPLES / f"scene-{number}.png")
+        shown.save(images / f"{number}.png")
+        Image.new("L", shown.size, number - 1).save(masks / f"{number}.png")
+    (images / "broken.png").write_bytes(b"no picture")
+    fixed = ["index", "add-images", "toy", str(images), "--device", "cpu", "--out", str(tmp_path / "mine")]
+    done = CliRunner().invoke(main, [*fixed, "--masks", str(masks), "--classes", "sky; gravel"])
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path / 'mine'}: 1,526 prototypes" in done.stdout
+    assert "(2 from 2 of your images)" in done.stdout
+    assert "left out: 1 x" in done.stderr and "broken.png" in done.stderr
+    told = CliRunner().invoke(main, ["index", "info", str(tmp_path / "mine")])
+    assert "2 of them are of photographs" in told.stdout
+    for words in (
+        [],
+        ["--masks", "m"],
+        ["--classes", "cat", "--coco", "c"],
+        ["--coco", "c", "--label-studio", "l"],
+    ):
+        assert CliRunner().invoke(main, [*fixed, *words]).exit_code == 2
