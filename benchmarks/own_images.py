@@ -71,7 +71,7 @@ def table(scenes: int) -> Iterator[str]:
                 (beside, "toy and these", 1.0),
                 (alone, "these alone", 1.0),
             ):
-                found = measured(load(index, **_options(count, index == alone, weight)), scenes, data=ink)
+                found = measured(load(index, local_weight=weight), scenes, data=ink)
                 yield _row(f"{count} | {name} | {weight}", found, before, clean)
         known = Path(work) / "known"
         add_images("toy", own_images(5, ink=False), known)
@@ -82,11 +82,6 @@ def table(scenes: int) -> Iterator[str]:
         f"In the style that the models know, 5 images per class beside the toy index: {found.miou():.1f} "
         f"mIoU, {gain} over the index by itself."
     )
-
-
-def _options(count: int, alone: bool, weight: float) -> dict[str, float | str]:
-    """Of single images of a class, nothing is known of how they differ."""
-    return {"local_weight": weight, **({"metric": "cosine"} if alone and count == 1 else {})}
 
 
 def _row(head: str, found: Measured, before: Measured, clean: Measured) -> str:

@@ -71,6 +71,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         scene.save(name)
     (tmp_path / "classes.txt").write_text("pig\ncar,automobile\nbrick\n")
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    scene.save("photos/a.png")
+    marked = np.full(scene.size[::-1], 255, np.uint8)
+    marked[:30] = 2
+    Image.fromarray(marked).save("masks/a.png")
     captions = ["a red cat on grass", "a dog on sand", "an owl in the snow"]
     pq.write_table(pa.table({"caption": captions}), "captions.parquet")
     pq.write_table(pa.table({"caption": ["a blue boat on water"]}), "more.parquet")

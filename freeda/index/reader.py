@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from freeda.errors import ConfigError, IndexCorruptError, IndexMismatchError
+from freeda.errors import IndexCorruptError, IndexMismatchError
 from freeda.index.finding import find_index
 from freeda.index.format import (
     KEYS,
@@ -207,17 +207,14 @@ class PrototypeIndex:
         codes = self._noun_codes
         return Spread.of(self.vectors(ordinary), codes[ordinary]), Spread.of(self.vectors(own), codes[own])
 
-    def whitening(self, shrinkage: float, own_weight: float) -> Whitening:
-        """How visual vectors are mapped for metric "whitened"; raises `ConfigError` where it is unknown.
+    def whitening(self, shrinkage: float, own_weight: float) -> Whitening | None:
+        """How visual vectors are mapped for metric "whitened"; None where no noun has two prototypes.
 
         own_weight: of the spread of prototypes `set_apart`, the less the fewer there are.
         """
         spread, own = self._spreads
         if spread is None:
-            raise ConfigError(
-                f"index '{self.folder.name}' has no noun with two prototypes, whose difference metric "
-                f'"whitened" needs; set metric = "cosine" (--set metric=cosine)'
-            )
+            return None
         return Whitening.of(spread if own is None else spread.joined(own, own_weight), shrinkage)
 
     def mean_keys(self, rows: np.ndarray) -> np.ndarray:

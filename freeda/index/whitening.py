@@ -83,10 +83,11 @@ class Whitening:
     @classmethod
     def of(cls, spread: Spread, shrinkage: float) -> Whitening:
         """shrinkage: what is added to all variances, as a share of their mean: without it, directions that a
-        few prototypes happen to agree on would count most.
+        few prototypes happen to agree on would count most. It grows where there are fewer degrees of freedom
+        than dimensions.
         """
         width = len(spread.mean)
-        floor = shrinkage * np.trace(spread.within) / width
+        floor = shrinkage * max(1, width / spread.freedom) * np.trace(spread.within) / width
         variances, directions = np.linalg.eigh(spread.within)
         matrix = directions / np.sqrt(np.maximum(variances + floor, np.finfo(np.float32).tiny))
         return cls(*(torch.from_numpy(part.astype(np.float32)) for part in (spread.mean, matrix)))

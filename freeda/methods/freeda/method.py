@@ -43,6 +43,7 @@ _NATIVE_WINDOWS = 4
 """Windows along the side of an image that is taken as it is: more take more memory, fewer make more seams."""
 _MOST_NOUNS = 500
 """The index's nouns that compete as background, the most frequent ones."""
+_NOT_WHITENED = "regions compared by plain cosine, for no noun of the index has two prototypes"
 FindRegions = Callable[[np.ndarray, FreedaSettings], Regions]
 
 
@@ -123,7 +124,9 @@ class FreedaMethod(BackgroundSwitch):
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
         whitening = None
         if chosen.metric == "whitened":
-            whitening = self.index.whitening(chosen.shrinkage, chosen.own_weight).to(device)
+            whitening = self.index.whitening(chosen.shrinkage, chosen.own_weight)
+        if whitening is not None:
+            whitening = whitening.to(device)
             prototypes = whitening(prototypes)
         texts_there = torch.from_numpy(texts).to(device)
         return Vocabulary(classes, concepts.names, texts_there, prototypes, found, whitening)
@@ -210,6 +213,8 @@ class FreedaMethod(BackgroundSwitch):
         for area, window in zip(image.windowed.areas, self.scored_windows(image, classes), strict=True):
             parts.append(window.parts(area, self.settings.local_weight))
             paths.update(window.paths)
+            if classes.whitening is None and self.settings.metric == "whitened":
+                paths[_NOT_WHITENED] += len(window.local)
         return Scores(self._joined(image.windowed, parts, classes), paths)
 
     def _joined(self, item: WindowedImage, windows: list[WindowParts], vocabulary: Vocabulary) -> ScoreMaps:

@@ -22,7 +22,7 @@ from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import Origin
 from freeda.methods.freeda.method import FreedaMethod
 from freeda.records import PHOTOGRAPH, Prototype, Reject
-from freeda.segmentation.marked_images import Mark, MarkedImage
+from freeda.segmentation.marked_images import MarkedImage
 from freeda.segmentation.regions import pool_mask
 from freeda.segmentation.thumbnails import thumbnail
 
@@ -107,14 +107,15 @@ def of_image(
     if not image.marks:
         yield Reject(caption_id=image.name, caption="", noun="", reason="nothing is marked")
         return
-    pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.tensor(image.pixels).permute(2, 0, 1)[None].float() / 255
     features = method.backbone.dense_features(pixels, method.settings.dense_size)[0]
     content = hashlib.sha256(image.pixels.tobytes() + repr(image.pixels.shape).encode()).hexdigest()[:12]
     counts = Counter[str]()
     for mark in image.marks:
         counts[mark.name] += 1
-        why = _unusable(mark, features)
-        vector = None if why else pool_mask(features, mark.mask).cpu().numpy().astype(np.float32)
+        mask = np.asarray(mark.mask, bool)
+        why = _unusable(mark.name, mask, image, features)
+        vector = None if why else pool_mask(features, mask).cpu().numpy().astype(np.float32)
         if vector is not None and not np.isfinite(vector.astype(np.float16)).all():
             why = "feature is not finite"
         if vector is None or why:
@@ -128,19 +129,21 @@ def of_image(
             caption="",
             key=method.clip.embed_classes([ClassName(mark.name)], templates)[0],
             vector=vector,
-            area=float(mark.mask.mean()),
+            area=float(mask.mean()),
             peak=1.0,
             seed=0,
-            thumbnail=thumbnail(image.pixels, mark.mask, _THUMBNAIL),
+            thumbnail=thumbnail(image.pixels, mask, _THUMBNAIL),
             source=PHOTOGRAPH,
         )
 
 
-def _unusable(mark: Mark, features: torch.Tensor) -> str:
+def _unusable(name: str, mask: np.ndarray, image: MarkedImage, features: torch.Tensor) -> str:
     """Why a mark gives no prototype; empty where it does."""
-    cell = mark.mask.size / (features.shape[-2] * features.shape[-1])
-    if not mark.mask.any():
+    if mask.shape != image.pixels.shape[:2]:
+        size, expected = (" x ".join(map(str, shape[:2][::-1])) for shape in (mask.shape, image.pixels.shape))
+        return f"mask is {size} px, the image {expected}"
+    if not mask.any():
         return "mask is empty"
-    if mark.mask.sum() < cell:
+    if mask.sum() < mask.size / (features.shape[-2] * features.shape[-1]):
         return "mask is smaller than a patch of the backbone"
-    return "" if mark.name.strip() else "mark has no name"
+    return "" if name.strip() else "mark has no name"

@@ -57,6 +57,17 @@ def test_the_order_and_damaged_vectors_change_nothing(vectors: np.ndarray) -> No
     np.testing.assert_allclose(other.mean, spread.mean, rtol=1e-9)
 
 
+def test_of_a_few_vectors_little_is_believed(vectors: np.ndarray) -> None:
+    few = Spread.of(vectors[:3], np.array([0, 0, 1]))
+    assert few is not None and few.freedom == 1
+    known = Spread(few.mean, few.within, 100)
+    spans = [np.linalg.svd(Whitening.of(item, 0.1).matrix.numpy(), compute_uv=False) for item in (few, known)]
+    # One direction varies: its variance is the whole trace, of which an eighth is the mean.
+    weak, strong = (float(item[0] / item[-1]) for item in spans)
+    assert weak == pytest.approx(np.sqrt((1 + 0.1) / 0.1), rel=1e-3)
+    assert strong == pytest.approx(np.sqrt((1 + 0.1 / 8) / (0.1 / 8)), rel=1e-3)
+
+
 def test_without_two_vectors_of_one_noun_nothing_is_known(vectors: np.ndarray) -> None:
     assert Spread.of(vectors[::20], NOUNS[::20]) is None
     assert Spread.of(vectors[:0], NOUNS[:0]) is None

@@ -294,6 +294,7 @@ def test_whitened_features_are_compared_by_fisher_s_discriminant(index_folder: P
     for noun in set(nouns):
         apart[nouns == noun] -= apart[nouns == noun].mean(0)
     spread = apart.T @ apart / (len(nouns) - len(set(nouns)))
+    assert len(nouns) - len(set(nouns)) >= len(spread)
     spread += 0.2 * np.trace(spread) / len(spread) * np.eye(len(spread))
 
     def cosine(one: np.ndarray, other: np.ndarray) -> float:
@@ -313,14 +314,21 @@ def test_whitened_features_are_compared_by_fisher_s_discriminant(index_folder: P
     assert vote.visual_similarity == pytest.approx(expected, abs=1e-3)
 
 
-def test_an_index_of_single_prototypes_cannot_be_whitened(index_folder: Path, tmp_path: Path) -> None:
+def test_an_index_of_single_prototypes_is_compared_by_cosine_and_says_so(
+    index_folder: Path, tmp_path: Path
+) -> None:
     index, seen = PrototypeIndex.open(index_folder), set[str]()
     repeated = [row for row, noun in enumerate(index.column("noun")) if noun in seen or seen.add(noun)]
     leave_out(index, tmp_path / "single", rows=repeated)
     segmenter = load(tmp_path / "single")
     segmenter.method.settings = replace(segmenter.method.settings, metric="whitened")
-    with pytest.raises(ConfigError, match="no noun with two prototypes.*--set metric=cosine"):
-        segmenter.encode_classes("cat")
+    whitened = segmenter.segment(picture(56, 56), "cat;dog")
+    (told,) = [name for name in whitened.paths if "no noun of the index has two prototypes" in name]
+    assert whitened.paths[told] == whitened.paths["regions pooled"]
+    segmenter.method.settings = replace(segmenter.method.settings, metric="cosine")
+    plain = segmenter.segment(picture(56, 56), "cat;dog")
+    np.testing.assert_array_equal(whitened.labels, plain.labels)
+    assert told not in plain.paths
 
 
 def test_other_models_are_refused(index_folder: Path, tiny_preset: Preset, tmp_path: Path) -> None:

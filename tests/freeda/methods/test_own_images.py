@@ -28,7 +28,8 @@ def image() -> MarkedImage:
     left[:, :30] = True
     dot = np.zeros((56, 70), bool)
     dot[3, 4] = True
-    marks = (Mark("Cat", left), Mark("zebra", ~left), Mark("cat", dot), Mark("dog", np.zeros_like(dot)))
+    unusable = (Mark("cat", dot), Mark("dog", np.zeros_like(dot)), Mark(" ", left), Mark("cow", left.T))
+    marks = (Mark("Cat", left), Mark("zebra", ~left), *unusable)
     return MarkedImage("mine.png", picture(56, 70), marks)
 
 
@@ -41,6 +42,8 @@ def both(index_folder: Path, image: MarkedImage, tmp_path_factory: pytest.TempPa
     added = add_images(index_folder, [image, empty, lost], out, device="cpu")
     assert (added.images, added.prototypes) == (2, 2)
     assert sorted(item.reason for item in added.rejects) == [
+        "mark has no name",
+        "mask is 56 x 70 px, the image 70 x 56",
         "mask is empty",
         "mask is smaller than a patch of the backbone",
         "no such file",
