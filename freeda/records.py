@@ -122,12 +122,14 @@ class ClassPrototypes:
 
 @dataclass(frozen=True)
 class Regions:
-    """Superpixels of an image.
+    """Superpixels of an image, or other class-agnostic regions.
 
     labels: (H, W) int32, 0 .. R - 1; every number occurs.
+    filled: how many are superpixels that fill the gaps between proposed masks.
     """
 
     labels: np.ndarray
+    filled: int = 0
 
     def __len__(self) -> int:
         return int(self.labels.max()) + 1

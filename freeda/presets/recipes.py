@@ -37,6 +37,7 @@ def paper_recipe(preset: Preset) -> FreedaSettings:
         templates=TEMPLATES,
         synonyms=False,
         resizing="plain",
+        regions="superpixels",
         superpixels=Superpixels(algorithm="felzenszwalb", scale=100.0, sigma=0.7, min_size=20),
     )
 

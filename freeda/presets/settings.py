@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePath
@@ -13,6 +14,7 @@ from freeda.errors import ConfigError
 __all__ = [
     "COARSEST",
     "PRECISIONS",
+    "REGIONS",
     "TEMPLATES",
     "FreedaSettings",
     "KeyMode",
@@ -50,6 +52,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Resizing = Literal["antialiased", "plain"]
 Metric = Literal["cosine", "whitened"]
 Retrieval = Literal["class", "region"]
+REGIONS = ("superpixels", "proposals")
+_IMPORTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 FROM_INDEX: Final = "index"
 LOCAL_PREFIX: Final = "local:"
 """Begins the id of a model that lies in a folder of the machine that an index was built on."""
@@ -198,7 +202,11 @@ class FreedaSettings:
     synonyms: whether a class's text embedding is the mean over all its names; else it is the first name's.
     resizing: how images are resized: "antialiased", or "plain" as in the released code, by OpenCV's bilinear
         interpolation, then bilinearly for the backbone and bicubically for CLIP.
-    superpixels: the class-agnostic regions to begin with.
+    regions: the class-agnostic regions to begin with: "superpixels"; "proposals", masks that the preset's
+        model "regions" proposes, and superpixels in their gaps; or "module:function", a function of yours
+        (`freeda.methods.freeda.method.FindRegions`).
+    proposal_points: along a side of the grid at which a model like SAM is asked.
+    superpixels: how superpixels are found.
     """
 
     short_side: int
@@ -221,14 +229,13 @@ class FreedaSettings:
     templates: tuple[str, ...] = TEMPLATES
     synonyms: bool = True
     resizing: Resizing = "antialiased"
+    regions: str = "superpixels"
+    proposal_points: int = 32
     superpixels: Superpixels = field(default_factory=Superpixels)
 
     def __post_init__(self) -> None:
-        require_positive(
-            self,
-            "segmentation",
-            *("short_side", "window", "stride", "dense_size", "neighbors", "region_neighbors"),
-        )
+        counts = ("neighbors", "region_neighbors", "proposal_points")
+        require_positive(self, "segmentation", "short_side", "window", "stride", "dense_size", *counts)
         for name in ("short_side", "window", "dense_size"):
             self._require(name, getattr(self, name) <= _LARGEST_SIDE, f"at most {_LARGEST_SIDE:,} pixels")
         self._require("stride", self.stride <= self.window, f"at most the window, {self.window}")
@@ -248,6 +255,9 @@ class FreedaSettings:
         self._require("metric", self.metric in get_args(Metric), _or(get_args(Metric)))
         self._require("shrinkage", is_number(self.shrinkage, above=0), "above 0")
         self._require("retrieval", self.retrieval in get_args(Retrieval), _or(get_args(Retrieval)))
+        own = isinstance(self.regions, str) and _IMPORTED.fullmatch(self.regions) is not None
+        known = self.regions in REGIONS or own
+        self._require("regions", known, "superpixels, proposals, or a function as module:function")
         self._require("synonyms", isinstance(self.synonyms, bool), "true or false")
         self._require("resizing", self.resizing in get_args(Resizing), _or(get_args(Resizing)))
         prompts = _are_names(self.templates) and all("{}" in prompt for prompt in self.templates)

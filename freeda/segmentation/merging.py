@@ -43,7 +43,7 @@ def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Re
         changed = np.union1d(near, np.flatnonzero((best == kept) | (best == gone)))
         best[changed], peaks[changed] = cosines[changed].argmax(1), cosines[changed].max(1)
     compact = np.unique(owner, return_inverse=True)[1]
-    return Regions(compact[regions.labels].astype(np.int32))
+    return Regions(compact[regions.labels].astype(np.int32), regions.filled)
 
 
 def _touching(labels: np.ndarray, count: int) -> np.ndarray:

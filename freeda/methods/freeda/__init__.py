@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from freeda.errors import ConfigError
+import torch
+
+from freeda.errors import ConfigError, UntrustedIndexError, printable
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
 from freeda.methods.freeda import photographs
@@ -14,6 +16,7 @@ from freeda.methods.freeda.concepts import parse_concepts
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.photographs import Added
+from freeda.methods.freeda.region_finders import region_finder
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.freeda.windows import EncodedImage
 from freeda.methods.segmenter import MethodSegmenter
@@ -21,7 +24,7 @@ from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.presets import Preset
 from freeda.presets.recipes import load_recipe
-from freeda.presets.settings import FreedaSettings, require
+from freeda.presets.settings import REGIONS, FreedaSettings, require
 from freeda.presets.toml import changed
 from freeda.presets.trust import known_models
 from freeda.records import Reject
@@ -61,22 +64,29 @@ def load(
     require_switch(background)
     require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
     runtime = Runtime.taken_from(options)
-    device, dtype = runtime.torch_device, runtime.dtype
+    device = runtime.torch_device
     searching = "cpu" if index_device == "auto" and device.type != "cuda" else index_device
     opened = PrototypeIndex.open(index, device=searching)
-    chosen = as_preset(preset) if preset is not None else _known_preset(opened, trust_models)
+    chosen = as_preset(preset) if preset else _known_preset(opened, options.get("regions"), trust_models)
+    settings = _settings(load_recipe(recipe, chosen), options, background)
+    models = _models(chosen, settings, device, runtime.dtype)
     method = FreedaMethod(
-        opened,
-        load_clip(chosen.model_ids("clip"), device, dtype),
-        load_backbone(chosen.model_ids("backbone"), device, dtype),
-        _settings(load_recipe(recipe, chosen), options, background),
-        background=background,
-        batch=batch,
-        native=runtime.native,
+        opened, **models, settings=settings, background=background, batch=batch, native=runtime.native
     )
     return MethodSegmenter(
         method, explain=explain, size_of=lambda image: len(image.areas), threads=runtime.threads
     )
+
+
+def _models(
+    preset: Preset, settings: FreedaSettings, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What a `FreedaMethod` sees images and names with."""
+    return {
+        "clip": load_clip(preset.model_ids("clip"), device, dtype),
+        "backbone": load_backbone(preset.model_ids("backbone"), device, dtype),
+        "find_regions": region_finder(settings, preset, device, dtype),
+    }
 
 
 def add_images(
@@ -101,8 +111,17 @@ def add_images(
     return photographs.add_images(method, images, out, alone=alone, overwrite=overwrite, on_image=on_image)
 
 
-def _known_preset(index: PrototypeIndex, trust: bool) -> Preset:
-    return known_models(index.preset, ("clip", "backbone"), index.folder.name, trust=trust)
+def _known_preset(index: PrototypeIndex, regions: str | None, trust: bool) -> Preset:
+    """An index's preset. regions: those asked for; an index, which is anybody's, cannot name a function."""
+    found, name = index.preset, index.folder.name
+    regions = regions or found.segmentation.regions
+    if regions == found.segmentation.regions and regions not in REGIONS:
+        raise UntrustedIndexError(
+            f"index '{name}' names a function for its regions, {printable(regions)}; if it is yours, name it "
+            f"in a preset file (--preset FILE)"
+        )
+    roles = ("clip", "backbone", *(["regions"] if regions == "proposals" else []))
+    return known_models(found, [role for role in roles if role in found.models], name, trust=trust)
 
 
 def _settings(base: FreedaSettings, changes: dict[str, Any], background: bool) -> FreedaSettings:

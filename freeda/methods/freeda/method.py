@@ -86,7 +86,9 @@ class FreedaMethod(BackgroundSwitch):
     @property
     def identity(self) -> dict[str, Any]:
         source = self.index.source
+        proposed = getattr(self.find_regions, "fingerprint", None)
         return {
+            **({} if proposed is None else {"regions_model": proposed()}),
             **({} if source is None else {"fetched": f"{source.address} {source.version}"}),
             "method": "freeda",
             "index": self.index.manifest.build_fingerprint,

@@ -82,7 +82,9 @@ class ScoredWindow:
     @property
     def paths(self) -> dict[str, int]:
         lost = int(self.window.vanished.sum())
-        return {"regions pooled": len(self.window.vanished) - lost, "regions scored by patch": lost}
+        found = {"regions pooled": len(self.window.vanished) - lost, "regions scored by patch": lost}
+        filled = self.window.regions.filled
+        return {**found, "superpixels where no mask was proposed": filled} if filled else found
 
     def parts(self, area: Area, local_weight: float) -> WindowParts:
         """Local and global scores together, by region; of a region that vanished, by pixel."""
