@@ -152,11 +152,48 @@ def sd_turbo_vitb() -> Preset:
     )
 
 
+def sd15_dinov3b() -> Preset:
+    """Stable Diffusion 1.5, CLIP ViT-B/16, DINOv3 ViT-B/16."""
+    return _with_backbone(
+        "sd15-dinov3b", "DINOv3 ViT-B/16", "vit_base_patch16_dinov3.lvd1689m", 512, "DINOv3 License"
+    )
+
+
+def sd15_pe_spatial() -> Preset:
+    """Stable Diffusion 1.5, CLIP ViT-B/16, PE-Spatial B/16."""
+    return _with_backbone(
+        "sd15-pe-spatial", "PE-Spatial B/16", "vit_pe_spatial_base_patch16_512.fb", 512, "Apache-2.0"
+    )
+
+
+def sd15_tipsv2() -> Preset:
+    """Stable Diffusion 1.5, CLIP ViT-B/16, TIPSv2 B/14."""
+    return _with_backbone(
+        "sd15-tipsv2", "TIPSv2 B/14", "vit_base_patch14_reg1_tipsv2.webli", 448, "Apache-2.0"
+    )
+
+
+def _with_backbone(name: str, title: str, model: str, side: int, license_name: str) -> Preset:
+    """`sd15-vitb` with another backbone. side: pixels of a window's shorter side for it."""
+    base = sd15_vitb()
+    return replace(
+        base,
+        name=name,
+        description=f"Stable Diffusion 1.5, CLIP ViT-B/16, {title}.",
+        models={**base.models, "backbone": (model,)},
+        segmentation=replace(base.segmentation, dense_size=side),
+        licenses={**base.licenses, "backbone": license_name},
+    )
+
+
 PRESETS: Mapping[str, Callable[[], Preset]] = {
     "toy": toy,
     "sd15-vitb": sd15_vitb,
     "sd21-vitl": sd21_vitl,
     "sd-turbo-vitb": sd_turbo_vitb,
+    "sd15-dinov3b": sd15_dinov3b,
+    "sd15-pe-spatial": sd15_pe_spatial,
+    "sd15-tipsv2": sd15_tipsv2,
 }
 
 

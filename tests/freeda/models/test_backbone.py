@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
+from freeda.presets import load_preset
 from tests.freeda.material import changed_copy
 
 CPU = torch.device("cpu")
@@ -49,6 +51,41 @@ def test_an_xcit_from_a_folder_takes_any_size(tmp_path: Path) -> None:
         tokens = network.forward_features((images - 0.5) / 0.25)[:, 1:]
     found = backbone.dense_features(images, 64)
     np.testing.assert_allclose(found, tokens.transpose(1, 2).reshape(1, 32, 4, 6), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind", "patch", "prefix"),
+    [
+        ("sd15-vitb", "VisionTransformer", 14, 1),
+        ("sd15-dinov3b", "Eva", 16, 5),
+        ("sd15-pe-spatial", "Eva", 16, 1),
+        ("sd15-tipsv2", "VisionTransformer", 14, 2),
+    ],
+)
+def test_a_preset_s_backbone_of_two_thin_blocks_gives_its_patches(
+    preset: str, kind: str, patch: int, prefix: int, tmp_path: Path
+) -> None:
+    """The architecture that timm has for the id, cut down, in the format of a downloaded folder."""
+    (model_id,) = load_preset(preset).model_ids("backbone")
+    assert model_id in timm.list_pretrained(model_id)
+    architecture = model_id.split(".")[0]
+    arguments = {"embed_dim": 48, "depth": 2, "num_heads": 2}
+    torch.manual_seed(5)
+    network = timm.create_model(architecture, num_classes=0, dynamic_img_size=True, **arguments).eval()
+    assert type(network).__name__ == kind and network.num_prefix_tokens == prefix
+    statistics = {name: network.pretrained_cfg.get(name) for name in ("input_size", "fixed_input_size")}
+    statistics |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+    config = {"architecture": architecture, "num_classes": 0, "model_args": arguments}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": statistics}))
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    backbone = load_backbone([str(tmp_path)], CPU)
+    assert (backbone.patch_size, backbone.width) == (patch, 48)
+    images = torch.rand(1, 3, 4 * patch, 6 * patch, generator=torch.Generator().manual_seed(0))
+    found = backbone.dense_features(images, 4 * patch)
+    with torch.no_grad():
+        tokens = network.forward_features((images - 0.5) / 0.25)[:, prefix:]
+    expected = tokens.transpose(1, 2).reshape(1, 48, 4, 6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_patch_embeddings_of_a_resnet_pass_its_values_and_projection(
