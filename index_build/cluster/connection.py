@@ -174,20 +174,19 @@ def _quiet_when_interrupted() -> Iterator[None]:
     thread, and of each connection that they close.
     """
     level, usual = logging.root.manager.disable, signal.getsignal(signal.SIGINT)
+    if current_thread() is not main_thread() or not callable(usual):
+        yield  # the signal cannot be answered here, or is ignored
+        return
 
     def answer(number: int, frame: FrameType | None) -> None:
         logging.disable(logging.CRITICAL)
-        if callable(usual):
-            usual(number, frame)
+        usual(number, frame)
 
-    in_main = current_thread() is main_thread()  # only there may a signal be given an answer
-    if in_main:
-        signal.signal(signal.SIGINT, answer)
+    signal.signal(signal.SIGINT, answer)
     try:
         yield
     finally:
-        if in_main:
-            signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, usual)
         logging.disable(level)
 
 

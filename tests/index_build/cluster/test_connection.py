@@ -73,7 +73,9 @@ def test_tls_without_certificates_is_named() -> None:
 
 
 def test_nothing_is_logged_from_the_signal_of_ctrl_c_on() -> None:
-    level, answer = logging.root.manager.disable, signal.getsignal(signal.SIGINT)
+    level, before = logging.root.manager.disable, signal.getsignal(signal.SIGINT)
+    answer = signal.default_int_handler  # where tests run in the background, the signal is ignored
+    signal.signal(signal.SIGINT, answer)
     with pytest.raises(KeyboardInterrupt), connect(Resources(workers=1, threads=1, device="cpu")):
         try:
             signal.raise_signal(signal.SIGINT)
@@ -82,6 +84,7 @@ def test_nothing_is_logged_from_the_signal_of_ctrl_c_on() -> None:
             raise
     assert logging.root.manager.disable == level
     assert signal.getsignal(signal.SIGINT) is answer
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -150,7 +153,11 @@ def test_ctrl_c_ends_a_build_with_one_line_and_a_closed_stderr_ends_nothing(
     command = [sys.executable, "-m", "freeda.cli", "build-index", str(captions), "--preset", str(preset_file)]
     command += ["--shard-size", "1", "--threads", "1", "--device", "cpu", "--out"]
     process = subprocess.Popen(
-        [*command, str(tmp_path / "a")], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, str(tmp_path / "a")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not list(tmp_path.glob("a/.work/*/*.done.json")):
         assert process.poll() is None
