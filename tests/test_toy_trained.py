@@ -58,10 +58,10 @@ def test_digseg_paints_what_a_scene_shows() -> None:
     assert np.mean(ious) > 0.7
 
 
-def test_flowseg_tells_stuff_and_most_things() -> None:
+def test_flowseg_tells_stuff_and_things() -> None:
     ious, _ = measured(freeda.load(method="flowseg"), DATA.classes)
     stuff = np.array([name in STUFF for name in NAMES])
-    assert np.nanmean(ious[stuff]) > 0.85 and np.nanmean(ious[~stuff]) > 0.35
+    assert np.nanmean(ious[stuff]) > 0.9 and np.nanmean(ious[~stuff]) > 0.55
 
 
 def test_the_weights_are_small_enough_to_travel() -> None:
