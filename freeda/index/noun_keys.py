@@ -20,6 +20,8 @@ _SAMPLED = 32
 
 
 class _Index(Protocol):
+    @property
+    def set_apart(self) -> np.ndarray: ...
     def noun_counts(self) -> dict[str, int]: ...
     def rows_by_noun(self, nouns: Sequence[str]) -> list[np.ndarray]: ...
     def keys_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray: ...
@@ -41,8 +43,13 @@ class NounKeys:
 
 def frequent_nouns(index: _Index, most: int) -> NounKeys:
     """The most frequent nouns of an index, at most so many."""
-    names = tuple(index.noun_counts())[:most]
-    rows = tuple(_spread(found) for found in index.rows_by_noun(names))
+    names = tuple(index.noun_counts())
+    apart = index.set_apart  # a noun of these alone would be retrieved as others that are near to it
+    held = [
+        (name, found[~apart[found]]) for name, found in zip(names, index.rows_by_noun(names), strict=True)
+    ]
+    held = [(name, found) for name, found in held if len(found)][:most]
+    names, rows = tuple(name for name, _ in held), tuple(_spread(found) for _, found in held)
     keys = index.keys_of(np.concatenate(rows))
     means = [part.mean(0) for part in np.split(keys, np.cumsum([len(some) for some in rows])[:-1])]
     return NounKeys(names, unit(np.stack(means)), rows)

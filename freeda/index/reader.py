@@ -83,6 +83,7 @@ class PrototypeIndex:
         for rows in range(0, len(self), ROWS_PER_BATCH):
             self.keys_of(range(rows, min(rows + ROWS_PER_BATCH, len(self))))
         self.noun_counts()
+        self.source_counts()
         self.rejects()
 
     def __len__(self) -> int:
@@ -213,9 +214,10 @@ class PrototypeIndex:
         own_weight: of the spread of prototypes `set_apart`, the less the fewer there are.
         """
         spread, own = self._spreads
-        if spread is None:
-            return None
-        return Whitening.of(spread if own is None else spread.joined(own, own_weight), shrinkage)
+        if spread is None or own is None or not own_weight:
+            known = spread or own
+            return None if known is None else Whitening.of(known, shrinkage)
+        return Whitening.of(spread.joined(own, own_weight), shrinkage)
 
     def mean_keys(self, rows: np.ndarray) -> np.ndarray:
         """(R, K) float32: the mean key of each line of (R, k) rows; NaN for a line that holds a -1."""
@@ -272,6 +274,10 @@ class PrototypeIndex:
         if self.manifest.format < 3:
             return np.zeros(len(self), bool)
         sources = pa.chunked_array([batch.column("source") for batch in self._batches])
+        if not pc.all(pc.is_in(sources, pa.array([GENERATED, PHOTOGRAPH]))).as_py():
+            raise IndexCorruptError(
+                f"{self.folder} holds prototypes of an unknown source; restore or rebuild the index"
+            )
         return np.asarray(pc.equal(sources, PHOTOGRAPH).to_numpy())
 
     @cached_property

@@ -96,7 +96,8 @@ class ClassRetrieval:
         while True:
             similarities, rows = self._index.search(queries, found)
             kept = (rows >= 0) & ~apart[rows]
-            if not apart.any() or found == len(apart) or kept.sum(1).min() >= count:
+            exhausted = rows[:, -1] < 0  # an approximate index looks at a part of its keys
+            if found == len(apart) or (exhausted | (kept.sum(1) >= count)).all():
                 break
             found = min(2 * found, len(apart))
         order = np.argsort(~kept, 1, kind="stable")[:, :count]

@@ -181,7 +181,7 @@ class FreedaSettings:
     neighbor_margin: of these, prototypes are left out whose key's cosine to the class is lower than the
         nearest one's by more than this; 2 leaves none out.
     own_weight: share of photographs in a class's prototype, where the index has some of that name beside
-        generated pictures.
+        generated pictures; for retrieval "class".
     local_weight: share of the local score; the rest is the global score.
     background: score that a class must exceed; None for no such constant.
     background_concepts: names that compete with the classes as background, retrieved and scored as classes

@@ -130,7 +130,7 @@ def from_label_studio(file: Path, images: Path) -> Iterator[MarkedImage | Reject
             name = _file_name(task)
             annotations = [item for item in task["annotations"] if not item.get("was_cancelled")]
             regions = annotations[-1]["result"] if annotations else []
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DatasetError(f"'{file}' holds a task without {reason(error)}; export it as JSON") from error
         path = images / name
         if not path.is_file():
@@ -161,7 +161,7 @@ def _region(item: Mapping[str, Any], size: tuple[int, int]) -> Mark:
         return Mark(name, unpacked_runs(value["rle"], size))
     scale = np.array([width, height]) / 100
     if kind == "polygonlabels":
-        return Mark(name, polygon_mask([np.asarray(value["points"], float) * scale], size))
+        return Mark(name, polygon_mask([np.asarray(value["points"], float).reshape(-1, 2) * scale], size))
     if value.get("rotation"):
         raise DatasetError("a rectangle is turned; draw it as a polygon")
     left, top = np.array([value["x"], value["y"]]) * scale
@@ -186,7 +186,13 @@ def _tried(name: str, path: Path, marks: Callable[[tuple[int, int]], list[Mark]]
 def _images(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"no folder '{folder}'; expected one of images")
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_ENDINGS}
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_ENDINGS]
+    found = {path.stem: path for path in paths}
+    if len(found) < len(paths):
+        twice = next(path for path in paths if found[path.stem] != path)
+        raise DatasetError(
+            f"'{twice}' and '{found[twice.stem].name}' would have the same mask; rename one of them"
+        )
     if not found:
         raise DatasetError(f"no image in '{folder}'; expected {', '.join(sorted(IMAGE_ENDINGS))}")
     return found

@@ -17,6 +17,8 @@ __all__ = ["box_mask", "coco_mask", "polygon_mask", "unpacked_runs"]
 
 _SHIFT = 8
 """Bits of a coordinate that OpenCV reads as a fraction."""
+_FARTHEST = 2**20
+"""Pixels; with its fraction, a coordinate fits 32 bits."""
 
 
 def box_mask(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
@@ -31,7 +33,10 @@ def polygon_mask(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.nd
     """polygons: (n, 2) corners each, in pixels; the mask is what any of them covers."""
     mask = np.zeros(size, np.uint8)
     for corners in polygons:
-        points = np.round((np.asarray(corners, float).reshape(-1, 2) - 0.5) * 2**_SHIFT).astype(np.int32)
+        places = np.asarray(corners, float).reshape(-1, 2)
+        if len(places) < 3 or not (np.abs(places) < _FARTHEST).all():
+            raise ValueError("a polygon of fewer than three corners, or one far outside of the image")
+        points = np.round((places - 0.5) * 2**_SHIFT).astype(np.int32)
         cv2.fillPoly(mask, [points], 1, lineType=cv2.LINE_8, shift=_SHIFT)
     return mask > 0
 
@@ -48,6 +53,8 @@ def coco_mask(outline: Sequence[Any] | Mapping[str, Any], size: tuple[int, int])
     if isinstance(outline["counts"], str):
         return np.asarray(_coco_tools().decode(outline)) > 0
     height, width = size
+    if min(outline["counts"], default=0) < 0 or sum(outline["counts"]) != height * width:
+        raise ValueError("a run length of another number of pixels")
     values = np.arange(len(outline["counts"])) % 2 == 1
     return np.repeat(values, outline["counts"]).reshape(width, height).T
 

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from freeda.class_names import ClassName
-from freeda.errors import DatasetError
+from freeda.errors import DatasetError, OutputError
 from freeda.index.editing import merge, write_new
-from freeda.index.format import Manifest, reject_table
+from freeda.index.format import MANIFEST, Manifest, reject_table
 from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import Origin
 from freeda.methods.freeda.method import FreedaMethod
+from freeda.presets.settings import FreedaSettings
 from freeda.records import PHOTOGRAPH, Prototype, Reject
 from freeda.segmentation.marked_images import MarkedImage
 from freeda.segmentation.regions import pool_mask
@@ -60,28 +61,50 @@ def add_images(
     on_image: called after each, with how many are done.
     Raises `DatasetError` where no mark gives a prototype, and `OutputError`.
     """
-    templates = method.index.preset.segmentation.templates
-    prototypes, rejects, count, digest = [], [], 0, hashlib.sha256()
-    for done, item in enumerate(images, 1):
-        found = [item] if isinstance(item, Reject) else of_image(method, item, templates)
-        count += isinstance(item, MarkedImage)
-        for part in found:
-            if isinstance(part, Reject):
-                rejects.append(part)
-            else:
-                prototypes.append(part)
-                digest.update(part.id.encode() + part.vector.tobytes())
-        on_image(done)
+    _require_place(method.index, Path(out), overwrite)
+    prototypes, rejects, count = _collected(method, images, on_image)
     if not prototypes:
         raise DatasetError(_nothing(count, rejects))
-    origin, table = _origin(method.index, count, digest.hexdigest()), reject_table(rejects)
+    origin, table = _origin(method.index, count, prototypes), reject_table(rejects)
     with TemporaryDirectory() as work:
         own = Path(out) if alone else Path(work) / "own"
         manifest = write_new(own, prototypes, table, 0, origin, keys, overwrite=overwrite)
         if not alone:
             both = [method.index, PrototypeIndex.open(own)]
             manifest = merge(both, out, keys=keys, overwrite=overwrite).manifest
-    return Added(manifest, count, len(prototypes), tuple(rejects))
+    new = manifest.prototypes - (0 if alone else len(method.index))
+    return Added(manifest, count, new, tuple(rejects))
+
+
+def _collected(
+    method: FreedaMethod, images: Iterable[MarkedImage | Reject], on_image: Callable[[int], object]
+) -> tuple[list[Prototype], list[Reject], int]:
+    """Prototypes, rejects, and how many images could be read."""
+    prototypes: dict[str, Prototype] = {}
+    rejects: list[Reject] = []
+    count, built = 0, method.index.preset.segmentation
+    for done, item in enumerate(images, 1):
+        found = [item] if isinstance(item, Reject) else of_image(method, item, built)
+        count += isinstance(item, MarkedImage)
+        for part in found:
+            if isinstance(part, Reject):
+                rejects.append(part)
+            elif part.id in prototypes:
+                rejects.append(_reject(part.caption_id, part.noun, "the same image again"))
+            else:
+                prototypes[part.id] = part
+        on_image(done)
+    return list(prototypes.values()), rejects, count
+
+
+def _require_place(index: PrototypeIndex, out: Path, overwrite: bool) -> None:
+    """Before hours of work, not after."""
+    if out.resolve() == index.folder.resolve():
+        raise OutputError(f"'{out}' is the index that is read; choose another --out")
+    if (out / MANIFEST).exists() and not overwrite:
+        raise OutputError(
+            f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
+        )
 
 
 def _nothing(images: int, rejects: Sequence[Reject]) -> str:
@@ -90,8 +113,11 @@ def _nothing(images: int, rejects: Sequence[Reject]) -> str:
     return f"{images} images gave no prototype{why}; expected images on which something is marked"
 
 
-def _origin(index: PrototypeIndex, images: int, digest: str) -> Origin:
-    build = {"photographs": {"images": images, "sha256": digest}}
+def _origin(index: PrototypeIndex, images: int, prototypes: Sequence[Prototype]) -> Origin:
+    digest = hashlib.sha256()
+    for item in prototypes:
+        digest.update(item.id.encode() + item.vector.tobytes())
+    build = {"photographs": {"images": images, "sha256": digest.hexdigest()}}
     return Origin(
         preset=index.manifest.preset,
         models=index.manifest.fingerprints,
@@ -100,34 +126,33 @@ def _origin(index: PrototypeIndex, images: int, digest: str) -> Origin:
     )
 
 
-def of_image(
-    method: FreedaMethod, image: MarkedImage, templates: Sequence[str]
-) -> Iterator[Prototype | Reject]:
-    """A prototype per mark of an image, or why there is none. templates: prompts of the index's keys."""
+def of_image(method: FreedaMethod, image: MarkedImage, built: FreedaSettings) -> Iterator[Prototype | Reject]:
+    """A prototype per mark of an image, or why there is none. built: what the index was built with."""
     if not image.marks:
-        yield Reject(caption_id=image.name, caption="", noun="", reason="nothing is marked")
+        yield _reject(image.name, "", "nothing is marked")
         return
     pixels = torch.tensor(image.pixels).permute(2, 0, 1)[None].float() / 255
-    features = method.backbone.dense_features(pixels, method.settings.dense_size)[0]
+    features = method.backbone.dense_features(pixels, built.dense_size)[0]
     content = hashlib.sha256(image.pixels.tobytes() + repr(image.pixels.shape).encode()).hexdigest()[:12]
     counts = Counter[str]()
     for mark in image.marks:
-        counts[mark.name] += 1
+        name = " ".join(mark.name.split())
+        counts[name] += 1
         mask = np.asarray(mark.mask, bool)
-        why = _unusable(mark.name, mask, image, features)
+        why = _unusable(name, mask, image, features)
         vector = None if why else pool_mask(features, mask).cpu().numpy().astype(np.float32)
         if vector is not None and not np.isfinite(vector.astype(np.float16)).all():
             why = "feature is not finite"
         if vector is None or why:
-            yield Reject(caption_id=image.name, caption="", noun=mark.name, reason=why)
+            yield _reject(image.name, name, why)
             continue
-        number = f"#{counts[mark.name]}" if counts[mark.name] > 1 else ""
+        number = f"#{counts[name]}" if counts[name] > 1 else ""
         yield Prototype(
-            id=f"{content}/{mark.name}{number}",
-            noun=mark.name,
+            id=f"{content}/{name}{number}",
+            noun=name,
             caption_id=image.name,
             caption="",
-            key=method.clip.embed_classes([ClassName(mark.name)], templates)[0],
+            key=method.clip.embed_classes([ClassName(name)], built.templates)[0],
             vector=vector,
             area=float(mask.mean()),
             peak=1.0,
@@ -135,6 +160,10 @@ def of_image(
             thumbnail=thumbnail(image.pixels, mask, _THUMBNAIL),
             source=PHOTOGRAPH,
         )
+
+
+def _reject(image: str, noun: str, why: str) -> Reject:
+    return Reject(caption_id=image, caption="", noun=noun, reason=why)
 
 
 def _unusable(name: str, mask: np.ndarray, image: MarkedImage, features: torch.Tensor) -> str:
@@ -146,4 +175,4 @@ def _unusable(name: str, mask: np.ndarray, image: MarkedImage, features: torch.T
         return "mask is empty"
     if mask.sum() < mask.size / (features.shape[-2] * features.shape[-1]):
         return "mask is smaller than a patch of the backbone"
-    return "" if name.strip() else "mark has no name"
+    return "" if name else "mark has no name"

@@ -6,13 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from freeda.index.editing import merge
 from freeda.index.reader import PrototypeIndex
+from freeda.index.retrieval import ClassRetrieval
 from freeda.presets.settings import Preset
 from freeda.records import Prototype
+from freeda.vectors import unit
 from tests.freeda.material import random_prototypes, write_index
 
 DIM, NOUNS = 8, ("cat", "dog", "owl")
@@ -147,3 +150,31 @@ def test_an_index_travels_by_its_folder(write: Write) -> None:
     np.testing.assert_array_equal(
         copy.class_prototypes(query, 3).vectors, index.class_prototypes(query, 3).vectors
     )
+
+
+class PartlySearched:
+    """20,000 keys in an inverted file of which a small part is looked at; the first is set apart."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.held = unit(rng.normal(size=(20_000, 16)))
+        self.faiss = faiss.index_factory(16, "IVF256,Flat", faiss.METRIC_INNER_PRODUCT)
+        self.faiss.train(self.held)
+        self.faiss.add(self.held)
+        self.faiss.nprobe = 2
+        self.set_apart = np.arange(20_000) == 0
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self.asked.append(k)
+        return self.faiss.search(queries, k)
+
+
+def test_a_search_that_can_find_no_more_is_not_repeated() -> None:
+    index = PartlySearched()
+    _, rows = ClassRetrieval(index, "some")._search(index.held[:5], 414)  # type: ignore[arg-type]
+    assert index.asked == [414]
+    assert 0 not in rows

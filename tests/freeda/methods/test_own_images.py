@@ -15,8 +15,9 @@ from PIL import Image
 import freeda
 from freeda import Mark, MarkedImage, PrototypeIndex, add_images
 from freeda.cli import main
-from freeda.errors import DatasetError, OutputError
+from freeda.errors import DatasetError, IndexCorruptError, OutputError
 from freeda.index.format import PROTOTYPES, write_manifest
+from freeda.index.noun_keys import frequent_nouns
 from freeda.records import PHOTOGRAPH, Reject
 from freeda.toyworld.make_examples import EXAMPLES
 from tests.freeda.methods.contract import picture
@@ -80,8 +81,9 @@ def test_a_mark_becomes_a_prototype(both: Path, index_folder: Path, image: Marke
 
 
 def test_the_same_image_twice_adds_nothing(both: Path, image: MarkedImage, tmp_path: Path) -> None:
-    added = add_images(both, [image], tmp_path / "again", device="cpu")
-    assert added.manifest.prototypes == 62
+    added = add_images(both, [image, image], tmp_path / "again", device="cpu")
+    assert (added.manifest.prototypes, added.prototypes) == (62, 0)
+    assert sum(item.reason == "the same image again" for item in added.rejects) == 2
 
 
 def test_only_classes_of_that_name_change(both: Path, index_folder: Path) -> None:
@@ -128,9 +130,39 @@ def test_photographs_alone_are_an_index_like_others(
     assert index.source_counts() == {"photograph": 2} and not index.set_apart.any()
     model = freeda.load(tmp_path / "alone", device="cpu")
     assert set(model.segment(picture(56, 70), "cat; zebra").labels.ravel()) <= {0, 1}
+    read = iter([image])
     with pytest.raises(OutputError, match="holds an index already; replace it with --overwrite"):
-        add_images(index_folder, [image], tmp_path / "alone", alone=True, device="cpu")
+        add_images(index_folder, read, tmp_path / "alone", alone=True, device="cpu")
+    assert next(read) is image, "nothing is read before the place is known to be free"
+    with pytest.raises(OutputError, match="is the index that is read; choose another --out"):
+        add_images(tmp_path / "alone", read, tmp_path / "alone", alone=True, overwrite=True, device="cpu")
     add_images(index_folder, [image], tmp_path / "alone", alone=True, overwrite=True, device="cpu")
+
+
+def test_names_are_stored_without_spaces_around_them(
+    index_folder: Path, image: MarkedImage, tmp_path: Path
+) -> None:
+    spaced = replace(image, marks=(Mark(" hot  dog ", image.marks[0].mask),))
+    add_images(index_folder, [spaced], tmp_path / "spaced", device="cpu")
+    index = PrototypeIndex.open(tmp_path / "spaced")
+    assert len(index.photographs_of(["hot dog"])) == 1
+    assert "hot dog" not in frequent_nouns(index, 500).names
+
+
+def test_an_unknown_source_is_damage(both: Path, tmp_path: Path) -> None:
+    index = PrototypeIndex.open(both)
+    folder = tmp_path / "crafted"
+    folder.mkdir()
+    for name in index.manifest.files:
+        (folder / name).write_bytes((both / name).read_bytes())
+    held = pa.ipc.open_file(both / PROTOTYPES).read_all()
+    sources = pa.array([None, "elsewhere"] + ["generated"] * (len(held) - 2))
+    held = held.set_column(held.schema.get_field_index("source"), "source", sources)
+    with pa.OSFile(str(folder / PROTOTYPES), "wb") as sink, pa.ipc.new_file(sink, held.schema) as writer:
+        writer.write_table(held)
+    write_manifest(folder, index.manifest)
+    with pytest.raises(IndexCorruptError, match="prototypes of an unknown source"):
+        PrototypeIndex.open(folder).read_everything()
 
 
 def test_images_without_a_usable_mark_are_an_error(

@@ -59,6 +59,12 @@ def test_masks_hold_numbers_of_classes(images: Path, labels: np.ndarray, tmp_pat
     ]
 
 
+def test_two_images_of_one_mask_are_named(images: Path, labels: np.ndarray, tmp_path: Path) -> None:
+    Image.new("RGB", SIZE[::-1]).save(images / "a.jpg")
+    with pytest.raises(DatasetError, match="a.jpg' and 'a.png' would have the same mask; rename one"):
+        list(from_masks(images, tmp_path, CLASSES))
+
+
 def test_folders_without_masks_or_images_are_named(images: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="has no mask for any image in .*; expected a.png, and so on"):
         list(from_masks(images, tmp_path, CLASSES))
@@ -131,6 +137,7 @@ def test_label_studio_s_brush_polygons_and_rectangles(
         drawn("c.png", ("ellipselabels", ellipse)),
         drawn("d.png", ("rectanglelabels", {**box, "rotation": 20})),
         {"data": {"image": "e.png"}, "annotations": []},
+        drawn("f.png", ("polygonlabels", {"points": [], "polygonlabels": ["cat"]})),
     ]
     file = tmp_path / "export.json"
     file.write_text(json.dumps(tasks))
@@ -141,7 +148,8 @@ def test_label_studio_s_brush_polygons_and_rectangles(
     assert isinstance(second, MarkedImage) and [mark.name for mark in second.marks] == ["dog", "cat"]
     assert second.marks[0].mask[4:11, 6:19].all() and second.marks[0].mask.sum() <= 10 * 17
     assert second.marks[1].mask[6:18, 4:16].all() and second.marks[1].mask.sum() == 12 * 12
-    ellipse_told, turned, empty = others
+    ellipse_told, turned, empty, damaged = others
+    assert isinstance(damaged, Reject) and "damaged annotation: a polygon of fewer" in damaged.reason
     assert isinstance(ellipse_told, Reject) and "type ellipselabels" in ellipse_told.reason
     assert isinstance(turned, Reject) and "is turned; draw it as a polygon" in turned.reason
     assert isinstance(empty, MarkedImage) and empty.marks == ()

@@ -61,6 +61,20 @@ def test_run_lengths_are_those_of_pycocotools(mask: np.ndarray) -> None:
         coco_mask(text, (10, 10))
 
 
+@pytest.mark.parametrize(
+    "outline", [[[]], [[1, 2, 3, 4]], [[0, 0, float("nan"), 3, 5, 5]], [[0, 0, 1e9, 3, 5, 5]]]
+)
+def test_polygons_that_are_none_are_refused(outline: list) -> None:
+    with pytest.raises(ValueError, match="a polygon of fewer than three corners, or one far outside"):
+        coco_mask(outline, SIZE)
+
+
+@pytest.mark.parametrize("counts", [[10**13], [5, 7], [-1, 1962], []])
+def test_run_lengths_of_other_images_are_refused(counts: list[int]) -> None:
+    with pytest.raises(ValueError, match="a run length of another number of pixels"):
+        coco_mask({"size": list(SIZE), "counts": counts}, SIZE)
+
+
 def test_a_brush_is_read_as_it_was_written(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(unpacked_runs(packed_runs(mask), SIZE), mask)
     with pytest.raises(ValueError, match="a brush that is cut off"):
