@@ -25,7 +25,7 @@ from freeda.locking import locked
 from freeda.records import Prototype
 from freeda.vectors import unit
 
-__all__ = ["Edited", "dedupe", "leave_out", "merge", "subset", "write_new"]
+__all__ = ["Edited", "dedupe", "leave_out", "merge", "require_place", "subset", "write_new"]
 
 
 _ADDED = re.compile("#[0-9a-f]{12}$")
@@ -224,6 +224,21 @@ def _rows_by_noun(index: PrototypeIndex) -> Iterator[np.ndarray]:
     yield from (np.array(numbers) for numbers in rows.values())
 
 
+def require_place(out: str | Path, sources: Sequence[PrototypeIndex], *, overwrite: bool) -> None:
+    """Raises `OutputError` where a new index may not be written: an index that is read, one that is not to be
+    replaced, or other files lie there.
+    """
+    folder = Path(out)
+    if any(folder.resolve() == source.folder.resolve() for source in sources):
+        raise OutputError(f"'{out}' is the index that is read; choose another --out")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    require_free(names, str(out))
+    if MANIFEST in names and not overwrite:
+        raise OutputError(
+            f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
+        )
+
+
 def write_new(
     out: str | Path,
     prototypes: Iterable[Prototype],
@@ -238,13 +253,8 @@ def write_new(
 
     Until the new index is whole, an old one stays. Raises `NoPrototypesError`, `OutputError`.
     """
+    require_place(out, (), overwrite=overwrite)
     folder = Path(out)
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    require_free(names, str(out))
-    if MANIFEST in names and not overwrite:
-        raise OutputError(
-            f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder), placed(folder) as new:
@@ -264,8 +274,7 @@ def _write(
     overwrite: bool,
     keys: KeyOptions | None = None,
 ) -> Edited:
-    if any(Path(out).resolve() == source.folder.resolve() for source in sources):
-        raise OutputError(f"'{out}' is the index that is read; choose another --out")
+    require_place(out, sources, overwrite=overwrite)
     first = sources[0].manifest
     origin = Origin(
         preset=first.preset,

@@ -29,8 +29,8 @@ def box_mask(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     return np.asarray(down[:, None] & across[None])
 
 
-def polygon_mask(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """polygons: (n, 2) corners each, in pixels; the mask is what any of them covers."""
+def polygon_mask(polygons: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
+    """polygons: corners each, (n, 2) or (2n,), in pixels; the mask is what any of them covers."""
     mask = np.zeros(size, np.uint8)
     for corners in polygons:
         places = np.asarray(corners, float).reshape(-1, 2)
@@ -47,7 +47,7 @@ def coco_mask(outline: Sequence[Any] | Mapping[str, Any], size: tuple[int, int])
     Raises `ConfigError` for a compressed one without pycocotools.
     """
     if not isinstance(outline, Mapping):
-        return polygon_mask([np.asarray(polygon, float).reshape(-1, 2) for polygon in outline], size)
+        return polygon_mask(outline, size)
     if tuple(outline["size"]) != size:
         raise ValueError(f"a run length of {outline['size']} on an image of {list(size)} (height, width)")
     if isinstance(outline["counts"], str):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from freeda.class_names import ClassName
-from freeda.errors import DatasetError, OutputError
-from freeda.index.editing import merge, write_new
-from freeda.index.format import MANIFEST, Manifest, reject_table
+from freeda.errors import DatasetError
+from freeda.index.editing import merge, require_place, write_new
+from freeda.index.format import Manifest, reject_table
 from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import Origin
@@ -61,7 +61,7 @@ def add_images(
     on_image: called after each, with how many are done.
     Raises `DatasetError` where no mark gives a prototype, and `OutputError`.
     """
-    _require_place(method.index, Path(out), overwrite)
+    require_place(out, [method.index], overwrite=overwrite)  # before hours of work, not after
     prototypes, rejects, count = _collected(method, images, on_image)
     if not prototypes:
         raise DatasetError(_nothing(count, rejects))
@@ -95,16 +95,6 @@ def _collected(
                 prototypes[part.id] = part
         on_image(done)
     return list(prototypes.values()), rejects, count
-
-
-def _require_place(index: PrototypeIndex, out: Path, overwrite: bool) -> None:
-    """Before hours of work, not after."""
-    if out.resolve() == index.folder.resolve():
-        raise OutputError(f"'{out}' is the index that is read; choose another --out")
-    if (out / MANIFEST).exists() and not overwrite:
-        raise OutputError(
-            f"'{out}' holds an index already; replace it with --overwrite, or choose another --out"
-        )
 
 
 def _nothing(images: int, rejects: Sequence[Reject]) -> str:
