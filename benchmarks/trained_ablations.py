@@ -84,7 +84,6 @@ class Variant:
 _EMPTY = "without the captioner (empty text)"
 _SHORT = "a quarter of the steps"
 _PLAIN = {"objective": "plain"}
-_FIVE = {"steps": 10, "ensemble": 5}
 TOKENS = Variant("tokens classified alone", {"pretrained": 1.0})
 VARIANTS: Mapping[str, tuple[Variant, ...]] = {
     "odise": (
@@ -103,7 +102,6 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
         Variant("without classes that images do not show", {"absent": 0.0}),
         Variant("by diffusion, 1 step", recipe="diffusion", calls={"steps": 1}, expected=""),
         Variant("by diffusion, 10 steps", recipe="diffusion", calls={"steps": 10}, expected=""),
-        Variant("by diffusion, 10 steps, mean of 5", recipe="diffusion", calls=_FIVE, expected=""),
     ),
     "flowseg": (
         Variant("plain flow matching", _PLAIN),

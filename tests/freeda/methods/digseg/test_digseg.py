@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -117,6 +118,24 @@ def test_two_threads_do_not_mix_their_classes(checkpoint: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         apart = list(pool.map(largest, ["cat", "dog"]))
     assert max(apart) < 0.1 * np.abs(expected["cat"] - expected["dog"]).max()
+
+
+def test_two_threads_encode_their_classes_as_one_does(checkpoint: Path) -> None:
+    """The tokenizer keeps how it pads, which differs from call to call: threads must not see each other's."""
+    segmenter, names = load(weights=checkpoint), ("cat", "dog")
+    expected = {name: segmenter.encode_classes(name).queries.states for name in names}
+
+    def same(name: str) -> bool:
+        found = [segmenter.encode_classes(name).queries.states for _ in range(400)]
+        return all(states.shape == expected[name].shape for states in found)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            assert all(pool.map(same, names))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_background_takes_what_no_mask_covers(checkpoint: Path) -> None:
