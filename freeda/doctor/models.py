@@ -15,7 +15,8 @@ __all__ = ["model_findings"]
 _ENOUGH = 0.95
 """Share of an example scene's pixels that the toy preset labels as the scene was drawn."""
 _ROLES = ("diffusion", "clip", "backbone")
-_DIFFUSION_PARTS = {"unet", "vae", "text_encoder"}
+_DIFFUSION_PARTS = {"vae", "text_encoder"}
+_DENOISERS = {"unet", "transformer"}
 
 
 def model_findings() -> Iterator[Finding]:
@@ -59,7 +60,8 @@ def _bytes_here(role: str, model_id: str) -> int:
     if folder is None:
         return 0
     held = [path for path in folder.rglob("*.safetensors") if path.is_file()]
-    if role == "diffusion" and not {path.parent.name for path in held} >= _DIFFUSION_PARTS:
+    parts = {path.parent.name for path in held}
+    if role == "diffusion" and not (parts >= _DIFFUSION_PARTS and parts & _DENOISERS):
         return 0
     return sum(path.stat().st_size for path in {path.resolve() for path in held})
 

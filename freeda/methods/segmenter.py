@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast, overload
 
 import numpy as np
@@ -80,7 +79,6 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
         self._explain = explain
         self._size_of = size_of
         self._chosen: _Chosen[Encoded] | None = None
-        self._choosing = Lock()
         self._known = BoundedCache[Hashable, Features](kept_bytes, lambda features: features.nbytes)
 
     def __reduce__(self) -> NoReturn:
@@ -123,9 +121,7 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
         parsed = parse_classes(classes)
         if self.method.background is not None:
             parsed = without_background(parsed)
-        # One at a time: tokenizers keep padding and truncation as a state that threads would share.
-        with self._choosing:
-            return _Chosen(parsed, self.method.encode_classes(parsed))
+        return _Chosen(parsed, self.method.encode_classes(parsed))
 
     @overload
     def segment(self, image: ImageLike, classes: Classes | None = None) -> Segmentation: ...

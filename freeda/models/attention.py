@@ -1,34 +1,32 @@
-"""Cross-attention of a diffusion UNet: captured while it runs, aggregated by pure functions.
+"""Attention to the text of a diffusion model: captured while it runs, aggregated by pure functions.
 
 Shapes: `B` conditional images, `N` nouns of one image, `h w` an attention layer's grid, `T` text
 tokens, `A` heads.
 
-`capture_cross_attention` reduces while the UNet runs: of every layer and timestep it keeps a running sum of
-the nouns' columns only, one small map per noun and grid. It listens to the queries and keys that the layers
-compute for themselves, so that capturing changes no bit of their output.
+`capture_cross_attention` reduces while the denoiser runs: of every layer and timestep it keeps a running sum
+of the nouns' columns only, one small map per noun and grid.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
+from freeda.models.attention_layers import Call, Grid, listen_to_image_attention, listen_to_text_attention
 from freeda.presets.settings import COARSEST
 
 __all__ = [
     "DegenerateMapError",
+    "Grid",
     "MeanSelfAttention",
     "NounMaps",
+    "Positions",
     "aggregate",
     "capture_cross_attention",
     "capture_self_attention",
@@ -38,7 +36,6 @@ __all__ = [
 
 Positions = Sequence[Sequence[Sequence[int]]]
 """Token positions, per image and noun."""
-Grid = tuple[int, int]
 
 
 @dataclass
@@ -135,23 +132,25 @@ def localize(
 
 
 @contextmanager
-def capture_cross_attention(unet: torch.nn.Module, positions: Positions) -> Iterator[NounMaps]:
-    """Inside the block, every cross-attention layer of `unet` adds its nouns' columns to the result.
+def capture_cross_attention(denoiser: torch.nn.Module, positions: Positions) -> Iterator[NounMaps]:
+    """Inside the block, every layer of `denoiser` that attends to the text adds its nouns' columns to the
+    result.
 
-    positions: of every noun's tokens, per image.
-    The UNet must be called with as many images, or twice as many under classifier-free guidance, the
+    denoiser: a UNet, or Stable Diffusion 3's transformer.
+    positions: of every noun's tokens among the text's, per image.
+    The denoiser must be called with as many images, or twice as many under classifier-free guidance, the
     unconditional half first. At the end, also after an exception, it is as it was. While it runs, nothing
     passes between the host and the device.
     """
-    parameter = next(unet.parameters())
+    parameter = next(denoiser.parameters())
     averaging = _Averaging(positions, parameter.device, parameter.dtype)
     maps = NounMaps([len(nouns) for nouns in positions])
 
-    def record(call: _Call, grid: Grid) -> None:
+    def record(call: Call, grid: Grid) -> None:
         if averaging.nouns:
             maps.add(averaging.of(call.conditional(len(positions))), grid)
 
-    with _recording(unet, "attn2", record):
+    with listen_to_text_attention(denoiser, record):
         yield maps
 
 
@@ -172,23 +171,23 @@ class _Averaging:
         self._matrix = matrix.to(device, dtype)
         self._values: dict[tuple[int, ...], list[torch.Tensor]] = {}
 
-    def of(self, call: _Call) -> torch.Tensor:
+    def of(self, call: Call) -> torch.Tensor:
         """(B, h * w, N or more) float32."""
         parts = [
             functional.scaled_dot_product_attention(
                 call.query, call.key, values, call.mask, scale=call.scale
             ).mean(1, dtype=torch.float32)
-            for values in self._of_size(call.key)
+            for values in self._of_size(call.key, call.first_text)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _of_size(self, key: torch.Tensor) -> list[torch.Tensor]:
+    def _of_size(self, key: torch.Tensor, first_text: int) -> list[torch.Tensor]:
         """The matrix as values for (B, heads, T, d) keys: d columns in each part, the last one filled up."""
-        size = tuple(key.shape)
+        size = (*key.shape, first_text)
         if size not in self._values:
-            _, heads, tokens, depth = size
-            missing = -self.nouns % depth
-            whole = functional.pad(self._matrix, (0, missing, 0, tokens - self._matrix.shape[1]))
+            _, heads, tokens, depth = key.shape
+            missing, after = -self.nouns % depth, tokens - first_text - self._matrix.shape[1]
+            whole = functional.pad(self._matrix, (0, missing, first_text, after))
             repeated = whole[:, None].expand(-1, heads, -1, -1)
             self._values[size] = [part.contiguous() for part in repeated.split(depth, -1)]
         return self._values[size]
@@ -223,7 +222,7 @@ def capture_self_attention(unet: torch.nn.Module, grid: Grid, count: int) -> Ite
     """
     held = MeanSelfAttention(grid)
 
-    def record(call: _Call, found: Grid) -> None:
+    def record(call: Call, found: Grid) -> None:
         if found != grid:
             return
         call = call.conditional(count)
@@ -238,108 +237,5 @@ def capture_self_attention(unet: torch.nn.Module, grid: Grid, count: int) -> Ite
                 held.total[image] += (query @ key.T).softmax(-1)
         held.calls += heads
 
-    with _recording(unet, "attn1", record):
+    with listen_to_image_attention(unet, record):
         yield held
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What an attention layer computed of its inputs.
-
-    query, key: (B, heads, h * w, d) and (B, heads, T, d), with the layer's own norms.
-    mask: (B, 1, 1, T), added to the logits; None for none.
-    """
-
-    query: torch.Tensor
-    key: torch.Tensor
-    mask: torch.Tensor | None
-    scale: float
-
-    def conditional(self, count: int) -> _Call:
-        """The last `count` images: the conditional half under guidance, else all of them."""
-        found = len(self.query)
-        if found not in (count, 2 * count):
-            raise ValueError(
-                f"the UNet got a batch of {found} while {count} images are captured; expected {count}, or "
-                f"{2 * count} under guidance"
-            )
-        if found == count:
-            return self
-        mask = None if self.mask is None else self.mask[-count:]
-        return _Call(self.query[-count:], self.key[-count:], mask, self.scale)
-
-
-_Record = Callable[[_Call, Grid], None]
-
-
-@contextmanager
-def _recording(unet: torch.nn.Module, name: str, record: _Record) -> Iterator[None]:
-    """Calls `record` after every layer `name` ("attn1" or "attn2") of every transformer block has run.
-
-    Hooks listen to what the layers compute anyway; processors stay as they are, whichever they are.
-    """
-    hooks: list[RemovableHandle] = []
-    try:
-        for module in unet.modules():
-            if isinstance(module, Transformer2DModel):
-                layers = [getattr(block, name) for block in cast(Any, module).transformer_blocks]
-                listeners = [_Listener(layer, record) for layer in layers if layer is not None]
-                hooks.append(module.register_forward_pre_hook(_grid_hook(listeners), with_kwargs=True))
-                hooks += [hook for listener in listeners for hook in listener.hooks()]
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _grid_hook(listeners: list[_Listener]) -> Any:
-    """The transformer flattens its (B, C, h, w) input; only here is the true grid known."""
-
-    def note_grid(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        for listener in listeners:
-            listener.grid = (hidden.shape[-2], hidden.shape[-1])
-
-    return note_grid
-
-
-class _Listener:
-    """Notes a layer's queries and keys as its processor computes them."""
-
-    def __init__(self, layer: Attention, record: _Record) -> None:
-        self._layer, self._record = layer, record
-        self.grid: Grid = (0, 0)
-        self._query: torch.Tensor | None = None
-        self._key: torch.Tensor | None = None
-
-    def hooks(self) -> Iterator[RemovableHandle]:
-        layer = self._layer
-        yield (layer.norm_q or layer.to_q).register_forward_hook(self._note_query)
-        yield (layer.norm_k or layer.to_k).register_forward_hook(self._note_key)
-        yield layer.register_forward_hook(self._finish, with_kwargs=True)
-
-    def _note_query(self, module: Any, args: Any, output: torch.Tensor) -> None:
-        self._query = output
-
-    def _note_key(self, module: Any, args: Any, output: torch.Tensor) -> None:
-        self._key = output
-
-    def _finish(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        query, key, self._query, self._key = self._query, self._key, None, None
-        if query is None or key is None:
-            raise ValueError(
-                "an attention layer computed its queries and keys together; call unfuse_qkv_projections() "
-                "first"
-            )
-        mask = kwargs.get("attention_mask")
-        if mask is not None:
-            mask = mask.reshape(len(mask), 1, -1, mask.shape[-1]).to(query.dtype)
-        with torch.no_grad():
-            call = _Call(self._by_head(query), self._by_head(key), mask, self._layer.scale)
-            self._record(call, self.grid)
-
-    def _by_head(self, values: torch.Tensor) -> torch.Tensor:
-        """(B, heads, tokens, d) of (B, tokens, heads * d), or of what a norm gives by head already."""
-        if values.ndim == 4:
-            return values
-        return values.unflatten(-1, (self._layer.heads, -1)).transpose(1, 2)

@@ -27,7 +27,7 @@ from freeda.models.loading import (
     require_weights,
     weights_fingerprint,
 )
-from freeda.models.tokens import Encode
+from freeda.models.tokens import TOKENIZING, Encode, encoder_of
 
 __all__ = ["ClipModel", "load_clip"]
 
@@ -61,6 +61,11 @@ class ClipModel:
     def context_length(self) -> int:
         """Most tokens of a text, start and end token included."""
         return int(getattr(self.network, "text", self.network).context_length)
+
+    @property
+    def has_start_token(self) -> bool:
+        """Whether a text's tokens follow a start token, as those of OpenAI's CLIP and not of SigLIP."""
+        return int(self.tokenize(["a"])[0, 0]) != self.encode("a")[0]
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -167,7 +172,7 @@ def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipM
     weights = weights_fingerprint(network.state_dict())
     return ClipModel(
         network=prepare(network, device, dtype),
-        tokenize=tokenizer,
+        tokenize=_one_at_a_time(tokenizer),
         encode=_plain_encode(tokenizer),
         image_size=(size, size) if isinstance(size, int) else tuple(size),
         mean=tuple(network.visual.image_mean),
@@ -178,6 +183,15 @@ def _load_clip(model_id: str, device: torch.device, dtype: torch.dtype) -> ClipM
     )
 
 
+def _one_at_a_time(tokenizer: Any) -> Callable[[list[str]], torch.Tensor]:
+    def tokenize(texts: list[str]) -> torch.Tensor:
+        with TOKENIZING:
+            ids: torch.Tensor = tokenizer(texts)
+        return ids
+
+    return tokenize
+
+
 def _plain_encode(tokenizer: Any) -> Encode:
     """open_clip's own tokenizer has `encode`; its wrapper of a Hugging Face one holds that one.
 
@@ -185,7 +199,8 @@ def _plain_encode(tokenizer: Any) -> Encode:
     """
     clean, inner = tokenizer.clean_fn, getattr(tokenizer, "tokenizer", None)
     if inner is not None and not isinstance(inner, torch.nn.Module) and callable(inner):
-        return lambda text: inner(clean(text), add_special_tokens=False).input_ids
+        encode = encoder_of(inner)
+        return lambda text: encode(clean(text))
     return lambda text: tokenizer.encode(clean(text))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,36 +16,69 @@ from transformers.utils import logging as transformers_logging
 
 from freeda.models.attention import Positions, capture_cross_attention
 from freeda.models.loading import is_folder, load_first, weights_fingerprint
+from freeda.models.prompts import encode_prompts
 from freeda.presets.settings import COARSEST, Synthesis
 from freeda.records import SyntheticImage
 
 __all__ = [
     "add_noise",
     "cast_pipeline",
+    "denoiser_of",
     "encode_latents",
     "generate",
+    "load_generator",
     "load_pipeline",
     "noise_latents",
     "noised_noun_maps",
     "pipeline_fingerprint",
-    "token_encoder",
 ]
+
+_PLAIN = {"StableDiffusionPipeline": "Stable Diffusion 1.x or 2.x"}
+_GENERATORS = {
+    **_PLAIN,
+    "StableDiffusionXLPipeline": "Stable Diffusion XL",
+    "StableDiffusion3Pipeline": "Stable Diffusion 3",
+}
+"""The classes of pipelines, and what they are called."""
+_PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 
 
 def load_pipeline(ids: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """Loads a text-to-image pipeline with a UNet (Stable Diffusion 1.x, 2.x, Turbo, ...)."""
-    return load_first("diffusion", ids, lambda model_id: _load_pipeline(model_id, device, dtype))
+    """Loads Stable Diffusion 1.x or 2.x, whose one UNet and text encoder the methods look into.
+
+    Raises `ModelNotFoundError`.
+    """
+    return load_first("diffusion", ids, lambda model_id: _load_pipeline(model_id, device, dtype, _PLAIN))
 
 
-def _load_pipeline(model_id: str, device: torch.device, dtype: torch.dtype) -> Any:
-    options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype}
-    if not is_folder(model_id) or (Path(model_id) / "model_index.json").exists():
-        with _no_loading_bar():
-            pipeline = DiffusionPipeline.from_pretrained(model_id, **options)
-    else:
+def load_generator(ids: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """Loads a text-to-image pipeline that `generate` takes: Stable Diffusion 1.x, 2.x, XL or 3, or Turbo.
+
+    Raises `ModelNotFoundError`.
+    """
+    return load_first("diffusion", ids, lambda model_id: _load_pipeline(model_id, device, dtype, _GENERATORS))
+
+
+def _load_pipeline(model_id: str, device: torch.device, dtype: torch.dtype, known: Mapping[str, str]) -> Any:
+    """known: the pipelines that will do, with their names for people."""
+    if is_folder(model_id) and not (Path(model_id) / "model_index.json").exists():
         raise ValueError("folder has no model_index.json")
+    index = DiffusionPipeline.load_config(model_id)
+    if (kind := index["_class_name"]) not in known:
+        raise ValueError(f"a {kind}; expected {', '.join(known.values())}")
+    options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype}
+    # The library takes no part's absence for granted, such as that of T5, by far the largest.
+    options |= {part: None for part, source in index.items() if source == [None, None]}
+    with _no_loading_bar():
+        pipeline = DiffusionPipeline.from_pretrained(model_id, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def denoiser_of(pipeline: Any) -> nn.Module:
+    """The UNet, or the transformer in its place."""
+    found: nn.Module = pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet
+    return found
 
 
 @contextmanager
@@ -68,17 +101,14 @@ def cast_pipeline(pipeline: Any, dtype: torch.dtype) -> None:
 
 
 def pipeline_fingerprint(pipeline: Any) -> str:
-    """One digest for denoiser, text encoder and decoder together."""
+    """One digest for denoiser, text encoders and decoder together."""
     weights: dict[str, torch.Tensor] = {}
-    for part in ("unet", "text_encoder", "vae"):
-        state = getattr(pipeline, part).state_dict()
+    for part in _PARTS:
+        if (module := getattr(pipeline, part, None)) is None:
+            continue
+        state = module.state_dict()
         weights |= {f"{part}.{name}": tensor for name, tensor in state.items()}
     return weights_fingerprint(weights)
-
-
-def token_encoder(pipeline: Any) -> Any:
-    """The pipeline's tokenizer as a function from text to ids, without special tokens."""
-    return lambda text: pipeline.tokenizer(text, add_special_tokens=False).input_ids
 
 
 def generate(
@@ -92,13 +122,13 @@ def generate(
 ) -> list[SyntheticImage]:
     """One image per caption, with the cross-attention map of each of its nouns.
 
-    positions: per caption and noun, token positions in the pipeline's tokenizer. Every caption has
+    positions: per caption and noun, as `prompt_positions` gives them. Every caption has
     its own seed, drawn on the CPU, so that neither its batch nor the device changes its noise.
     coarsest: attention on grids of the latent's side divided by this, or less, is left out.
     Values that are not finite come out as a black picture with maps of NaN.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    with capture_cross_attention(pipeline.unet, positions) as maps:
+    with capture_cross_attention(denoiser_of(pipeline), positions) as maps:
         pixels = pipeline(
             list(captions),
             height=config.height,
@@ -170,7 +200,7 @@ def noised_noun_maps(
     """
     noisy = noise_latents(pipeline, images, timestep=timestep, seed=seed)
     steps = torch.full((len(images),), timestep, device=noisy.device)
-    states, _ = pipeline.encode_prompt(list(captions), noisy.device, 1, False)
+    states = encode_prompts(pipeline, captions)
     with capture_cross_attention(pipeline.unet, positions) as maps:
         pipeline.unet(noisy, steps, states)
     size = (noisy.shape[-2], noisy.shape[-1])

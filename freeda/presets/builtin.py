@@ -138,17 +138,11 @@ def sd21_vitl() -> Preset:
 
 def sd_turbo_vitb() -> Preset:
     """SD-Turbo: an image in two steps, without guidance."""
-    return replace(
-        sd15_vitb(),
-        name="sd-turbo-vitb",
-        description="SD-Turbo (2 steps, no guidance), CLIP ViT-B/16, DINOv2 ViT-B/14.",
-        models={**sd15_vitb().models, "diffusion": ("stabilityai/sd-turbo",)},
-        synthesis=Synthesis(height=512, width=512, steps=2, guidance_scale=0.0),
-        licenses={
-            "diffusion": "Stability AI Community License",
-            "clip": "MIT",
-            "backbone": "Apache-2.0",
-        },
+    return _with_diffusion(
+        "sd-turbo-vitb",
+        "SD-Turbo (2 steps, no guidance)",
+        "stabilityai/sd-turbo",
+        Synthesis(height=512, width=512, steps=2, guidance_scale=0.0),
     )
 
 
@@ -173,6 +167,97 @@ def sd15_tipsv2() -> Preset:
     )
 
 
+def sd15_metaclip() -> Preset:
+    """Stable Diffusion 1.5, MetaCLIP ViT-B/16, DINOv2 ViT-B/14."""
+    return _with_clip(
+        "sd15-metaclip", "MetaCLIP ViT-B/16", "ViT-B-16-quickgelu@metaclip_fullcc", "CC-BY-NC-4.0"
+    )
+
+
+def sd15_dfn() -> Preset:
+    """Stable Diffusion 1.5, DFN ViT-B/16, DINOv2 ViT-B/14."""
+    return _with_clip(
+        "sd15-dfn",
+        "DFN ViT-B/16",
+        "ViT-B-16-quickgelu@dfn2b",
+        "Apple Machine Learning Research Model License",
+    )
+
+
+def sd15_pe_core() -> Preset:
+    """Stable Diffusion 1.5, PE-Core B/16, DINOv2 ViT-B/14."""
+    return _with_clip("sd15-pe-core", "PE-Core B/16", "PE-Core-B-16@meta", "Apache-2.0")
+
+
+def sd15_siglip2() -> Preset:
+    """Stable Diffusion 1.5, SigLIP 2 B/16, DINOv2 ViT-B/14."""
+    made = _with_clip("sd15-siglip2", "SigLIP 2 B/16", "ViT-B-16-SigLIP2@webli", "Apache-2.0")
+    # SigLIP embeds whole texts only: its tokens inside a caption are no keys.
+    return replace(made, localization=replace(made.localization, key="template"))
+
+
+def sdxl_dinov3l() -> Preset:
+    """Stable Diffusion XL at 1024 px, CLIP ViT-L/14, DINOv3 ViT-L/16."""
+    segmentation = _full_size()
+    return Preset(
+        name="sdxl-dinov3l",
+        description="Stable Diffusion XL at 1024 px, CLIP ViT-L/14, DINOv3 ViT-L/16.",
+        models={
+            "diffusion": ("stabilityai/stable-diffusion-xl-base-1.0",),
+            "clip": ("ViT-L-14-quickgelu@openai",),
+            "backbone": ("vit_large_patch16_dinov3.lvd1689m",),
+        },
+        synthesis=Synthesis(height=1024, width=1024, steps=30, guidance_scale=5.0, batch=2),
+        segmentation=replace(segmentation, dense_size=512),
+        licenses={"diffusion": "CreativeML OpenRAIL++-M", "clip": "MIT", "backbone": "DINOv3 License"},
+    )
+
+
+def sdxl_turbo_vitb() -> Preset:
+    """SDXL-Turbo: an image of 512 px in four steps, without guidance."""
+    return _with_diffusion(
+        "sdxl-turbo-vitb",
+        "SDXL-Turbo (4 steps, no guidance)",
+        "stabilityai/sdxl-turbo",
+        Synthesis(height=512, width=512, steps=4, guidance_scale=0.0),
+    )
+
+
+def sd35_vitb() -> Preset:
+    """Stable Diffusion 3.5 Medium, a transformer, at 1024 px."""
+    return _with_diffusion(
+        "sd35-vitb",
+        "Stable Diffusion 3.5 Medium at 1024 px",
+        "stabilityai/stable-diffusion-3.5-medium",
+        Synthesis(height=1024, width=1024, steps=40, guidance_scale=4.5, batch=2),
+    )
+
+
+def _with_diffusion(name: str, title: str, model: str, synthesis: Synthesis) -> Preset:
+    """`sd15-vitb` with another diffusion model, of Stability AI's."""
+    base = sd15_vitb()
+    return replace(
+        base,
+        name=name,
+        description=f"{title}, CLIP ViT-B/16, DINOv2 ViT-B/14.",
+        models={**base.models, "diffusion": (model,)},
+        synthesis=synthesis,
+        licenses={**base.licenses, "diffusion": "Stability AI Community License"},
+    )
+
+
+def _with_clip(name: str, title: str, model: str, license_name: str) -> Preset:
+    """`sd15-vitb` with another CLIP."""
+    base = sd15_vitb()
+    return replace(
+        base,
+        name=name,
+        description=f"Stable Diffusion 1.5, {title}, DINOv2 ViT-B/14.",
+        models={**base.models, "clip": (model,)},
+        licenses={**base.licenses, "clip": license_name},
+    )
+
+
 def _with_backbone(name: str, title: str, model: str, side: int, license_name: str) -> Preset:
     """`sd15-vitb` with another backbone. side: pixels of a window's shorter side for it."""
     base = sd15_vitb()
@@ -194,6 +279,13 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
     "sd15-dinov3b": sd15_dinov3b,
     "sd15-pe-spatial": sd15_pe_spatial,
     "sd15-tipsv2": sd15_tipsv2,
+    "sd15-metaclip": sd15_metaclip,
+    "sd15-dfn": sd15_dfn,
+    "sd15-pe-core": sd15_pe_core,
+    "sd15-siglip2": sd15_siglip2,
+    "sdxl-dinov3l": sdxl_dinov3l,
+    "sdxl-turbo-vitb": sdxl_turbo_vitb,
+    "sd35-vitb": sd35_vitb,
 }
 
 

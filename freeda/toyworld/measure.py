@@ -21,9 +21,9 @@ from freeda.class_names import ClassName
 from freeda.models.attention import DegenerateMapError, localize
 from freeda.models.backbone import Backbone, load_backbone
 from freeda.models.clip import load_clip
-from freeda.models.diffusion import generate, load_pipeline, noised_noun_maps, token_encoder
+from freeda.models.diffusion import generate, load_pipeline, noised_noun_maps
 from freeda.models.loading import choose_device
-from freeda.models.tokens import noun_token_positions
+from freeda.models.prompts import prompt_positions
 from freeda.presets import load_preset
 from freeda.presets.settings import Preset
 from freeda.records import NounSpan
@@ -65,12 +65,10 @@ def attention_iou(preset: Preset, scenes: Sequence[Described], timestep: int) ->
     a map without a mask counts 0.
     """
     pipeline = load_pipeline(preset.model_ids("diffusion"), choose_device("cpu"))
-    encode, limit = token_encoder(pipeline), pipeline.tokenizer.model_max_length
     scores: dict[str, list[float]] = {"things": [], "stuff": []}
     for batch in chunked(scenes, _BATCH):
         positions = [
-            [noun_token_positions(encode, item.caption, span, limit) or () for span in item.spans]
-            for item in batch
+            [prompt_positions(pipeline, item.caption, span) or () for span in item.spans] for item in batch
         ]
         images = _pixels([item.scene for item in batch])
         captions = [item.caption for item in batch]

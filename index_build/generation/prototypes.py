@@ -13,7 +13,7 @@ import torch
 from freeda.models.attention import DegenerateMapError, localize
 from freeda.models.backbone import Backbone, load_backbone
 from freeda.models.clip import ClipModel, load_clip
-from freeda.models.diffusion import load_pipeline, pipeline_fingerprint
+from freeda.models.diffusion import load_generator, pipeline_fingerprint
 from freeda.models.loading import choose_device, chosen_dtype, default_dtype
 from freeda.presets import Preset
 from freeda.records import NounSpan, Prototype, Reject, TaggedCaption
@@ -22,7 +22,7 @@ from freeda.segmentation.thumbnails import thumbnail
 from index_build.config import BuildConfig, caption_seed
 from index_build.generation.outcome import ShardOutcome
 from index_build.generation.synthesis import Illustrated, TokenizedCaption, illustrate, is_blank, tokenize
-from index_build.generation.textual_keys import textual_keys
+from index_build.generation.textual_keys import require_keys, textual_keys
 
 __all__ = ["BuildModels", "build_prototypes", "load_models"]
 
@@ -49,17 +49,22 @@ class BuildModels:
 
 
 def load_models(preset: Preset, device: str = "auto") -> BuildModels:
-    """Loads a preset's models, the diffusion model at the precision that the preset names."""
+    """Loads a preset's models, the diffusion model at the precision that the preset names.
+
+    Raises `ConfigError`, `ModelNotFoundError`.
+    """
     torch_device = choose_device(device)
     dtype, generation = default_dtype(torch_device), chosen_dtype(preset.synthesis.precision, torch_device)
-    pipeline = load_pipeline(preset.model_ids("diffusion"), torch_device, generation)
+    pipeline = load_generator(preset.model_ids("diffusion"), torch_device, generation)
     identified = pipeline
     if generation is torch.bfloat16:  # it has fewer digits than a fingerprint reads
-        identified = load_pipeline(preset.model_ids("diffusion"), torch.device("cpu"), torch.float32)
+        identified = load_generator(preset.model_ids("diffusion"), torch.device("cpu"), torch.float32)
+    clip = load_clip(preset.model_ids("clip"), torch_device, dtype)
+    require_keys(clip, preset.localization.key)
     return BuildModels(
         pipeline=pipeline,
         pipeline_weights=pipeline_fingerprint(identified),
-        clip=load_clip(preset.model_ids("clip"), torch_device, dtype),
+        clip=clip,
         backbone=load_backbone(preset.model_ids("backbone"), torch_device, dtype),
     )
 

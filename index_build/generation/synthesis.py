@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from freeda.models.diffusion import generate, token_encoder
-from freeda.models.tokens import noun_token_positions
+from freeda.models.diffusion import generate
+from freeda.models.prompts import prompt_positions, token_limit
 from freeda.presets.settings import Synthesis
 from freeda.records import Caption, NounSpan, Reject, SyntheticImage
 
@@ -38,12 +38,11 @@ def tokenize(
     pipeline: Any, caption: Caption, spans: Sequence[NounSpan], seed: int
 ) -> tuple[TokenizedCaption | None, list[Reject]]:
     """Finds every noun's tokens; None where no noun lies within the pipeline's token limit."""
-    encode, limit = token_encoder(pipeline), pipeline.tokenizer.model_max_length
     kept, positions, rejects = [], [], []
     for span in spans:
-        found = noun_token_positions(encode, caption.text, span, limit)
+        found = prompt_positions(pipeline, caption.text, span)
         if found is None:
-            reason = f"noun not within the first {limit} tokens"
+            reason = f"noun not within the first {token_limit(pipeline)} tokens"
             rejects.append(Reject(caption_id=caption.id, caption=caption.text, noun=span.noun, reason=reason))
         else:
             kept.append(span)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from freeda.class_names import ClassName
+from freeda.errors import ConfigError
 from freeda.models.clip import ClipModel
 from freeda.models.tokens import noun_token_positions
 from freeda.presets.settings import KeyMode
 from freeda.records import NounSpan
 from freeda.vectors import unit
 
-__all__ = ["Nouns", "textual_keys"]
+__all__ = ["Nouns", "require_keys", "textual_keys"]
 
 
 Nouns = tuple[str, Sequence[NounSpan]]
@@ -42,6 +43,15 @@ def textual_keys(
         [None if key is None else unit(key + other) for key, other in zip(*pair, strict=True)]
         for pair in zip(contextual, isolated, strict=True)
     ]
+
+
+def require_keys(clip: ClipModel, mode: KeyMode) -> None:
+    """Raises `ConfigError` for keys from inside captions where CLIP's text tower gives none."""
+    if mode != "template" and not clip.has_start_token:
+        raise ConfigError(
+            f'localization.key is "{mode}", which takes a noun\'s tokens from its caption, but this CLIP '
+            f'embeds whole texts only; choose key = "template"'
+        )
 
 
 def _isolated_keys(clip: ClipModel, captions: Sequence[Nouns], templates: Sequence[str]) -> list[list[Any]]:

@@ -29,7 +29,8 @@ from freeda.methods.diffsegmenter.maps import (
 from freeda.methods.diffsegmenter.settings import DiffSegmenterSettings
 from freeda.models.attention import capture_cross_attention, capture_self_attention
 from freeda.models.clip import ClipModel
-from freeda.models.diffusion import noise_latents, pipeline_fingerprint, token_encoder
+from freeda.models.diffusion import noise_latents, pipeline_fingerprint
+from freeda.models.prompts import encode_prompts, token_encoder, token_limit
 from freeda.models.tokens import noun_token_positions
 from freeda.records import NounSpan
 
@@ -139,10 +140,9 @@ class DiffSegmenterMethod(BackgroundSwitch):
         groups = [self._tokens([item.name]) for item in classes]
         for item, tokens in zip(classes, groups, strict=True):
             if tokens is None:
-                limit = self.pipeline.tokenizer.model_max_length
                 raise ClassNamesError(
-                    f"class name '{shortened(item.name)}' does not fit a prompt of {limit} tokens; shorten "
-                    f"or simplify it"
+                    f"class name '{shortened(item.name)}' does not fit a prompt of "
+                    f"{token_limit(self.pipeline)} tokens; shorten or simplify it"
                 )
         texts = torch.from_numpy(self.clip.embed_classes(classes, self._templates)).to(self.pipeline.device)
         found = [tokens for tokens in groups if tokens is not None]
@@ -151,9 +151,8 @@ class DiffSegmenterMethod(BackgroundSwitch):
     @torch.inference_mode()
     def _embedded(self, groups: Sequence[Sequence[str]], tokens: Sequence[Sequence[Span]]) -> Prompts:
         """A prompt per group of names, their tokens boosted as by "++" of prompt weighting."""
-        device, prompts = self.pipeline.device, [self._prompt(names) for names in groups]
-        states, _ = self.pipeline.encode_prompt(prompts, device, 1, False)
-        empty, _ = self.pipeline.encode_prompt([""], device, 1, False)
+        states = encode_prompts(self.pipeline, [self._prompt(names) for names in groups])
+        empty = encode_prompts(self.pipeline, [""])
         for number, spans in enumerate(tokens):
             for places in map(list, spans):
                 base = empty[0, places]
@@ -166,7 +165,7 @@ class DiffSegmenterMethod(BackgroundSwitch):
     def _tokens(self, names: Sequence[str]) -> list[Span] | None:
         """The tokens of each name in their prompt; None where they do not fit."""
         prompt, start, spans = self._prompt(names), self.settings.prompt.index("{}"), []
-        encode, limit = token_encoder(self.pipeline), self.pipeline.tokenizer.model_max_length
+        encode, limit = token_encoder(self.pipeline), token_limit(self.pipeline)
         for name in names:
             found = noun_token_positions(
                 encode, prompt, NounSpan(noun=name, start=start, end=start + len(name)), limit

@@ -12,7 +12,7 @@ from more_itertools import chunked
 from freeda.class_names import ClassName, shortened
 from freeda.errors import ClassNamesError
 from freeda.models.clip import ClipModel
-from freeda.models.diffusion import token_encoder
+from freeda.models.prompts import encode_prompts, token_encoder, token_limit
 
 __all__ = ["QueryTexts"]
 
@@ -35,19 +35,18 @@ class QueryTexts:
         cls, pipeline: Any, clip: ClipModel, names: Sequence[str], prompt: str, templates: Sequence[str]
     ) -> QueryTexts:
         """Raises `ClassNamesError` for a name that does not fit a prompt."""
-        encode, limit = token_encoder(pipeline), pipeline.tokenizer.model_max_length
+        encode, limit = token_encoder(pipeline), token_limit(pipeline)
         for name in names:
             if len(encode(prompt.format(name))) + 2 > limit:
                 raise ClassNamesError(
                     f"class name '{shortened(name)}' does not fit a prompt of {limit} tokens; shorten or "
                     f"simplify it"
                 )
-        device = pipeline.unet.device
         with torch.inference_mode():
             prompts = chunked((prompt.format(name) for name in names), _PROMPTS_AT_ONCE)
-            states = [pipeline.encode_prompt(some, device, 1, False)[0] for some in prompts]
+            states = [encode_prompts(pipeline, some) for some in prompts]
         vectors = clip.embed_classes([ClassName(name) for name in names], templates)
-        return cls(torch.cat(states), torch.from_numpy(vectors).to(device))
+        return cls(torch.cat(states), torch.from_numpy(vectors).to(pipeline.unet.device))
 
     def __getitem__(self, numbers: Sequence[int] | slice) -> QueryTexts:
         return QueryTexts(self.states[numbers], self.embeddings[numbers])

@@ -16,6 +16,7 @@ from torch import nn
 
 from freeda.errors import ConfigError
 from freeda.models.diffusion import add_noise, encode_latents
+from freeda.models.prompts import encode_prompts, token_limit
 
 __all__ = ["TappedPipeline"]
 
@@ -49,7 +50,7 @@ class TappedPipeline:
     @property
     def text_shape(self) -> tuple[int, int]:
         """Tokens and width of the text states that the UNet takes."""
-        return self.pipeline.tokenizer.model_max_length, self.pipeline.unet.config.cross_attention_dim
+        return token_limit(self.pipeline), self.pipeline.unet.config.cross_attention_dim
 
     @property
     def time_width(self) -> int:
@@ -60,8 +61,7 @@ class TappedPipeline:
     @torch.no_grad()
     def empty_text(self) -> torch.Tensor:
         """(1, T, D): the states of the empty text."""
-        states, _ = self.pipeline.encode_prompt([""], self.pipeline.unet.device, 1, False)
-        return states
+        return encode_prompts(self.pipeline, [""])
 
     def features(
         self, images: torch.Tensor, text: torch.Tensor, time: torch.Tensor | None = None

@@ -60,6 +60,7 @@ def test_an_xcit_from_a_folder_takes_any_size(tmp_path: Path) -> None:
         ("sd15-dinov3b", "Eva", 16, 5),
         ("sd15-pe-spatial", "Eva", 16, 1),
         ("sd15-tipsv2", "VisionTransformer", 14, 2),
+        ("sdxl-dinov3l", "Eva", 16, 5),
     ],
 )
 def test_a_preset_s_backbone_of_two_thin_blocks_gives_its_patches(
