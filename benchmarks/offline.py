@@ -20,16 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from diffsegmenter import make_pipeline
-from diffusers import SD3Transformer2DModel
 from diffusers.models.attention_processor import Attention
 from distributed import Worker, WorkerPlugin
 from measuring import PeakMemory, fastest, machine
 from results import publish
 
 import index_build.generation.prototypes
-from freeda.models.attention import capture_cross_attention
 from freeda.models.diffusion import generate
-from freeda.models.loading import choose_device, default_dtype, prepare
+from freeda.models.loading import choose_device, default_dtype
 from freeda.presets import load_preset
 from freeda.presets.settings import Synthesis
 from freeda.records import Caption, TaggedCaption
@@ -49,7 +47,6 @@ from index_build.generation.synthesis import tokenize
 from index_build.store.shards import WorkState
 from index_build.store.storage import Folder
 
-_JOINT_LAYERS = 4
 _HEADER = """## The offline job
 
 `python benchmarks/offline.py --write`. Ratios are of the least times of runs that took turns; memory is the
@@ -153,43 +150,6 @@ def capture(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
     yield "capture over plain, memory", f"{peaks[1] / peaks[0]:.3f}"
     yield "all maps kept (as DAAM does) over plain, time", f"{times[2] / times[0]:.3f}"
     yield "all maps kept (as DAAM does) over plain, memory", f"{peaks[2] / peaks[0]:.3f}"
-
-
-def joint_capture(device: torch.device, repeats: int) -> Iterator[Row]:
-    """A pass of Stable Diffusion 3.5 Medium's transformer at 1024 px: of four of its 24 layers, for they are
-    alike.
-    """
-    torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
-        num_layers=_JOINT_LAYERS,
-        num_attention_heads=24,
-        caption_projection_dim=1536,
-        qk_norm="rms_norm",
-        dual_attention_layers=tuple(range(_JOINT_LAYERS // 2)),
-        pos_embed_max_size=384,
-    )
-    transformer = prepare(transformer, device, default_dtype(device))
-    given = {
-        "hidden_states": torch.randn(2, 16, 128, 128),
-        "encoder_hidden_states": torch.randn(2, 77 + 256, 4096),
-        "pooled_projections": torch.randn(2, 2048),
-        "timestep": torch.tensor([500.0, 500.0]),
-    }
-    given = {name: tensor.to(device, transformer.dtype) for name, tensor in given.items()}
-
-    @torch.no_grad()
-    def plain() -> None:
-        transformer(**given)
-
-    def captured() -> None:
-        with capture_cross_attention(transformer, [[(2, 79), (4, 5, 81), (7, 84)]]):
-            plain()
-
-    plain()
-    times = fastest((plain, captured), device, repeats)
-    peaks = [_peak(run, device) for run in (plain, captured)]
-    yield "capture in a transformer (SD 3.5 Medium, 1024 px) over plain, time", f"{times[1] / times[0]:.3f}"
-    yield "the same, memory", f"{peaks[1] / peaks[0]:.3f}"
 
 
 def formats(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
@@ -344,7 +304,7 @@ def simulated_scaling(workers: int, seconds: float, shards: int) -> Iterator[Row
     )
 
 
-PARTS = ("capture", "joint capture", "formats", "whole job", "scaling", "simulated scaling", "scheduling")
+PARTS = ("capture", "formats", "whole job", "scaling", "simulated scaling", "scheduling")
 
 
 def table(device: torch.device, repeats: int, count: int, parts: Sequence[str] = PARTS) -> Iterator[str]:
@@ -355,7 +315,6 @@ def table(device: torch.device, repeats: int, count: int, parts: Sequence[str] =
     yield "|---|---|"
     rows = {
         "capture": capture(size, device, repeats),
-        "joint capture": joint_capture(device, repeats),
         "formats": formats(size, device, repeats),
         "whole job": whole_job(device, repeats),
         "scaling": scaling(32, os.cpu_count() or 1),
