@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from freeda.methods import load as load
     from freeda.methods.base import Segmenter
     from freeda.methods.freeda import add_images as add_images
+    from freeda.methods.freeda import with_images as with_images
     from freeda.presets import Preset, load_preset
     from freeda.segmentation.drawing import draw_labels, draw_overlay
     from freeda.segmentation.evidence import Evidence
@@ -40,6 +41,7 @@ __all__ = [
     "draw_overlay",
     "load",
     "load_preset",
+    "with_images",
 ]
 
 _MODULES = {
@@ -57,6 +59,7 @@ _MODULES = {
     "draw_overlay": "freeda.segmentation.drawing",
     "load": "freeda.methods",
     "load_preset": "freeda.presets",
+    "with_images": "freeda.methods.freeda",
 }
 
 

@@ -101,9 +101,13 @@ class MethodSegmenter(Generic[Prepared, Features, Encoded]):
 
     def with_background(self, background: bool) -> Self:
         require_switch(background)
+        return self.with_method(self.method.with_background(background))
+
+    def with_method(self, method: Method[Prepared, Features, Encoded]) -> Self:
+        """The same with another method, to which the features of images mean the same; without classes."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.method, other._chosen = self.method.with_background(background), None
+        other.method, other._chosen = method, None
         return other
 
     @property

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from freeda.errors import ConfigError, UntrustedIndexError, printable
+from freeda.errors import ConfigError, DatasetError, UntrustedIndexError, printable
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
-from freeda.methods.freeda import photographs
+from freeda.methods.freeda import own_prototypes
 from freeda.methods.freeda.concepts import parse_concepts
 from freeda.methods.freeda.explain import explain
 from freeda.methods.freeda.method import FreedaMethod
-from freeda.methods.freeda.photographs import Added
+from freeda.methods.freeda.own_prototypes import Added
 from freeda.methods.freeda.region_finders import region_finder
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.freeda.windows import EncodedImage
@@ -27,11 +27,11 @@ from freeda.presets.recipes import load_recipe
 from freeda.presets.settings import REGIONS, FreedaSettings, require
 from freeda.presets.toml import changed
 from freeda.presets.trust import known_models
-from freeda.records import Reject
+from freeda.records import Prototype, Reject
 from freeda.segmentation.marked_images import MarkedImage
 from freeda.segmentation.windows import WindowedImage
 
-__all__ = ["add_images", "load"]
+__all__ = ["add_images", "load", "with_images"]
 
 FreedaSegmenter = MethodSegmenter[WindowedImage, EncodedImage, Vocabulary]
 
@@ -108,7 +108,24 @@ def add_images(
     """
     method = load(index, **options).method
     assert isinstance(method, FreedaMethod)
-    return photographs.add_images(method, images, out, alone=alone, overwrite=overwrite, on_image=on_image)
+    return own_prototypes.add_images(method, images, out, alone=alone, overwrite=overwrite, on_image=on_image)
+
+
+def with_images(segmenter: FreedaSegmenter, images: Iterable[MarkedImage]) -> FreedaSegmenter:
+    """A segmenter that also looks for what is marked in some images, as if its index held them; nothing is
+    written, and models are shared. Whitening stays that of the index.
+
+    Raises `DatasetError` for a mark that gives no prototype.
+    """
+    method = segmenter.method
+    assert isinstance(method, FreedaMethod)
+    built, prototypes = method.index.preset.segmentation, list[Prototype]()
+    for item in (found for image in images for found in own_prototypes.of_image(method, image, built)):
+        if isinstance(item, Reject):
+            what = f"'{item.noun}' in {item.caption_id}" if item.noun else item.caption_id
+            raise DatasetError(f"{what} gives no prototype: {item.reason}; mark it anew")
+        prototypes.append(item)
+    return segmenter.with_method(method.with_own(prototypes))
 
 
 def _known_preset(index: PrototypeIndex, regions: str | None, trust: bool) -> Preset:

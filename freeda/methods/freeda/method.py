@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -22,13 +23,13 @@ from freeda.index.noun_keys import NounKeys, frequent_nouns
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
-from freeda.methods.freeda.own_images import with_photographs
+from freeda.methods.freeda.own_weighting import with_photographs
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.freeda.windows import EncodedImage, EncodedWindow, ScoredWindow
 from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
 from freeda.presets.settings import FROM_INDEX, FreedaSettings
-from freeda.records import ClassPrototypes, Regions
+from freeda.records import ClassPrototypes, Prototype, Regions
 from freeda.segmentation.cells import CellScores, WindowParts
 from freeda.segmentation.merging import merge_alike
 from freeda.segmentation.refinement import contenders, refined
@@ -82,6 +83,7 @@ class FreedaMethod(BackgroundSwitch):
         self.batch = batch
         self.find_regions = find_regions
         self._with_background, self._native = background, native
+        self._own: tuple[Prototype, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -90,6 +92,7 @@ class FreedaMethod(BackgroundSwitch):
         return {
             **({} if proposed is None else {"regions_model": proposed()}),
             **({} if source is None else {"fetched": f"{source.address} {source.version}"}),
+            **({"own": [item.id for item in self._own]} if self._own else {}),
             "method": "freeda",
             "index": self.index.manifest.build_fingerprint,
             "prototypes": len(self.index),
@@ -97,6 +100,12 @@ class FreedaMethod(BackgroundSwitch):
             "with_background": self._with_background,
             **asdict(self.settings),
         }
+
+    def with_own(self, prototypes: Sequence[Prototype]) -> FreedaMethod:
+        """The same with more photographs than the index holds. Whitening stays that of the index."""
+        other = copy(self)
+        other._own = (*self._own, *prototypes)
+        return other
 
     @property
     def image_settings(self) -> Hashable:
@@ -121,7 +130,8 @@ class FreedaMethod(BackgroundSwitch):
         texts = self.clip.embed_classes(named, chosen.templates)
         concepts = self._concepts(classes, texts)
         texts = np.concatenate([texts, concepts.texts])
-        found = with_photographs(self._prototypes(texts), self.index, classes, texts, chosen.own_weight)
+        found = self._prototypes(texts)
+        found = with_photographs(found, self.index, classes, texts, chosen.own_weight, self._own)
         device = self.backbone.device
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
         whitening = None

@@ -80,6 +80,28 @@ def test_a_mark_becomes_a_prototype(both: Path, index_folder: Path, image: Marke
         np.testing.assert_allclose(index.keys_of([row]), key, atol=1e-5)
 
 
+def test_images_serve_before_they_are_written(both: Path, index_folder: Path, image: MarkedImage) -> None:
+    """As they do in the index that `add_images` writes, but for the rounding of what is stored."""
+    plain, written = freeda.load(index_folder), freeda.load(both)
+    usable = replace(image, marks=image.marks[:2])
+    given = freeda.with_images(plain, [usable])
+    classes, pixels = "cat; zebra; grass", picture(60, 80)
+    names = ["cat", "zebra", "grass"]
+    expected, found, without = (
+        segmenter.segment(pixels, classes).score_maps(names) for segmenter in (written, given, plain)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found[:2] - without[:2]).max() > 0.01
+    np.testing.assert_array_equal(found[2], without[2])
+    assert given.identity != plain.identity
+    assert given.segment(pixels, classes).explain(5, 5).candidates
+
+
+def test_a_mark_that_gives_nothing_is_told(index_folder: Path, image: MarkedImage) -> None:
+    with pytest.raises(DatasetError, match="'dog' in mine.png gives no prototype: mask is empty; mark it"):
+        freeda.with_images(freeda.load(index_folder), [replace(image, marks=image.marks[3:4])])
+
+
 def test_the_same_image_twice_adds_nothing(both: Path, image: MarkedImage, tmp_path: Path) -> None:
     added = add_images(both, [image, image], tmp_path / "again", device="cpu")
     assert (added.manifest.prototypes, added.prototypes) == (62, 0)

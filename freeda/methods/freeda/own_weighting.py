@@ -1,4 +1,4 @@
-"""A user's own photographs beside generated pictures: a handful of them outweighs thousands.
+"""Prototypes of somebody's own images beside generated ones: a handful outweighs thousands.
 
 Shapes: `C` classes, `K` width of a key, `D` width of a visual vector.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from freeda.class_names import ClassName
 from freeda.index.reader import PrototypeIndex
-from freeda.records import ClassPrototypes
+from freeda.records import ClassPrototypes, Prototype
 from freeda.vectors import unit
 
 __all__ = ["with_photographs"]
@@ -23,25 +23,35 @@ def with_photographs(
     classes: Sequence[ClassName],
     texts: np.ndarray,
     weight: float,
+    more: Sequence[Prototype] = (),
 ) -> ClassPrototypes:
     """What was retrieved, with each class's photographs: those whose noun is one of the class's names.
 
     texts: (C, K), of the classes, and of others after them, which have no photographs.
     weight: share of the photographs' mean in the class's vector; 0 leaves them out.
+    more: photographs that the index does not hold; they have no rows.
     """
-    own = [index.photographs_of(item.names) if weight else np.empty(0, np.int64) for item in classes]
-    if not any(map(len, own)):
+    if not weight or not (more or index.set_apart.any()):
         return found
     vectors, rows, similarities = found.vectors.copy(), list(found.rows), list(found.similarities)
-    for number, places in enumerate(own):
+    for number, item in enumerate(classes):
+        places = index.photographs_of(item.names)
         looks = index.vectors(places)
         places, looks = (part[np.isfinite(looks).all(1)] for part in (places, looks))
-        if len(places):
+        looks = np.concatenate([looks, *_looks_of(item, more)])
+        if len(looks):
             vectors[number] = unit(weight * unit(looks.mean(0)) + (1 - weight) * vectors[number])
+        if len(places):
             rows[number] = np.concatenate([places, rows[number]])
             alike = index.keys_of(places) @ texts[number]
             similarities[number] = np.concatenate([alike.astype(np.float32), similarities[number]])
     return ClassPrototypes(vectors, _padded(rows, -1), _padded(similarities, -np.inf))
+
+
+def _looks_of(item: ClassName, prototypes: Sequence[Prototype]) -> list[np.ndarray]:
+    """(1, D) vectors of those whose noun is one of a class's names, in any case."""
+    names = {name.casefold() for name in item.names}
+    return [one.vector[None] for one in prototypes if one.noun.casefold() in names]
 
 
 def _padded(lines: Sequence[np.ndarray], value: float) -> np.ndarray:
