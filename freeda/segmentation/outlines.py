@@ -1,4 +1,4 @@
-"""Masks of what annotation formats hold: boxes, polygons, run lengths.
+"""Masks of what annotations hold: boxes, polygons, strokes, run lengths.
 
 A mask is (H, W) bool. A pixel belongs to an outline that holds its centre.
 """
@@ -13,12 +13,14 @@ import numpy as np
 
 from freeda.errors import ConfigError
 
-__all__ = ["box_mask", "coco_mask", "polygon_mask", "unpacked_runs"]
+__all__ = ["box_mask", "coco_mask", "polygon_mask", "stroke_mask", "unpacked_runs"]
 
 _SHIFT = 8
 """Bits of a coordinate that OpenCV reads as a fraction."""
 _FARTHEST = 2**20
 """Pixels; with its fraction, a coordinate fits 32 bits."""
+_WIDEST = 2**15
+"""Pixels; OpenCV draws no wider lines."""
 
 
 def box_mask(box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
@@ -38,6 +40,17 @@ def polygon_mask(polygons: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
             raise ValueError("a polygon of fewer than three corners, or one far outside of the image")
         points = np.round((places - 0.5) * 2**_SHIFT).astype(np.int32)
         cv2.fillPoly(mask, [points], 1, lineType=cv2.LINE_8, shift=_SHIFT)
+    return mask > 0
+
+
+def stroke_mask(points: Sequence[Sequence[float]], width: float, size: tuple[int, int]) -> np.ndarray:
+    """points: x and y each, in pixels, through which a round brush `width` pixels wide is led."""
+    places = np.asarray(points, float)
+    if not (np.abs(places) < _FARTHEST).all() or not 0.5 <= width < _WIDEST:
+        raise ValueError("a stroke far outside of the image, or of no width")
+    corners = np.round((np.concatenate([places, places[-1:]]) - 0.5) * 2**_SHIFT).astype(np.int32)
+    mask = np.zeros(size, np.uint8)
+    cv2.polylines(mask, [corners], False, 1, round(width), cv2.LINE_8, _SHIFT)
     return mask > 0
 
 

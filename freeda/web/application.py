@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,15 +32,16 @@ from freeda.segmentation.drawing import draw_labels, draw_overlay
 from freeda.segmentation.exports import result_summary
 from freeda.segmentation.pieces import run_lengths
 from freeda.segmentation.result import Segmentation
+from freeda.web.asked import bounded, flag, read_body, read_json, text, texts, whole
 from freeda.web.examples import example_classes, example_content
 from freeda.web.gallery import Gallery
 from freeda.web.guard import Guard
+from freeda.web.marks import drawn_marks
 from freeda.web.studio import ForgottenError, Studio
 
 __all__ = ["create_application"]
 
 _STATIC = Path(__file__).parent / "static"
-_JSON_BYTES = 2**20
 _PAGE_ROWS = 200
 _Given = TypeVar("_Given")
 _log = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ class _Api:
             Route("/indexes/{index}/rows/{row}", self.row),
             Route("/indexes/{index}/rows/{row}/picture", self.row_picture),
             Route("/indexes/{index}/without", self.without, methods=["POST"]),
+            Route("/indexes/{index}/with", self.with_marks, methods=["POST"]),
         ]
 
     async def about(self, request: Request) -> Response:
@@ -109,7 +110,7 @@ class _Api:
         )
 
     async def add_image(self, request: Request) -> Response:
-        content = await _body(request, self._studio.limits.upload_bytes)
+        content = await read_body(request, self._studio.limits.upload_bytes)
         name = request.query_params.get("name", "image")[:200]
         picture = await run_in_threadpool(self._studio.add_picture, content, name)
         height, width = picture.pixels.shape[:2]
@@ -127,14 +128,15 @@ class _Api:
         return Response(content, media_type="image/png")
 
     async def segment(self, request: Request) -> Response:
-        asked = await _json(request)
+        asked = await read_json(request)
         work = partial(
             self._studio.segment,
-            _text(asked, "image"),
-            _texts(asked, "classes"),
-            method=_text(asked, "method"),
-            index=None if asked.get("index") is None else _text(asked, "index"),
-            background=_flag(asked, "background"),
+            text(asked, "image"),
+            texts(asked, "classes"),
+            method=text(asked, "method"),
+            index=None if asked.get("index") is None else text(asked, "index"),
+            background=flag(asked, "background"),
+            marks=drawn_marks(asked.get("marks", []), self._studio.limits.marks),
         )
         started = time.perf_counter()
         result_id, result = await self._turns.run(request, work)
@@ -150,8 +152,8 @@ class _Api:
         return Response(content, media_type=media_type)
 
     async def explain(self, request: Request) -> Response:
-        asked = await _json(request)
-        result, x, y = self._studio.result(_text(asked, "result")), _whole(asked, "x"), _whole(asked, "y")
+        asked = await read_json(request)
+        result, x, y = self._studio.result(text(asked, "result")), whole(asked, "x"), whole(asked, "y")
         evidence = await self._turns.run(request, partial(result.explain, x, y))
         region = {"size": list(evidence.region.shape), "counts": run_lengths(evidence.region)}
         return JSONResponse({**evidence.as_dict(), "region": region, "color": list(evidence.color)})
@@ -163,32 +165,39 @@ class _Api:
     async def search(self, request: Request) -> Response:
         asked, name = request.query_params, request.path_params["index"]
         first, count = (
-            _bounded(asked.get(key), most, key) for key, most in (("first", 10**6), ("count", _PAGE_ROWS))
+            bounded(asked.get(key), most, key) for key, most in (("first", 10**6), ("count", _PAGE_ROWS))
         )
         work = partial(self._gallery.search, name, asked.get("q", "")[:500], first, count)
         return JSONResponse(await self._turns.run(request, work))
 
     async def row(self, request: Request) -> Response:
         path = request.path_params
-        row = _bounded(path["row"], 10**9, "row")
+        row = bounded(path["row"], 10**9, "row")
         return JSONResponse(await run_in_threadpool(self._gallery.row, path["index"], row))
 
     async def row_picture(self, request: Request) -> Response:
         path = request.path_params
-        row = _bounded(path["row"], 10**9, "row")
+        row = bounded(path["row"], 10**9, "row")
         found = await run_in_threadpool(self._gallery.thumbnail, path["index"], row)
         if found is None:
             raise HTTPException(404, "this prototype has no picture")
         return Response(found[0], media_type=found[1])
 
     async def without(self, request: Request) -> Response:
-        asked = await _json(request)
+        asked = await read_json(request)
         rows = asked.get("rows")
         if not isinstance(rows, list) or not all(type(row) is int for row in rows):
             raise HTTPException(422, "`rows` is no list of whole numbers")
         name = request.path_params["index"]
-        work = partial(self._gallery.write_without, name, rows, _text(asked, "name"))
+        work = partial(self._gallery.write_without, name, rows, text(asked, "name"))
         return JSONResponse(await run_in_threadpool(work))
+
+    async def with_marks(self, request: Request) -> Response:
+        asked = await read_json(request)
+        marks = drawn_marks(asked.get("marks", []), self._studio.limits.marks)
+        name = request.path_params["index"]
+        work = partial(self._gallery.write_with, name, marks, text(asked, "name"))
+        return JSONResponse(await self._turns.run(request, work))
 
 
 def create_application(studio: Studio, *, hosts: frozenset[str] | None, token: str | None = None) -> ASGIApp:
@@ -232,62 +241,6 @@ async def _failed(request: Request, error: Exception) -> Response:
     _log.error("%s %s failed", request.method, printable(request.url.path), exc_info=error)
     why = f"the server failed with {type(error).__name__}; its terminal says where"
     return JSONResponse({"error": why}, 500)
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """Reads no more than is allowed, whatever the request says of its length."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            why = f"more than the {most:,} bytes that are taken; choose a smaller file"
-            raise HTTPException(413, why, {"Connection": "close"})  # the rest is not read
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise HTTPException(415, "expected application/json")
-    try:
-        content = json.loads(await _body(request, _JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(422, f"the request is no valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise HTTPException(422, "the request is no JSON object")
-    return content
-
-
-def _text(asked: dict[str, Any], key: str) -> str:
-    if not isinstance(asked.get(key), str):
-        raise HTTPException(422, f"`{key}` is missing, or no text")
-    return str(asked[key])
-
-
-def _texts(asked: dict[str, Any], key: str) -> list[str]:
-    values = asked.get(key)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise HTTPException(422, f"`{key}` is no list of texts")
-    return values
-
-
-def _flag(asked: dict[str, Any], key: str) -> bool:
-    """False where it is left out."""
-    if not isinstance(asked.get(key, False), bool):
-        raise HTTPException(422, f"`{key}` is neither true nor false")
-    return bool(asked.get(key, False))
-
-
-def _whole(asked: dict[str, Any], key: str) -> int:
-    if type(asked.get(key)) is not int:
-        raise HTTPException(422, f"`{key}` is no whole number")
-    return int(asked[key])
-
-
-def _bounded(given: str | None, most: int, key: str) -> int:
-    if given is None or not re.fullmatch("[0-9]{1,9}", given) or int(given) > most:
-        raise HTTPException(422, f"`{key}` is no whole number from 0 to {most:,}")
-    return int(given)
 
 
 def _methods() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,10 +17,12 @@ from freeda.errors import ConfigError
 from freeda.files import user_folder
 from freeda.index.editing import leave_out
 from freeda.index.finding import search_paths
-from freeda.index.format import MANIFEST
+from freeda.index.format import MANIFEST, Manifest
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter
 from freeda.methods.freeda.method import FreedaMethod
+from freeda.methods.freeda.own_prototypes import add_images
+from freeda.web.marks import DrawnMark
 from freeda.web.studio import Studio
 
 __all__ = ["Gallery"]
@@ -74,8 +77,7 @@ class Gallery:
     def _nearest(
         self, name: str, index: PrototypeIndex, text: str, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        segmenter = cast(FreedaSegmenter, self._studio.segmenter("freeda", name))
-        method = cast(FreedaMethod, segmenter.method)
+        method = self._method(name)
         key = method.clip.embed_classes([ClassName(text)], method.settings.templates)
         similarities, rows = index.search(key, min(count, len(index)))
         held = rows[0] >= 0
@@ -102,19 +104,40 @@ class Gallery:
 
         Raises `ConfigError` for a name that is taken or no name, and the errors of writing an index.
         """
-        if not _NAME.fullmatch(new_name):
-            raise ConfigError("name the new index with letters, digits, '.', '_' and '-'")
+        folder = self._place_of(new_name)
         if not rows:
             raise ConfigError("no prototypes are marked; mark those to leave out")
+        if len(set(rows)) >= len(self._studio.index(name)):
+            raise ConfigError("all prototypes are marked; leave some")
+        return self._listed(folder, leave_out(self._studio.index(name), folder, rows=rows).manifest)
+
+    def write_with(self, name: str, marks: Sequence[DrawnMark], new_name: str) -> dict[str, Any]:
+        """A new index among the user's own, with what is marked on images; the page lists it from then on.
+
+        Raises `ConfigError` for a name that is taken or no name, `DatasetError` where no mark gives a
+        prototype, and the errors of writing an index.
+        """
+        folder = self._place_of(new_name)
+        if not marks:
+            raise ConfigError("nothing is marked on any image; draw a box or a stroke first")
+        added = add_images(self._method(name), self._studio.marked_images(marks), folder)
+        return {**self._listed(folder, added.manifest), "added": added.prototypes}
+
+    def _place_of(self, new_name: str) -> Path:
+        """Where an index of the user's own is written; raises `ConfigError` for a name that will not do."""
+        if not _NAME.fullmatch(new_name):
+            raise ConfigError("name the new index with letters, digits, '.', '_' and '-'")
         taken = any((place / MANIFEST).exists() for place in search_paths(new_name))
         if new_name in self._studio.indexes or taken:
             raise ConfigError(f"there is an index '{new_name}' already; choose another name")
-        if len(set(rows)) >= len(self._studio.index(name)):
-            raise ConfigError("all prototypes are marked; leave some")
-        folder = user_folder() / "indexes" / new_name
-        done = leave_out(self._studio.index(name), folder, rows=rows)
-        self._studio.indexes[new_name] = str(folder)
-        return {"name": new_name, "folder": str(folder), "prototypes": done.manifest.prototypes}
+        return user_folder() / "indexes" / new_name
+
+    def _listed(self, folder: Path, manifest: Manifest) -> dict[str, Any]:
+        self._studio.indexes[folder.name] = str(folder)
+        return {"name": folder.name, "folder": str(folder), "prototypes": manifest.prototypes}
+
+    def _method(self, name: str) -> FreedaMethod:
+        return cast(FreedaMethod, cast(FreedaSegmenter, self._studio.segmenter("freeda", name)).method)
 
     def _rows(self, index: PrototypeIndex, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         numbers = [int(row) for row in rows]

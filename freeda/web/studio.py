@@ -11,19 +11,25 @@ from typing import Any
 import numpy as np
 
 from freeda.caching import BoundedCache
-from freeda.class_names import parse_classes
+from freeda.class_names import parse_classes, shortened
 from freeda.errors import ClassNamesError, ConfigError, FreedaError
 from freeda.index.reader import PrototypeIndex
 from freeda.methods import METHODS, load, takes
 from freeda.methods.base import Segmenter
+from freeda.methods.freeda import with_images
+from freeda.methods.freeda.method import FreedaMethod
+from freeda.methods.segmenter import MethodSegmenter
 from freeda.segmentation.images import read_content, require_aspect
+from freeda.segmentation.marked_images import Mark, MarkedImage
 from freeda.segmentation.result import Segmentation
 from freeda.web.limits import Limits
+from freeda.web.marks import DrawnMark
 
 __all__ = ["ForgottenError", "Picture", "Studio"]
 
 _Key = tuple[str, str | None]
 """A method, and the index of one that retrieves."""
+_VARIANTS = 256
 
 
 class ForgottenError(FreedaError):
@@ -37,6 +43,14 @@ class Picture:
     id: str
     name: str
     pixels: np.ndarray
+
+
+class _Loaded:
+    """A segmenter with its models, and others that share them: with a background or not, and with marks."""
+
+    def __init__(self, plain: Segmenter) -> None:
+        self.plain = plain
+        self.variants = BoundedCache[tuple[bool, tuple[DrawnMark, ...]], Segmenter](_VARIANTS)
 
 
 class Studio:
@@ -63,7 +77,7 @@ class Studio:
         self._trust_models = trust_models
         self._pictures = BoundedCache[str, Picture](limits.images_bytes, lambda item: item.pixels.nbytes)
         self._results = BoundedCache[str, Segmentation](limits.results_bytes, _result_bytes)
-        self._segmenters = BoundedCache[_Key, dict[bool, Segmenter]](limits.segmenters)
+        self._segmenters = BoundedCache[_Key, _Loaded](limits.segmenters)
         self._opened = BoundedCache[str, PrototypeIndex](len(self.indexes) + 16)
         self._opening = Lock()
 
@@ -97,40 +111,83 @@ class Studio:
         method: str,
         index: str | None,
         background: bool,
+        marks: tuple[DrawnMark, ...] = (),
     ) -> tuple[str, Segmentation]:
         """The id of a result, and the result.
 
         classes: an entry per class, "cat,kitten"; never a file's name.
         index: for methods that retrieve.
+        marks: on images that are kept; they serve as photographs that the index does not hold.
         """
         picture = self.picture(picture_id)
         parsed = parse_classes([entry for entry in classes if entry.strip(" ;,")])
         if len(parsed) > self.limits.classes:
             raise ClassNamesError(f"{len(parsed):,} classes; the page takes {self.limits.classes:,} at most")
-        what = repr((picture.id, picture.name, parsed, method, index, background))
+        what = repr((picture.id, picture.name, parsed, method, index, background, marks))
         result_id = _short_digest(what.encode())
         if found := self._results.find([result_id]):
             return result_id, found[result_id]
-        segmenter = self.segmenter(method, index, background=background)
+        segmenter = self.segmenter(method, index, background=background, marks=marks)
         result = replace(segmenter.segment(picture.pixels, parsed), file_name=picture.name)
         self._results.keep({result_id: result})
         return result_id, result
 
-    def segmenter(self, method: str, index: str | None, *, background: bool = False) -> Segmenter:
-        """Loaded when it is first asked for; with and without background, the models are the same.
+    def segmenter(
+        self,
+        method: str,
+        index: str | None,
+        *,
+        background: bool = False,
+        marks: tuple[DrawnMark, ...] = (),
+    ) -> Segmenter:
+        """Loaded when it is first asked for; with and without background or marks, the models are the same.
 
-        Raises `ConfigError`, and what `freeda.load` does.
+        Raises `ConfigError`, `DatasetError` for a mark of no use, and what `freeda.load` does.
         """
         if method not in METHODS:
             raise ConfigError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
         key = (method, index if takes(method, "index") else None)
         held = self._segmenters.find([key]).get(key)
         if held is None:
-            held = {False: load(method=method, **self._load_options(method, index))}
+            held = _Loaded(load(method=method, **self._load_options(method, index)))
             self._segmenters.keep({key: held})
-        if background not in held:
-            held[background] = held[False].with_background(background)
-        return held[background]
+        return self._variant(held, background, marks)
+
+    def _variant(self, loaded: _Loaded, background: bool, marks: tuple[DrawnMark, ...]) -> Segmenter:
+        """One mark after the other, so that a further one costs no more than itself."""
+        if found := loaded.variants.find([(background, marks)]):
+            return found[background, marks]
+        if marks:
+            made = self._with_mark(self._variant(loaded, background, marks[:-1]), marks[-1])
+        else:
+            made = loaded.plain.with_background(background)
+        loaded.variants.keep({(background, marks): made})
+        return made
+
+    def _with_mark(self, segmenter: Segmenter, mark: DrawnMark) -> Segmenter:
+        if not isinstance(segmenter, MethodSegmenter) or not isinstance(segmenter.method, FreedaMethod):
+            raise ConfigError("marks are for methods that retrieve; choose freeda, or remove the marks")
+        return with_images(segmenter, [self._marked(mark)])
+
+    def marked_images(self, marks: Sequence[DrawnMark]) -> list[MarkedImage]:
+        """The images that marks are drawn on, each with its own. Raises `ForgottenError`."""
+        found: dict[str, MarkedImage] = {}
+        for mark in marks:
+            one = self._marked(mark)
+            held = found.get(mark.image, replace(one, marks=()))
+            found[mark.image] = replace(held, marks=held.marks + one.marks)
+        return list(found.values())
+
+    def _marked(self, mark: DrawnMark) -> MarkedImage:
+        found = self._pictures.find([mark.image])
+        if not found:
+            raise ForgottenError(
+                f"the image on which '{shortened(mark.name)}' is marked is not kept any more; choose it "
+                f"again, or remove the mark"
+            )
+        picture = found[mark.image]
+        drawn = Mark(mark.name, mark.mask((picture.pixels.shape[0], picture.pixels.shape[1])))
+        return MarkedImage(picture.name, picture.pixels, (drawn,))
 
     def _load_options(self, method: str, index: str | None) -> dict[str, Any]:
         if not takes(method, "index"):

@@ -35,8 +35,9 @@ function listenToTabs(onOpen) {
 
 await guarded(async () => {
   const about = await api.get("about");
-  const segment = new SegmentView(about);
-  const gallery = new GalleryView(about, (name) => segment.addIndex(name));
+  const addIndex = (name) => [segment, gallery].forEach((view) => view.addIndex(name));
+  const segment = new SegmentView(about, addIndex);
+  const gallery = new GalleryView(about, addIndex);
   let opened = false;
   listenToTabs(async (name) => {
     if (name !== "index" || opened) return;

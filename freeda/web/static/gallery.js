@@ -12,7 +12,7 @@ export class GalleryView {
     this.marked = new Set();
     this.query = "";
     this.asked = new AbortController(); // for what is shown at present
-    about.indexes.forEach((name) => this.#addIndex(name));
+    about.indexes.forEach((name) => this.addIndex(name));
     if (about.indexes.includes("toy")) byId("search-index").value = "toy";
     byId("search-index").addEventListener("change", guarded(() => this.open()));
     byId("search").addEventListener("submit", guarded((event) => {
@@ -34,7 +34,7 @@ export class GalleryView {
     return `indexes/${encodeURIComponent(this.index)}${rest}`;
   }
 
-  #addIndex(name) {
+  addIndex(name) {
     byId("search-index").append(element("option", { text: name, value: name }));
   }
 
@@ -119,7 +119,6 @@ export class GalleryView {
     const made = await api.post(this.#path("/without"), { rows: [...this.marked], name: byId("new-name").value.trim() });
     showError(null);
     byId("written").textContent = `${made.folder}: ${count(made.prototypes, "prototype")}`;
-    this.#addIndex(made.name);
     this.onNewIndex(made.name);
   }
 }

@@ -3,20 +3,29 @@
 import * as api from "./api.js";
 import { Chips } from "./chips.js";
 import { byId, element, guarded, percent, prototypeCard, showError } from "./dom.js";
+import { Marks } from "./marks.js";
 import { Stage } from "./stage.js";
 
 const WAIT = 120; // milliseconds after the last change before the server is asked
 
 export class SegmentView {
-  constructor(about) {
+  // onNewIndex: is called with the name of an index that was written.
+  constructor(about, onNewIndex) {
     this.about = about;
     this.image = null;
     this.result = null;
     this.pixel = null; // the one that is explained
     this.asked = null;
     this.timer = 0;
-    this.stage = new Stage({ onPoint: guarded((pixel) => this.#explain(pixel)), onHover: (label) => this.#light(label) });
+    this.stage = new Stage({ onPoint: guarded((pixel) => this.#point(pixel)), onHover: (label) => this.#light(label) });
     this.chips = new Chips(() => this.#changed());
+    this.marks = new Marks(this.stage, {
+      onChange: (name) => {
+        if (name) this.chips.add([name]);
+        this.#changed();
+      },
+      onNewIndex,
+    });
     this.#fillChoices();
     this.#listenForImages();
     byId("opacity").addEventListener("input", (event) => {
@@ -80,12 +89,13 @@ export class SegmentView {
       this.pixel = null;
       this.#forgetResult();
       this.stage.show(bitmap);
+      this.marks.show(image);
     } finally {
       if (this.opening === opening) byId("status").textContent = this.image ? this.#size() : "";
     }
     byId("empty").hidden = true;
     byId("drop").classList.add("filled");
-    byId("image-controls").hidden = false;
+    byId("image-controls").hidden = byId("tools").hidden = byId("own").hidden = false;
     this.#changed(0);
   }
 
@@ -101,7 +111,9 @@ export class SegmentView {
 
   #changed(wait = WAIT) {
     const method = byId("method").value;
-    byId("index").disabled = !this.about.methods.find(({ name }) => name === method).retrieves;
+    this.retrieves = this.about.methods.find(({ name }) => name === method).retrieves;
+    byId("index").disabled = !this.retrieves;
+    this.marks.allow(this.retrieves);
     clearTimeout(this.timer);
     this.asked?.abort();
     this.timer = setTimeout(guarded(() => this.#segment()), wait);
@@ -123,6 +135,7 @@ export class SegmentView {
       method: byId("method").value,
       index: byId("index").value,
       background: byId("background").checked,
+      marks: this.retrieves ? this.marks.asked : [],
     };
     byId("status").textContent = "segmenting ...";
     try {
@@ -172,6 +185,12 @@ export class SegmentView {
 
   #light(label) {
     for (const line of byId("legend").children) line.classList.toggle("lit", Number(line.dataset.label) === label);
+  }
+
+  // By keyboard, a pencil in hand takes the place; else its pixel is explained.
+  async #point(pixel) {
+    if (this.stage.drawing) this.marks.pencil.corner(pixel);
+    else await this.#explain(pixel);
   }
 
   // Where a new result is on its way, it is explained once it is there.

@@ -15,6 +15,9 @@ export class Stage {
     this.lit = null;
     this.region = null;
     this.cross = null;
+    this.shapes = []; // that are marked on this image, as a pencil gives them
+    this.sketch = null; // the shape that is being drawn
+    this.drawing = false; // whether the mouse draws
     this.opacity = 0.55;
     this.onPoint = onPoint;
     this.onHover = onHover;
@@ -76,6 +79,33 @@ export class Stage {
     if (this.region) this.#edge(drawn.data, (at) => this.region[at] === 1, 0);
     if (this.cross) this.#mark(drawn.data);
     this.context.putImageData(drawn, 0, 0);
+    for (const shape of this.shapes) this.#outlineShape(shape);
+    if (this.sketch) this.#outlineShape(this.sketch);
+  }
+
+  // Width of a stroke, in pixels of the image.
+  get brush() {
+    return Math.max(3, Math.round(Math.min(this.canvas.width, this.canvas.height) / 24));
+  }
+
+  #outlineShape({ box, stroke, width }) {
+    const { context } = this;
+    const line = Math.max(1, Math.round(this.canvas.width / 300));
+    context.save();
+    Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: "#fff", lineWidth: 2 * line });
+    if (box) {
+      context.strokeRect(...box);
+      Object.assign(context, { strokeStyle: "#000", lineWidth: line });
+      context.setLineDash([3 * line, 3 * line]);
+      context.strokeRect(...box);
+    } else {
+      const path = new Path2D();
+      path.moveTo(...stroke[0]);
+      for (const point of [...stroke, stroke.at(-1)]) path.lineTo(...point);
+      Object.assign(context, { globalAlpha: 0.6, lineWidth: width });
+      context.stroke(path);
+    }
+    context.restore();
   }
 
   #border(pixels) {
@@ -130,15 +160,22 @@ export class Stage {
     }
   }
 
-  // The image's pixel under the mouse; the canvas may be drawn smaller or larger, and centred.
-  #pixel(event) {
+  // [x, y] under the mouse, in pixels of the image; null outside of it, unless it is to be held inside. The
+  // canvas may be drawn smaller or larger, and centred.
+  place(event, held = false) {
     const box = this.canvas.getBoundingClientRect();
     const scale = Math.min(box.width / this.canvas.width, box.height / this.canvas.height);
     const left = box.left + (box.width - scale * this.canvas.width) / 2;
     const top = box.top + (box.height - scale * this.canvas.height) / 2;
-    const [x, y] = [Math.floor((event.clientX - left) / scale), Math.floor((event.clientY - top) / scale)];
-    const within = x >= 0 && y >= 0 && x < this.canvas.width && y < this.canvas.height;
-    return within ? { x, y } : null;
+    const place = [(event.clientX - left) / scale, (event.clientY - top) / scale];
+    const sides = [this.canvas.width, this.canvas.height];
+    if (held) return place.map((value, axis) => Math.min(Math.max(value, 0), sides[axis]));
+    return place.every((value, axis) => value >= 0 && value < sides[axis]) ? place : null;
+  }
+
+  #pixel(event) {
+    const place = this.place(event);
+    return place && { x: Math.floor(place[0]), y: Math.floor(place[1]) };
   }
 
   #hover(pixel) {
@@ -149,7 +186,7 @@ export class Stage {
 
   #point(event) {
     const pixel = this.#pixel(event);
-    if (!pixel) return;
+    if (!pixel || this.drawing) return;
     this.cross = pixel;
     this.draw();
     this.onPoint(pixel);

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco
 
 from freeda.segmentation.label_studio import packed_runs
-from freeda.segmentation.outlines import box_mask, coco_mask, polygon_mask, unpacked_runs
+from freeda.segmentation.outlines import box_mask, coco_mask, polygon_mask, stroke_mask, unpacked_runs
 
 SIZE = (37, 53)
 
@@ -26,6 +28,27 @@ def test_a_box_holds_the_pixels_whose_centres_it_holds() -> None:
     np.testing.assert_array_equal(box_mask([2, 3, 4, 5], SIZE), expected)
     np.testing.assert_array_equal(box_mask([1.6, 2.6, 4, 5], SIZE), expected)
     assert box_mask([-5, -5, 100, 100], SIZE).all()
+
+
+@pytest.mark.parametrize("width", [1, 3, 4, 9.5])
+def test_a_stroke_covers_what_lies_within_half_its_width(width: float) -> None:
+    """But for pixels at its border, whose centres are within one and a half pixels of that."""
+    points = np.array([[5.5, 5.5], [30.2, 20.9], [30.2, 33.0], [47.0, 30.0]])
+    rows, columns = np.mgrid[0 : SIZE[0], 0 : SIZE[1]] + 0.5
+    centres = np.stack([columns, rows], -1)
+    shares = np.linspace(0, 1, 400)[:, None]
+    along = np.concatenate([a + shares * (b - a) for a, b in pairwise(points)])
+    away = np.sqrt(((centres[:, :, None] - along) ** 2).sum(-1)).min(-1)
+    found = stroke_mask(points.tolist(), width, SIZE)
+    assert found[away <= width / 2 - 1.5].all() and not found[away > width / 2 + 1.5].any()
+    assert found.any()
+
+
+def test_a_stroke_of_one_point_is_a_dot() -> None:
+    found = stroke_mask([[20.5, 10.5]], 7, SIZE)
+    assert found[10, 20] and found.sum() == pytest.approx(np.pi * 3.5**2, rel=0.3)
+    with pytest.raises(ValueError, match="no width"):
+        stroke_mask([[20.5, 10.5]], 0, SIZE)
 
 
 def test_a_polygon_of_a_box_is_the_box_and_a_circle_has_its_area() -> None:

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +17,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import freeda
+from freeda import Mark, MarkedImage
+from freeda.segmentation.outlines import box_mask
 from freeda.toyworld.make_examples import EXAMPLES
 from tests.freeda.web.conftest import Served
 
@@ -89,6 +91,116 @@ def test_an_image_is_segmented_into_the_classes_typed(page: Page) -> None:
     shown = shown_pixels(page)
     colors = 0.55 * expected.colors[expected.labels] + 0.45 * expected.image
     assert np.abs(shown[4:-4, 4:-4] - colors[4:-4, 4:-4]).max() <= 2
+
+
+def places(page: Page, side: int) -> Callable[[float, float], tuple[float, float]]:
+    """From a square image's pixels to the window's; the canvas is wider, and the image centred in it."""
+    page.locator("#canvas").scroll_into_view_if_needed()
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    scale = min(box["width"], box["height"]) / side
+    left, top = box["x"] + (box["width"] - side * scale) / 2, box["y"] + (box["height"] - side * scale) / 2
+    return lambda x, y: (left + x * scale, top + y * scale)
+
+
+def drag(page: Page, *points: tuple[float, float]) -> None:
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=5)
+    page.mouse.up()
+
+
+def marked(name: str, scene: str, box: tuple[float, ...]) -> MarkedImage:
+    pixels = np.asarray(Image.open(EXAMPLES / scene).convert("RGB"))
+    return MarkedImage(scene, pixels, (Mark(name, box_mask(box, pixels.shape[:2])),))
+
+
+def named(page: Page, name: str) -> None:
+    expect(page.locator("#mark-name")).to_be_focused()
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+    expect(page.locator("#marks li").last).to_contain_text(f"{name} in ")
+
+
+def test_what_is_marked_and_named_is_found_at_once(page: Page, served: Served) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    type_classes(page, "gravel; sky")
+    legend(page)
+    page.click("#tool-box")
+    at = places(page, 256)
+    drag(page, at(60.75, 39.75), at(120.25, 100.25))
+    named(page, "gizmo")
+    expect(page.locator("#legend .name", has_text="gizmo")).to_be_visible()
+    assert page.locator(".chip .name").all_inner_texts() == ["gravel", "sky", "gizmo"]
+    model = freeda.load("toy", device="cpu")
+    box = (60.75, 39.75, 120.25 - 60.75, 100.25 - 39.75)
+    taught = freeda.with_images(model, [marked("gizmo", "scene-4.png", box)])
+    expected = taught.segment(EXAMPLES / "scene-4.png", "gravel; sky; gizmo")
+    labels = np.asarray(Image.open(io.BytesIO(fetched(page, "Labels"))))
+    np.testing.assert_array_equal(labels, expected.labels)
+    untaught = model.segment(EXAMPLES / "scene-4.png", "gravel; sky; gizmo")
+    assert (untaught.labels != labels).mean() > 0.01
+
+    choose(page, EXAMPLES / "scene-6.png")  # what was marked serves other images too
+    expect(page.locator("#marks li")).to_have_count(1)
+    legend(page)
+    labels = np.asarray(Image.open(io.BytesIO(fetched(page, "Labels"))))
+    elsewhere = taught.segment(EXAMPLES / "scene-6.png", "gravel; sky; gizmo")
+    np.testing.assert_array_equal(labels, elsewhere.labels)
+
+    page.fill("#with-name", "with-gizmo")
+    page.locator("#with-marks").get_by_role("button", name="Write").click()
+    expect(page.locator("#with-written")).to_contain_text("1 of them yours")
+    written = freeda.PrototypeIndex.open(served.home / "indexes" / "with-gizmo", verify=True)
+    assert written.source_counts()["photograph"] == 1
+    assert "with-gizmo" in page.locator("#index option").all_inner_texts()
+    assert "with-gizmo" in page.locator("#search-index option").all_inner_texts()
+    page.get_by_role("button", name="Remove gizmo in scene-4.png").click()
+    expect(page.locator("#marks li")).to_have_count(0)
+    plain = model.segment(EXAMPLES / "scene-6.png", "gravel; sky; gizmo")
+    expect(page.locator("#legend .name")).to_have_count(len(plain.segments_info))
+
+
+def test_a_stroke_and_a_box_by_keyboard_mark_as_well(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    page.click("#tool-stroke")
+    at = places(page, 256)
+    before = shown_pixels(page)
+    drag(page, at(60, 60), at(90, 60), at(90, 90))
+    named(page, "gizmo")
+    expect(page.locator("#legend .name", has_text="gizmo")).to_be_visible()
+    page.click("#tool-box")
+    page.focus("#canvas")
+    for key in ("ArrowLeft", "Enter", "ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    named(page, "widget")
+    expect(page.locator("#marks li")).to_have_count(2)
+    legend(page)
+    assert np.abs(shown_pixels(page) - before)[55:65, 60:90].mean() > 10
+    page.click("#tool-explain")
+    page.mouse.click(*places(page, 256)(100.5, 70.5))
+    expect(page.locator("#why-pixel")).to_contain_text("Pixel 100, 70 ")
+
+
+def test_a_mark_without_a_name_or_by_a_click_is_none(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    page.click("#tool-box")
+    at = places(page, 256)
+    page.mouse.click(*at(100, 70))
+    expect(page.locator("#name-mark")).to_be_hidden()
+    drag(page, at(60, 60), at(90, 90))
+    page.press("#mark-name", "Enter")
+    expect(page.get_by_role("alert")).to_contain_text("say what you marked")
+    page.fill("#mark-name", "owl; cat")
+    page.press("#mark-name", "Enter")
+    expect(page.get_by_role("alert")).to_contain_text("a mark has one name")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#name-mark")).to_be_hidden()
+    expect(page.locator("#marks li")).to_have_count(0)
+    page.select_option("#method", "flowseg")
+    expect(page.locator("#tool-box")).to_be_disabled()
+    expect(page.locator("#marks-hint")).to_contain_text("choose freeda")
 
 
 def shown_pixels(page: Page) -> np.ndarray:

@@ -36,6 +36,43 @@ def test_bad_classes_are_a_sentence(client: httpx.Client, classes: list[str], me
     assert message in told.json()["error"]
 
 
+BOX = {"image": "x", "name": "owl", "box": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ({"name": "owl"}, "`marks` is no list of 200 marks at most"),
+        ([BOX] * 201, "`marks` is no list of 200 marks at most"),
+        (["owl"], "a mark has an `image` and a `name`"),
+        ([{**BOX, "name": " "}], "a mark has no name"),
+        ([{**BOX, "box": [1, 2, 3]}], "a mark has no shape; expected a `box` of four numbers"),
+        ([{**BOX, "box": [1, 2, 3, True]}], "a mark has no shape"),
+        ([{**BOX, "box": [1, 2, 3, 1e99]}], "a mark has no shape"),
+        ([{"image": "x", "name": "owl"}], "a mark has no shape"),
+        ([{"image": "x", "name": "owl", "stroke": [[1, 2]] * 2001, "width": 3}], "a mark has no shape"),
+        ([{"image": "x", "name": "owl", "stroke": [[1, "2"]], "width": 3}], "a mark has no shape"),
+        ([{"image": "x", "name": "owl", "stroke": [[1, 2]], "width": 0}], "a stroke is 0 pixels wide"),
+        ([BOX], "the image on which 'owl' is marked is not kept any more; choose it again, or remove"),
+    ],
+)
+def test_bad_marks_are_a_sentence(client: httpx.Client, marks: object, message: str) -> None:
+    told = ask(client, upload(client), marks=marks)
+    assert told.status_code in (404, 422)
+    assert message in told.json()["error"]
+
+
+def test_marks_of_no_use_are_a_sentence(client: httpx.Client) -> None:
+    image = upload(client)
+    outside = {**BOX, "image": image, "box": [-9, -9, 5, 5]}
+    told = ask(client, image, marks=[outside])
+    assert "'owl' in scene.png gives no prototype: mask is empty; mark it anew" in told.json()["error"]
+    told = ask(client, image, method="diffsegmenter", marks=[{**BOX, "image": image}])
+    assert "marks are for methods that retrieve; choose freeda" in told.json()["error"]
+    told = client.post("/api/indexes/toy/with", json={"name": "mine", "marks": []})
+    assert told.status_code == 422 and "nothing is marked on any image" in told.json()["error"]
+
+
 def test_class_names_are_never_files(client: httpx.Client, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("password\n")
     told = ask(client, upload(client), [str(tmp_path / "secret.txt")]).json()
