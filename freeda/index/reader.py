@@ -33,7 +33,7 @@ from freeda.index.gpu_keys import GpuKeys, takes_gpu
 from freeda.index.keys import open_keys, prepare_reconstruction
 from freeda.index.retrieval import ClassRetrieval
 from freeda.index.sharing.fetched import Source, read_source
-from freeda.index.whitening import Spread, Whitening, evenly_taken
+from freeda.index.whitening import Spread, Spreads, evenly_taken
 from freeda.presets.settings import Preset
 from freeda.presets.toml import preset_from_dict
 from freeda.records import GENERATED, PHOTOGRAPH, ClassPrototypes, Prototype
@@ -202,22 +202,11 @@ class PrototypeIndex:
         return found
 
     @cached_property
-    def _spreads(self) -> tuple[Spread | None, Spread | None]:
-        """Of the visual vectors that are not `set_apart`, and of those that are."""
+    def spreads(self) -> Spreads:
+        """How visual vectors of one noun differ: of prototypes not `set_apart`, and of those that are."""
         ordinary, own = (evenly_taken(np.flatnonzero(chosen)) for chosen in (~self.set_apart, self.set_apart))
-        codes = self._noun_codes
-        return Spread.of(self.vectors(ordinary), codes[ordinary]), Spread.of(self.vectors(own), codes[own])
-
-    def whitening(self, shrinkage: float, own_weight: float) -> Whitening | None:
-        """How visual vectors are mapped for metric "whitened"; None where no noun has two prototypes.
-
-        own_weight: of the spread of prototypes `set_apart`, the less the fewer there are.
-        """
-        spread, own = self._spreads
-        if spread is None or own is None or not own_weight:
-            known = spread or own
-            return None if known is None else Whitening.of(known, shrinkage)
-        return Whitening.of(spread.joined(own, own_weight), shrinkage)
+        parts = (Spread.of(self.vectors(rows), self._noun_codes[rows]) for rows in (ordinary, own))
+        return Spreads(*parts)
 
     def mean_keys(self, rows: np.ndarray) -> np.ndarray:
         """(R, K) float32: the mean key of each line of (R, k) rows; NaN for a line that holds a -1."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from freeda.vectors import unit
 
-__all__ = ["Spread", "Whitening", "evenly_taken"]
+__all__ = ["Spread", "Spreads", "Whitening", "evenly_taken"]
 
 _MOST = 32_768
 """Vectors from which a spread is measured."""
@@ -68,6 +68,24 @@ class Spread:
             for one, two in ((self.mean, other.mean), (self.within, other.within))
         )
         return Spread(mean, within, self.freedom + other.freedom)
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """Of an index's prototypes, and of photographs beside them; None where no noun has two."""
+
+    ordinary: Spread | None
+    own: Spread | None
+
+    def whitening(self, shrinkage: float, own_weight: float) -> Whitening | None:
+        """How visual vectors are mapped for metric "whitened"; None where no noun has two prototypes.
+
+        own_weight: of the photographs' spread, the less the fewer there are.
+        """
+        known = self.ordinary or self.own
+        if self.ordinary is not None and self.own is not None and own_weight:
+            known = self.ordinary.joined(self.own, own_weight)
+        return None if known is None else Whitening.of(known, shrinkage)
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class FreedaMethod(BackgroundSwitch):
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
         whitening = None
         if chosen.metric == "whitened":
-            whitening = self.index.whitening(chosen.shrinkage, chosen.own_weight)
+            whitening = self.index.spreads.whitening(chosen.shrinkage, chosen.own_weight)
         if whitening is not None:
             whitening = whitening.to(device)
             prototypes = whitening(prototypes)
