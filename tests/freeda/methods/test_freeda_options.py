@@ -13,15 +13,16 @@ import torch
 from transformers import CLIPTokenizer
 
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.freeda import FreedaSegmenter, load
+from freeda.methods.freeda import FreedaSegmenter, load, with_images
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.presets.settings import FreedaSettings, Preset
 from freeda.presets.toml import to_toml
 from freeda.records import Regions
+from freeda.segmentation.marked_images import Mark, MarkedImage
 from tests.conftest import WIDTH
 from tests.freeda.material import random_prototypes, write_index
-from tests.freeda.methods.contract import MethodContract
+from tests.freeda.methods.contract import MethodContract, picture
 from tests.tiny_clips import make_clip
 
 CPU = torch.device("cpu")
@@ -47,6 +48,17 @@ class TestOptions(MethodContract):
     @pytest.fixture(params=OPTIONS)
     def segmenter(self, request: pytest.FixtureRequest, index_folder: Path) -> FreedaSegmenter:
         return load(index_folder, **OPTIONS[request.param])
+
+
+class TestOwnImages(MethodContract):
+    """With photographs of one of the classes, under one of its other names."""
+
+    @pytest.fixture(params=["cosine", "whitened"])
+    def segmenter(self, request: pytest.FixtureRequest, index_folder: Path) -> FreedaSegmenter:
+        pixels = picture(56, 70)
+        left = np.indices(pixels.shape[:2])[1] < 35
+        image = MarkedImage("mine.png", pixels, (Mark("kitten", left),))
+        return with_images(load(index_folder, metric=request.param), [image])
 
 
 @pytest.fixture(scope="module")

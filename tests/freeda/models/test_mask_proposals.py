@@ -27,12 +27,13 @@ from freeda.errors import ConfigError, ModelNotFoundError, UntrustedIndexError
 from freeda.index.editing import merge
 from freeda.index.format import write_manifest
 from freeda.index.reader import PrototypeIndex
+from freeda.methods.freeda import FreedaSegmenter
 from freeda.methods.freeda.method import find_superpixels
 from freeda.models.mask_proposals import load_mask_proposals
 from freeda.presets.settings import FreedaSettings, Preset
 from freeda.presets.toml import to_toml
 from freeda.records import Regions
-from tests.freeda.methods.contract import picture
+from tests.freeda.methods.contract import MethodContract, picture
 
 CPU = torch.device("cpu")
 
@@ -148,6 +149,12 @@ def preset_file(tiny_preset: Preset, eomt: str, tmp_path: Path) -> str:
     settings = replace(tiny_preset.segmentation, regions="proposals")
     path.write_text(to_toml(replace(tiny_preset, models=models, segmentation=settings)))
     return str(path)
+
+
+class TestProposals(MethodContract):
+    @pytest.fixture
+    def segmenter(self, index_folder: Path, preset_file: str) -> FreedaSegmenter:
+        return freeda.load(index_folder, preset=preset_file, device="cpu")
 
 
 def test_a_preset_s_regions_are_those_of_its_model(index_folder: Path, preset_file: str, eomt: str) -> None:
