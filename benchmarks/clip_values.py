@@ -95,7 +95,7 @@ def drawn(models: BuildModels) -> Iterator[Illustrated]:
     for name, (text, seed) in captions.items():
         item, _ = tokenize(models.pipeline, Caption(id=name, text=text), find_nouns(text), seed)
         items += [item] if item else []
-    for batch in illustrate(models.pipeline, items, preset.synthesis, preset.localization.coarsest):
+    for batch in illustrate(models.pipeline, items, preset.synthesis, preset.localization):
         yield from batch
 
 

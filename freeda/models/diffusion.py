@@ -15,6 +15,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from freeda.models.attention import Positions, capture_cross_attention
+from freeda.models.completion import completing
 from freeda.models.loading import is_folder, load_first, weights_fingerprint
 from freeda.models.prompts import encode_prompts
 from freeda.presets.settings import COARSEST, Synthesis
@@ -119,16 +120,23 @@ def generate(
     config: Synthesis,
     *,
     coarsest: int = COARSEST,
+    completion: float = 0.0,
 ) -> list[SyntheticImage]:
     """One image per caption, with the cross-attention map of each of its nouns.
 
     positions: per caption and noun, as `prompt_positions` gives them. Every caption has
     its own seed, drawn on the CPU, so that neither its batch nor the device changes its noise.
     coarsest: attention on grids of the latent's side divided by this, or less, is left out.
+    completion: share of the maps' completion by self-attention, of a UNet.
     Values that are not finite come out as a black picture with maps of NaN.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    with capture_cross_attention(denoiser_of(pipeline), positions) as maps:
+    latent_size = (config.height // pipeline.vae_scale_factor, config.width // pipeline.vae_scale_factor)
+    denoiser = denoiser_of(pipeline)
+    with (
+        capture_cross_attention(denoiser, positions) as maps,
+        completing(denoiser, latent_size, len(captions), completion) as complete,
+    ):
         pixels = pipeline(
             list(captions),
             height=config.height,
@@ -138,13 +146,13 @@ def generate(
             generator=generators,
             output_type="pt",
         ).images
-    latent_size = (config.height // pipeline.vae_scale_factor, config.width // pipeline.vae_scale_factor)
+    found = [
+        complete(number, maps.maps(number, latent_size=latent_size, coarsest=coarsest))
+        for number in range(len(captions))
+    ]
     return [
-        SyntheticImage(
-            _to_uint8(image),
-            _maps_of(image, maps.maps(number, latent_size=latent_size, coarsest=coarsest)),
-        )
-        for number, image in enumerate(pixels)
+        SyntheticImage(_to_uint8(image), _maps_of(image, noun_maps))
+        for image, noun_maps in zip(pixels, found, strict=True)
     ]
 
 
@@ -193,6 +201,7 @@ def noised_noun_maps(
     timestep: int,
     seed: int,
     coarsest: int = COARSEST,
+    completion: float = 0.0,
 ) -> list[np.ndarray]:
     """Noun maps of given images: noised to `timestep`, one UNet pass, the conditional half only.
 
@@ -201,7 +210,13 @@ def noised_noun_maps(
     noisy = noise_latents(pipeline, images, timestep=timestep, seed=seed)
     steps = torch.full((len(images),), timestep, device=noisy.device)
     states = encode_prompts(pipeline, captions)
-    with capture_cross_attention(pipeline.unet, positions) as maps:
-        pipeline.unet(noisy, steps, states)
     size = (noisy.shape[-2], noisy.shape[-1])
-    return [maps.maps(number, latent_size=size, coarsest=coarsest) for number in range(len(images))]
+    with (
+        capture_cross_attention(pipeline.unet, positions) as maps,
+        completing(pipeline.unet, size, len(images), completion) as complete,
+    ):
+        pipeline.unet(noisy, steps, states)
+    return [
+        complete(number, maps.maps(number, latent_size=size, coarsest=coarsest))
+        for number in range(len(images))
+    ]

@@ -119,6 +119,8 @@ class Localization:
 
     threshold: on the min-max normalised map, (0, 1).
     coarsest: attention on grids of the latent's side divided by this, or less, is left out.
+    completion: share of a map's completion by self-attention, 0 .. 1: at every position, the map's mean over
+        those that the position attends to. 0 for none.
     min_area, max_area: accepted share of the image inside the mask, 0 .. 1.
     min_peak: least ratio of a map's maximum to its mean; a map below it points at nothing.
     key: how a noun is embedded: inside its caption, in prompt templates, or the blend of both.
@@ -126,6 +128,7 @@ class Localization:
 
     threshold: float = 0.4
     coarsest: int = COARSEST
+    completion: float = 0.0
     min_area: float = 0.005
     max_area: float = 0.95
     min_peak: float = 1.3
@@ -136,6 +139,8 @@ class Localization:
         inside = is_number(self.threshold, above=0) and self.threshold < 1
         require(inside, "localization.threshold", self.threshold, "between 0 and 1")
         require_positive(self, "localization", "coarsest")
+        share = is_number(self.completion, least=0, most=1)
+        require(share, "localization.completion", self.completion, "between 0 and 1")
         require(
             all(map(is_number, areas)) and 0 <= areas[0] < areas[1] <= 1,
             "localization.min_area and max_area",

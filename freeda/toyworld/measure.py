@@ -72,9 +72,15 @@ def attention_iou(preset: Preset, scenes: Sequence[Described], timestep: int) ->
         ]
         images = _pixels([item.scene for item in batch])
         captions = [item.caption for item in batch]
-        coarsest = preset.localization.coarsest
         maps = noised_noun_maps(
-            pipeline, images, captions, positions, timestep=timestep, seed=0, coarsest=coarsest
+            pipeline,
+            images,
+            captions,
+            positions,
+            timestep=timestep,
+            seed=0,
+            coarsest=preset.localization.coarsest,
+            completion=preset.localization.completion,
         )
         for item, noun_maps in zip(batch, maps, strict=True):
             for kind, noun_map in zip(item.kinds, noun_maps, strict=True):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from freeda.errors import ConfigError
 from freeda.models.attention import DegenerateMapError, localize
 from freeda.models.backbone import Backbone, load_backbone
 from freeda.models.clip import ClipModel, load_clip
@@ -59,6 +60,11 @@ def load_models(preset: Preset, device: str = "auto") -> BuildModels:
     identified = pipeline
     if generation is torch.bfloat16:  # it has fewer digits than a fingerprint reads
         identified = load_generator(preset.model_ids("diffusion"), torch.device("cpu"), torch.float32)
+    if preset.localization.completion and not hasattr(pipeline, "unet"):
+        raise ConfigError(
+            f"localization.completion is {preset.localization.completion}, which needs a UNet, and the "
+            f"diffusion model is a transformer; choose completion = 0"
+        )
     clip = load_clip(preset.model_ids("clip"), torch_device, dtype)
     require_keys(clip, preset.localization.key)
     return BuildModels(
@@ -85,7 +91,7 @@ def build_prototypes(
     with outcome.timed("tokens"):
         tokenized = list(_tokenize_all(captions, models, config, outcome))
     preset = config.preset
-    batches = illustrate(models.pipeline, tokenized, preset.synthesis, preset.localization.coarsest)
+    batches = illustrate(models.pipeline, tokenized, preset.synthesis, preset.localization)
     if overlap is None:
         overlap = models.backbone.device.type == "cuda"
     last: Future[None] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from freeda.models.diffusion import generate
 from freeda.models.prompts import prompt_positions, token_limit
-from freeda.presets.settings import Synthesis
+from freeda.presets.settings import Localization, Synthesis
 from freeda.records import Caption, NounSpan, Reject, SyntheticImage
 
 __all__ = ["Illustrated", "TokenizedCaption", "illustrate", "is_blank", "tokenize"]
@@ -53,9 +53,9 @@ def tokenize(
 
 
 def illustrate(
-    pipeline: Any, captions: Sequence[TokenizedCaption], config: Synthesis, coarsest: int
+    pipeline: Any, captions: Sequence[TokenizedCaption], config: Synthesis, localization: Localization
 ) -> Iterator[list[Illustrated]]:
-    """Generates batch by batch, in order. coarsest: as for `generate`."""
+    """Generates batch by batch, in order."""
     for start in range(0, len(captions), config.batch):
         batch = captions[start : start + config.batch]
         pictures = generate(
@@ -64,7 +64,8 @@ def illustrate(
             [item.positions for item in batch],
             [item.seed for item in batch],
             config,
-            coarsest=coarsest,
+            coarsest=localization.coarsest,
+            completion=localization.completion,
         )
         yield [Illustrated(item, picture) for item, picture in zip(batch, pictures, strict=True)]
 

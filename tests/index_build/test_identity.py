@@ -32,6 +32,7 @@ OTHER: Mapping[str, Any] = {
     "guidance_scale": 9.5,
     "threshold": 0.31,
     "coarsest": 5,
+    "completion": 0.25,
     "min_area": 0.011,
     "max_area": 0.77,
     "min_peak": 1.77,

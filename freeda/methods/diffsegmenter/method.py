@@ -20,15 +20,11 @@ from torch.nn import functional
 from freeda.class_names import ClassName, shortened
 from freeda.errors import ClassNamesError
 from freeda.methods.base import BackgroundSwitch, Scores
-from freeda.methods.diffsegmenter.maps import (
-    complete,
-    normalised,
-    self_attention_grid,
-    weighted_attention,
-)
+from freeda.methods.diffsegmenter.maps import weighted_attention
 from freeda.methods.diffsegmenter.settings import DiffSegmenterSettings
 from freeda.models.attention import capture_cross_attention, capture_self_attention
 from freeda.models.clip import ClipModel
+from freeda.models.completion import complete, normalised, self_attention_grid
 from freeda.models.diffusion import noise_latents, pipeline_fingerprint
 from freeda.models.prompts import encode_prompts, token_encoder, token_limit
 from freeda.models.tokens import noun_token_positions
@@ -40,6 +36,8 @@ Span = tuple[int, ...]
 """Positions of a name's tokens."""
 _AND = ", a "
 """Between the names of one prompt."""
+_MOST_POSITIONS = 64 * 64
+"""Of the self-attention that completes maps."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,7 @@ class DiffSegmenterMethod(BackgroundSwitch):
     def _complete_maps(self, noisy: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         """(classes, h, w): weighted cross-attention of each class's token, completed."""
         unet, count = self.pipeline.unet, len(prompts.positions)
-        grid = self_attention_grid(unet, (noisy.shape[-2], noisy.shape[-1]))
+        grid = self_attention_grid(unet, (noisy.shape[-2], noisy.shape[-1]), _MOST_POSITIONS)
         positions = [[(place,) for place in places] for places in prompts.positions]
         steps = torch.full((count,), self.settings.timestep, device=noisy.device)
         with (

@@ -9,7 +9,7 @@ import torch
 
 from freeda.errors import ClassNamesError, ConfigError
 from freeda.methods.diffsegmenter import DiffSegmenter, load
-from freeda.methods.diffsegmenter.maps import complete, self_attention_grid, weighted_attention
+from freeda.methods.diffsegmenter.maps import weighted_attention
 from freeda.models.attention import NounMaps, capture_cross_attention, capture_self_attention
 from freeda.models.diffusion import load_pipeline, noise_latents
 from freeda.presets.settings import Preset
@@ -120,20 +120,6 @@ def _enlarge(values: np.ndarray, side: int) -> np.ndarray:
     at = (np.arange(side) + 0.5) * len(values) / side - 0.5
     rows = np.stack([np.interp(at, np.arange(len(values)), column) for column in values.T], 1)
     return np.stack([np.interp(at, np.arange(len(values)), row) for row in rows])
-
-
-def test_self_attention_completes_a_map() -> None:
-    attention = torch.zeros(1, 4, 4)
-    attention[0, :, :] = torch.tensor([[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 0.25, 0.75], [1, 0, 0, 0]])
-    found = complete(torch.tensor([[[1.0, 2.0], [4.0, 8.0]]]), attention)
-    np.testing.assert_allclose(found, [[[1.5, 2.0], [7.0, 1.0]]])
-
-
-@pytest.mark.parametrize(("latent", "grid"), [((64, 64), (64, 64)), ((96, 96), (48, 48)), ((8, 6), (8, 6))])
-def test_the_finest_grid_that_fits_is_chosen(
-    pipeline_folder: Path, latent: tuple[int, int], grid: tuple[int, int]
-) -> None:
-    assert self_attention_grid(load_pipeline((str(pipeline_folder),), CPU).unet, latent) == grid
 
 
 def test_class_tokens_are_moved_away_from_an_empty_text_s(diffsegmenter: DiffSegmenter) -> None:
