@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from freeda.class_names import ClassName
-from freeda.errors import DatasetError
+from freeda.errors import DatasetError, OutputError, reason
 from freeda.index.editing import merge, require_place, write_new
 from freeda.index.format import Manifest, reject_table
 from freeda.index.keys import KeyOptions
 from freeda.index.reader import PrototypeIndex
 from freeda.index.writer import Origin
+from freeda.locking import locked
 from freeda.methods.freeda.method import FreedaMethod
+from freeda.methods.freeda.own_parts import Collected, collect
 from freeda.presets.settings import FreedaSettings
 from freeda.records import PHOTOGRAPH, Prototype, Reject
 from freeda.segmentation.marked_images import MarkedImage
@@ -55,46 +57,47 @@ def add_images(
 ) -> Added:
     """Writes a new index: that of a method, and the prototypes of some images.
 
-    images: read one after the other.
+    images: read one after the other. Of many, what is done is kept beside `out`, as `OUT.parts`, until the
+        index is written: the same call goes on after an interruption.
     alone: whether the new index holds the images' prototypes only.
     keys: how they are indexed; None chooses the kind by their number.
     on_image: called after each, with how many are done.
     Raises `DatasetError` where no mark gives a prototype, and `OutputError`.
     """
     require_place(out, [method.index], overwrite=overwrite)  # before hours of work, not after
-    prototypes, rejects, count = _collected(method, images, on_image)
-    if not prototypes:
-        raise DatasetError(_nothing(count, rejects))
-    origin, table = _origin(method.index, count, prototypes), reject_table(rejects)
+    built, place = method.index.preset.segmentation, Path(out)
+    precision = str(method.backbone.dtype)
+    models = repr((method.index.manifest.fingerprints, precision, built.dense_size, built.templates))
+    parts = place.with_name(f"{place.name}.parts")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write the index to '{out}': {reason(error)}") from error
+    with locked(parts):
+        found = collect(parts, models, images, lambda image: of_image(method, image, built), on_image)
+        if not found.count:
+            raise DatasetError(_nothing(found.images, found.rejects))
+        manifest = _written(method.index, found, out, alone, keys, overwrite)
+        found.remove()
+    new = manifest.prototypes - (0 if alone else len(method.index))
+    return Added(manifest, found.images, new, tuple(found.rejects))
+
+
+def _written(
+    index: PrototypeIndex,
+    found: Collected,
+    out: str | Path,
+    alone: bool,
+    keys: KeyOptions | None,
+    overwrite: bool,
+) -> Manifest:
+    origin, table = _origin(index, found), reject_table(found.rejects)
     with TemporaryDirectory() as work:
         own = Path(out) if alone else Path(work) / "own"
-        manifest = write_new(own, prototypes, table, 0, origin, keys, overwrite=overwrite)
-        if not alone:
-            both = [method.index, PrototypeIndex.open(own)]
-            manifest = merge(both, out, keys=keys, overwrite=overwrite).manifest
-    new = manifest.prototypes - (0 if alone else len(method.index))
-    return Added(manifest, count, new, tuple(rejects))
-
-
-def _collected(
-    method: FreedaMethod, images: Iterable[MarkedImage | Reject], on_image: Callable[[int], object]
-) -> tuple[list[Prototype], list[Reject], int]:
-    """Prototypes, rejects, and how many images could be read."""
-    prototypes: dict[str, Prototype] = {}
-    rejects: list[Reject] = []
-    count, built = 0, method.index.preset.segmentation
-    for done, item in enumerate(images, 1):
-        found = [item] if isinstance(item, Reject) else of_image(method, item, built)
-        count += isinstance(item, MarkedImage)
-        for part in found:
-            if isinstance(part, Reject):
-                rejects.append(part)
-            elif part.id in prototypes:
-                rejects.append(_reject(part.caption_id, part.noun, "the same image again"))
-            else:
-                prototypes[part.id] = part
-        on_image(done)
-    return list(prototypes.values()), rejects, count
+        manifest = write_new(own, found.prototypes(), table, 0, origin, keys, overwrite=overwrite)
+        if alone:
+            return manifest
+        return merge([index, PrototypeIndex.open(own)], out, keys=keys, overwrite=overwrite).manifest
 
 
 def _nothing(images: int, rejects: Sequence[Reject]) -> str:
@@ -103,11 +106,8 @@ def _nothing(images: int, rejects: Sequence[Reject]) -> str:
     return f"{images} images gave no prototype{why}; expected images on which something is marked"
 
 
-def _origin(index: PrototypeIndex, images: int, prototypes: Sequence[Prototype]) -> Origin:
-    digest = hashlib.sha256()
-    for item in prototypes:
-        digest.update(item.id.encode() + item.vector.tobytes())
-    build = {"photographs": {"images": images, "sha256": digest.hexdigest()}}
+def _origin(index: PrototypeIndex, found: Collected) -> Origin:
+    build = {"photographs": {"images": found.images, "sha256": found.digest}}
     return Origin(
         preset=index.manifest.preset,
         models=index.manifest.fingerprints,

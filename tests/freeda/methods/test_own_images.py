@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from freeda.index.noun_keys import frequent_nouns
 from freeda.records import PHOTOGRAPH, Reject
 from freeda.toyworld.make_examples import EXAMPLES
 from tests.freeda.methods.contract import picture
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,66 @@ def test_images_serve_before_they_are_written(both: Path, index_folder: Path, im
 def test_a_mark_that_gives_nothing_is_told(index_folder: Path, image: MarkedImage) -> None:
     with pytest.raises(DatasetError, match="'dog' in mine.png gives no prototype: mask is empty; mark it"):
         freeda.with_images(freeda.load(index_folder), [replace(image, marks=image.marks[3:4])])
+
+
+MANY = """
+import os, signal, sys
+import numpy as np
+import freeda.methods.freeda.own_parts as own_parts
+from freeda import Mark, MarkedImage, add_images
+from tests.freeda.methods.contract import picture
+
+own_parts.IMAGES_PER_PART = 4
+
+def images():
+    for number in range(11):
+        if number == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        pixels = picture(56, 56) // (number % 9 + 2)
+        name = "" if number == 3 else f"thing {number}"
+        yield MarkedImage(f"{number}.png", pixels, (Mark(name, np.ones((56, 56), bool)),))
+
+from freeda.methods.freeda.own_prototypes import of_image
+import freeda.methods.freeda.own_prototypes as module
+made = []
+module.of_image = lambda method, image, built: made.append(image.name) or of_image(method, image, built)
+added = add_images(sys.argv[1], images(), sys.argv[2], device="cpu")
+print(len(made), added.images, added.prototypes, sorted(item.reason for item in added.rejects))
+"""
+
+
+def test_a_killed_run_goes_on(index_folder: Path, tmp_path: Path) -> None:
+    """Killed at the tenth image, after two parts of four; the last images repeat the first ones' pictures."""
+
+    def run(out: Path, killed_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", MANY, str(index_folder), str(out), str(killed_at)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    killed = run(tmp_path / "mine", 9)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list((tmp_path / "mine.parts").glob("*.parquet"))) == 2
+    again, at_once = run(tmp_path / "mine", -1), run(tmp_path / "other", -1)
+    assert again.stdout == "3 11 10 ['mark has no name']\n", again.stderr
+    assert at_once.stdout == "11 11 10 ['mark has no name']\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other"]
+    for one, other in zip(
+        *(PrototypeIndex.open(tmp_path / name).prototypes() for name in ("mine", "other")), strict=True
+    ):
+        assert (one.id, one.noun, one.caption_id, one.thumbnail) == (
+            other.id,
+            other.noun,
+            other.caption_id,
+            other.thumbnail,
+        )
+        np.testing.assert_array_equal(one.vector, other.vector)
+        np.testing.assert_array_equal(one.key, other.key)
+
+
+def test_a_damaged_part_is_told(index_folder: Path, image: MarkedImage, tmp_path: Path) -> None:
+    (tmp_path / "mine.parts").mkdir()
+    (tmp_path / "mine.parts" / "000000.parquet").write_bytes(b"no parquet")
+    with pytest.raises(OutputError, match=r"000000.parquet' cannot be read: .*; remove it, and run"):
+        add_images(index_folder, [image], tmp_path / "mine", device="cpu")
 
 
 def test_the_same_image_twice_adds_nothing(both: Path, image: MarkedImage, tmp_path: Path) -> None:
