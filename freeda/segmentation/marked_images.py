@@ -102,7 +102,9 @@ def from_coco(file: Path, images: Path) -> Iterator[MarkedImage | Reject]:
         crowds = [item for item in held[number] if item.get("iscrowd")]
         yield from (Reject(caption_id=name, caption="", noun=item["name"], reason="crowd") for item in crowds)
         marked = [item for item in held[number] if not item.get("iscrowd")]
-        if marked:
+        if _leads_out(name):
+            yield Reject(caption_id=name, caption="", noun="", reason="its path leads out of the folder")
+        elif marked:
             yield _tried(name, images / name, partial(_coco_marks, marked))
 
 
@@ -136,6 +138,12 @@ def from_label_studio(file: Path, images: Path) -> Iterator[MarkedImage | Reject
         if not path.is_file():
             path = images / _UPLOADED.sub("", name)
         yield _tried(path.name, path, partial(_regions, regions))
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a file's name, as somebody's annotations give it, is a path to another folder."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def _file_name(task: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ CARD = Path(__file__).parent / "README.md"
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _BATCH = 25
 _TIMESTEPS = (100, 300, 500)
+_COMPLETION = 0.5
 
 
 @dataclass(frozen=True)
@@ -227,9 +229,11 @@ def figures(count: int, diffusion: Path | None = None) -> str:
     scenes = described_scenes("evaluation", count)
     backbone = load_backbone(preset.model_ids("backbone"), choose_device("cpu"))
     rows = []
-    for timestep in _TIMESTEPS:
-        iou = attention_iou(preset, scenes, timestep)
-        rows.append((f"attention map against true mask, scene noised to t = {timestep}: mean IoU", iou))
+    for timestep, share in product(_TIMESTEPS, (0.0, _COMPLETION)):
+        chosen = replace(preset, localization=replace(preset.localization, completion=share))
+        what = f"attention map{', completed by self-attention,' if share else ''} against true mask"
+        name = f"{what}, scene noised to t = {timestep}: mean IoU"
+        rows.append((name, attention_iou(chosen, scenes, timestep)))
     accuracy = retrieval_accuracy(backbone, preset.segmentation.dense_size, 2 * count, count)
     rows.append(("nearest region of another scene is of the same kind: share", accuracy))
     lines = [f"Measured on {count} held-out scenes.", "", "| | things | stuff |", "|---|---|---|"]

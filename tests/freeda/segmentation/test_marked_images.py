@@ -105,6 +105,19 @@ def test_coco_s_polygons_run_lengths_and_boxes(images: Path, tmp_path: Path) -> 
     assert reasons[0] == "crowd" and "lost.png" in reasons[1] and "damaged annotation" in reasons[2]
 
 
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "a/../../secret.png"])
+def test_coco_s_files_do_not_lead_out_of_the_folder(name: str, images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(images.parent / "secret.png")
+    document = {
+        "categories": [{"id": 1, "name": "cat"}],
+        "images": [{"id": 1, "file_name": name}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4]}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(document))
+    (found,) = from_coco(tmp_path / "coco.json", images)
+    assert isinstance(found, Reject) and found.reason == "its path leads out of the folder"
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"images": [], "annotations": [{}], "categories": []}']
 )
