@@ -1,4 +1,4 @@
-"""A second vector per prototype, as in CorrCLIP: CLIP's embedding of its masked picture, found by region.
+"""A second vector per prototype, as in CorrCLIPv2: CLIP's embedding of its masked picture, found by region.
 
 A region asks for the prototypes whose visual vectors are nearest, and is compared with the class texts by the
 mean of their CLIP values. The pictures of the toy index are drawn once more for it. Measured on validation
@@ -39,11 +39,12 @@ from index_build.generation.synthesis import Illustrated, illustrate, tokenize
 
 _HEADER = """## CLIP values of prototypes
 
-`python benchmarks/clip_values.py --write`: {scenes} validation scenes, {count} prototypes drawn anew from
-the toy index's captions. Each has, beside its visual vector, CLIP's embedding of its masked picture (its
-value) and its textual key. A region takes the mean value, or key, of its {neighbors} nearest prototypes by
-whitened visual vector, and is scored by the cosine with the class texts times a factor (the best of
-{factors}). Percentage points with 95 % intervals from 10,000 resamples of the scenes.
+`python benchmarks/clip_values.py --scenes {scenes} --write`: {scenes} validation scenes, {count} prototypes
+drawn anew from the toy index's captions. Each has, beside its visual vector, CLIP's embedding of its masked
+picture (its value) and its textual key. A region takes the mean value, or key, of its {neighbors} nearest
+prototypes by whitened visual vector. Its score is the sigmoid of a factor (the best of {factors}) times the
+cosine with a class text less the mean over all classes. Percentage points with 95 % intervals from 10,000
+resamples of the scenes.
 """
 _FACTORS = (4.0, 16.0)
 _NEIGHBORS = 20

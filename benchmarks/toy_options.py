@@ -19,8 +19,8 @@ from freeda.methods import load
 
 _HEADER = """## Options of FreeDA
 
-`python benchmarks/toy_options.py --write`: one option changed at a time. Percentage points with 95 %
-intervals from 10,000 resamples of the scenes.
+`python benchmarks/toy_options.py --scenes {scenes} --write`: one option changed at a time. Percentage points
+with 95 % intervals from 10,000 resamples of the scenes.
 """
 _OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("`metric = cosine`, with its best local weight", {"metric": "cosine", "local_weight": 0.7}),
@@ -62,7 +62,7 @@ def table(scenes: int) -> Iterator[str]:
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
 def main(scenes: int, write: bool) -> None:
     """Prints the table."""
-    publish("toy-options", [_HEADER], table(scenes), write=write)
+    publish("toy-options", [_HEADER.format(scenes=scenes)], table(scenes), write=write)
 
 
 if __name__ == "__main__":

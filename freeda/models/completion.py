@@ -41,7 +41,8 @@ def normalised(maps: torch.Tensor) -> torch.Tensor:
 
 
 def completed(maps: np.ndarray, attention: torch.Tensor, grid: Grid, share: float) -> np.ndarray:
-    """(N, H, W): the mean of each map and its completion, both stretched to [0, 1], in the map's own range.
+    """(N, H, W): the mean of each map and its completion, both stretched to [0, 1] for that, brought back to
+    the map's own mean and maximum: how far it peaks says whether it points at anything at all.
 
     maps: (N, H, W). attention: (h * w, h * w). share: of the completion.
     """
@@ -51,8 +52,10 @@ def completed(maps: np.ndarray, attention: torch.Tensor, grid: Grid, share: floa
     coarse = functional.interpolate(given[:, None], grid, mode="area")[:, 0]
     whole = resize_map(complete(coarse, attention[None]), (maps.shape[1], maps.shape[2]))
     mixed = normalised((1 - share) * normalised(given) + share * normalised(whole))
-    low, high = given.amin((1, 2), keepdim=True), given.amax((1, 2), keepdim=True)
-    return np.asarray((low + (high - low) * mixed).cpu().numpy(), np.float32)
+    mean, high = given.mean((1, 2), keepdim=True), given.amax((1, 2), keepdim=True)
+    below = 1 - mixed
+    found = high - (high - mean) * below / below.mean((1, 2), keepdim=True).clamp(min=1e-12)
+    return np.asarray(found.cpu().numpy(), np.float32)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from freeda.models.attention import Positions, capture_cross_attention
 from freeda.models.completion import completing
 from freeda.models.loading import is_folder, load_first, weights_fingerprint
 from freeda.models.prompts import encode_prompts
-from freeda.presets.settings import COARSEST, Synthesis
+from freeda.presets.settings import Localization, Synthesis
 from freeda.records import SyntheticImage
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "pipeline_fingerprint",
 ]
 
+_LOCALIZATION = Localization()
 _PLAIN = {"StableDiffusionPipeline": "Stable Diffusion 1.x or 2.x"}
 _GENERATORS = {
     **_PLAIN,
@@ -119,15 +120,13 @@ def generate(
     seeds: Sequence[int],
     config: Synthesis,
     *,
-    coarsest: int = COARSEST,
-    completion: float = 0.0,
+    localization: Localization = _LOCALIZATION,
 ) -> list[SyntheticImage]:
     """One image per caption, with the cross-attention map of each of its nouns.
 
     positions: per caption and noun, as `prompt_positions` gives them. Every caption has
     its own seed, drawn on the CPU, so that neither its batch nor the device changes its noise.
-    coarsest: attention on grids of the latent's side divided by this, or less, is left out.
-    completion: share of the maps' completion by self-attention, of a UNet.
+    localization: which attention counts (`coarsest`), and the share of the maps' `completion`, of a UNet.
     Values that are not finite come out as a black picture with maps of NaN.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -135,7 +134,7 @@ def generate(
     denoiser = denoiser_of(pipeline)
     with (
         capture_cross_attention(denoiser, positions) as maps,
-        completing(denoiser, latent_size, len(captions), completion) as complete,
+        completing(denoiser, latent_size, len(captions), localization.completion) as complete,
     ):
         pixels = pipeline(
             list(captions),
@@ -147,7 +146,7 @@ def generate(
             output_type="pt",
         ).images
     found = [
-        complete(number, maps.maps(number, latent_size=latent_size, coarsest=coarsest))
+        complete(number, maps.maps(number, latent_size=latent_size, coarsest=localization.coarsest))
         for number in range(len(captions))
     ]
     return [
@@ -200,8 +199,7 @@ def noised_noun_maps(
     *,
     timestep: int,
     seed: int,
-    coarsest: int = COARSEST,
-    completion: float = 0.0,
+    localization: Localization = _LOCALIZATION,
 ) -> list[np.ndarray]:
     """Noun maps of given images: noised to `timestep`, one UNet pass, the conditional half only.
 
@@ -213,10 +211,10 @@ def noised_noun_maps(
     size = (noisy.shape[-2], noisy.shape[-1])
     with (
         capture_cross_attention(pipeline.unet, positions) as maps,
-        completing(pipeline.unet, size, len(images), completion) as complete,
+        completing(pipeline.unet, size, len(images), localization.completion) as complete,
     ):
         pipeline.unet(noisy, steps, states)
     return [
-        complete(number, maps.maps(number, latent_size=size, coarsest=coarsest))
+        complete(number, maps.maps(number, latent_size=size, coarsest=localization.coarsest))
         for number in range(len(images))
     ]

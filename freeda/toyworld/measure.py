@@ -81,8 +81,7 @@ def attention_iou(preset: Preset, scenes: Sequence[Described], timestep: int) ->
             positions,
             timestep=timestep,
             seed=0,
-            coarsest=preset.localization.coarsest,
-            completion=preset.localization.completion,
+            localization=preset.localization,
         )
         for item, noun_maps in zip(batch, maps, strict=True):
             for kind, noun_map in zip(item.kinds, noun_maps, strict=True):

@@ -195,9 +195,10 @@ class _Api:
     async def with_marks(self, request: Request) -> Response:
         asked = await read_json(request)
         marks = drawn_marks(asked.get("marks", []), self._studio.limits.marks)
-        name = request.path_params["index"]
-        work = partial(self._gallery.write_with, name, marks, text(asked, "name"))
-        return JSONResponse(await self._turns.run(request, work))
+        name, new_name = request.path_params["index"], text(asked, "name")
+        prototypes = await self._turns.run(request, partial(self._gallery.marked, name, marks))
+        work = partial(self._gallery.write_with, name, prototypes, new_name)
+        return JSONResponse(await run_in_threadpool(work))
 
 
 def create_application(studio: Studio, *, hosts: frozenset[str] | None, token: str | None = None) -> ASGIApp:

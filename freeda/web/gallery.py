@@ -21,7 +21,8 @@ from freeda.index.format import MANIFEST, Manifest
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.freeda import FreedaSegmenter
 from freeda.methods.freeda.method import FreedaMethod
-from freeda.methods.freeda.own_prototypes import add_images
+from freeda.methods.freeda.own_prototypes import add_prototypes
+from freeda.records import Prototype
 from freeda.web.marks import DrawnMark
 from freeda.web.studio import Studio
 
@@ -111,17 +112,21 @@ class Gallery:
             raise ConfigError("all prototypes are marked; leave some")
         return self._listed(folder, leave_out(self._studio.index(name), folder, rows=rows).manifest)
 
-    def write_with(self, name: str, marks: Sequence[DrawnMark], new_name: str) -> dict[str, Any]:
-        """A new index among the user's own, with what is marked on images; the page lists it from then on.
-
-        Raises `ConfigError` for a name that is taken or no name, `DatasetError` where no mark gives a
-        prototype, and the errors of writing an index.
-        """
-        folder = self._place_of(new_name)
+    def marked(self, name: str, marks: tuple[DrawnMark, ...]) -> tuple[Prototype, ...]:
+        """The prototypes of marks, as they serve already. Raises `ConfigError` where there are none."""
         if not marks:
             raise ConfigError("nothing is marked on any image; draw a box or a stroke first")
-        added = add_images(self._method(name), self._studio.marked_images(marks), folder)
-        return {**self._listed(folder, added.manifest), "added": added.prototypes}
+        return self._method(name, marks).own
+
+    def write_with(self, name: str, prototypes: Sequence[Prototype], new_name: str) -> dict[str, Any]:
+        """A new index among the user's own, with prototypes of marks; the page lists it from then on.
+
+        Raises `ConfigError` for a name that is taken or no name, and the errors of writing an index.
+        """
+        folder = self._place_of(new_name)
+        manifest = add_prototypes(self._studio.index(name), prototypes, folder)
+        added = manifest.prototypes - len(self._studio.index(name))
+        return {**self._listed(folder, manifest), "added": added}
 
     def _place_of(self, new_name: str) -> Path:
         """Where an index of the user's own is written; raises `ConfigError` for a name that will not do."""
@@ -136,8 +141,9 @@ class Gallery:
         self._studio.indexes[folder.name] = str(folder)
         return {"name": folder.name, "folder": str(folder), "prototypes": manifest.prototypes}
 
-    def _method(self, name: str) -> FreedaMethod:
-        return cast(FreedaMethod, cast(FreedaSegmenter, self._studio.segmenter("freeda", name)).method)
+    def _method(self, name: str, marks: tuple[DrawnMark, ...] = ()) -> FreedaMethod:
+        segmenter = cast(FreedaSegmenter, self._studio.segmenter("freeda", name, marks=marks))
+        return cast(FreedaMethod, segmenter.method)
 
     def _rows(self, index: PrototypeIndex, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         numbers = [int(row) for row in rows]

@@ -24,7 +24,7 @@ class Limits:
     upload_bytes: int = 32 * _MIB
     upload_pixels: int = 16_000_000
     classes: int = 500
-    marks: int = 200
+    marks: int = 100
     waiting: int = 16
     images_bytes: int = 256 * _MIB
     results_bytes: int = 256 * _MIB

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ from freeda.segmentation.outlines import box_mask, stroke_mask
 __all__ = ["DrawnMark", "drawn_marks"]
 
 _FARTHEST = 1e6
-_WIDEST = 10_000
-_MOST_POINTS = 2_000
+_WIDEST = 1_000
+_MOST_POINTS = 10_000
+"""Of all strokes of a request; drawing them takes seconds."""
 _SHAPES = "a `box` of four numbers, or a `stroke` of points with a `width`"
 
 
@@ -43,7 +43,10 @@ def drawn_marks(given: Any, most: int) -> tuple[DrawnMark, ...]:
     """Those that a request lists, as JSON. Raises `ConfigError` for more than `most`, or anything else."""
     if not isinstance(given, list) or len(given) > most:
         raise ConfigError(f"`marks` is no list of {most} marks at most")
-    return tuple(_drawn(item) for item in given)
+    marks = tuple(_drawn(item) for item in given)
+    if sum(len(mark.stroke) for mark in marks) > _MOST_POINTS:
+        raise ConfigError(f"the strokes have more than {_MOST_POINTS:,} points together; remove some")
+    return marks
 
 
 def _drawn(item: Any) -> DrawnMark:
@@ -54,7 +57,7 @@ def _drawn(item: Any) -> DrawnMark:
     if "box" in item:
         return DrawnMark(item["image"], item["name"], _numbers(item["box"], 4))
     points = item.get("stroke")
-    if not isinstance(points, list) or not 0 < len(points) <= _MOST_POINTS:
+    if not isinstance(points, list) or not points:
         raise ConfigError(f"a mark has no shape; expected {_SHAPES}")
     (width,) = _numbers([item.get("width")], 1)
     if not 1 <= width <= _WIDEST:
@@ -70,4 +73,4 @@ def _numbers(given: Any, count: int) -> tuple[float, ...]:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) <= _FARTHEST
+    return type(value) in (int, float) and abs(value) <= _FARTHEST  # which NaN is not

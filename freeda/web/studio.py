@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from freeda.errors import ClassNamesError, ConfigError, FreedaError
 from freeda.index.reader import PrototypeIndex
 from freeda.methods import METHODS, load, takes
 from freeda.methods.base import Segmenter
-from freeda.methods.freeda import with_images
-from freeda.methods.freeda.method import FreedaMethod
-from freeda.methods.segmenter import MethodSegmenter
+from freeda.methods.freeda import FreedaSegmenter, with_images
 from freeda.segmentation.images import read_content, require_aspect
 from freeda.segmentation.marked_images import Mark, MarkedImage
 from freeda.segmentation.result import Segmentation
@@ -30,6 +28,7 @@ __all__ = ["ForgottenError", "Picture", "Studio"]
 _Key = tuple[str, str | None]
 """A method, and the index of one that retrieves."""
 _VARIANTS = 256
+"""Of a segmenter, that are kept: each is as large as what its last mark gave."""
 
 
 class ForgottenError(FreedaError):
@@ -50,7 +49,7 @@ class _Loaded:
 
     def __init__(self, plain: Segmenter) -> None:
         self.plain = plain
-        self.variants = BoundedCache[tuple[bool, tuple[DrawnMark, ...]], Segmenter](_VARIANTS)
+        self.variants = BoundedCache[str, Segmenter](_VARIANTS)
 
 
 class Studio:
@@ -155,28 +154,18 @@ class Studio:
 
     def _variant(self, loaded: _Loaded, background: bool, marks: tuple[DrawnMark, ...]) -> Segmenter:
         """One mark after the other, so that a further one costs no more than itself."""
-        if found := loaded.variants.find([(background, marks)]):
-            return found[background, marks]
+        key = _short_digest(repr((background, marks)).encode())
+        if found := loaded.variants.find([key]):
+            return found[key]
         if marks:
             made = self._with_mark(self._variant(loaded, background, marks[:-1]), marks[-1])
         else:
             made = loaded.plain.with_background(background)
-        loaded.variants.keep({(background, marks): made})
+        loaded.variants.keep({key: made})
         return made
 
     def _with_mark(self, segmenter: Segmenter, mark: DrawnMark) -> Segmenter:
-        if not isinstance(segmenter, MethodSegmenter) or not isinstance(segmenter.method, FreedaMethod):
-            raise ConfigError("marks are for methods that retrieve; choose freeda, or remove the marks")
-        return with_images(segmenter, [self._marked(mark)])
-
-    def marked_images(self, marks: Sequence[DrawnMark]) -> list[MarkedImage]:
-        """The images that marks are drawn on, each with its own. Raises `ForgottenError`."""
-        found: dict[str, MarkedImage] = {}
-        for mark in marks:
-            one = self._marked(mark)
-            held = found.get(mark.image, replace(one, marks=()))
-            found[mark.image] = replace(held, marks=held.marks + one.marks)
-        return list(found.values())
+        return with_images(cast(FreedaSegmenter, segmenter), [self._marked(mark)])
 
     def _marked(self, mark: DrawnMark) -> MarkedImage:
         found = self._pictures.find([mark.image])

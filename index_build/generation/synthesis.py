@@ -64,8 +64,7 @@ def illustrate(
             [item.positions for item in batch],
             [item.seed for item in batch],
             config,
-            coarsest=localization.coarsest,
-            completion=localization.completion,
+            localization=localization,
         )
         yield [Illustrated(item, picture) for item, picture in zip(batch, pictures, strict=True)]
 

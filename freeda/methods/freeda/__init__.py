@@ -115,10 +115,13 @@ def with_images(segmenter: FreedaSegmenter, images: Iterable[MarkedImage]) -> Fr
     """A segmenter that also looks for what is marked in some images, as if its index held them; nothing is
     written, and models are shared. Whitening stays that of the index.
 
-    Raises `DatasetError` for a mark that gives no prototype.
+    A mark that is given twice counts once.
+    Raises `DatasetError` for a mark that gives no prototype, and `ConfigError` for a method that does not
+    retrieve, or settings and indexes with which marks would change nothing.
     """
     method = segmenter.method
-    assert isinstance(method, FreedaMethod)
+    if not isinstance(method, FreedaMethod):
+        raise ConfigError("marks are for methods that retrieve; choose freeda, or leave them out")
     built, prototypes = method.index.preset.segmentation, list[Prototype]()
     for item in (found for image in images for found in own_prototypes.of_image(method, image, built)):
         if isinstance(item, Reject):

@@ -6,6 +6,7 @@ Shapes: `C` classes, `R` regions, `K` width of a key, `D` width of a dense featu
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -29,7 +30,7 @@ from freeda.methods.freeda.windows import EncodedImage, EncodedWindow, ScoredWin
 from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
 from freeda.presets.settings import FROM_INDEX, FreedaSettings
-from freeda.records import ClassPrototypes, Prototype, Regions
+from freeda.records import GENERATED, ClassPrototypes, Prototype, Regions
 from freeda.segmentation.cells import CellScores, WindowParts
 from freeda.segmentation.merging import merge_alike
 from freeda.segmentation.refinement import contenders, refined
@@ -92,7 +93,7 @@ class FreedaMethod(BackgroundSwitch):
         return {
             **({} if proposed is None else {"regions_model": proposed()}),
             **({} if source is None else {"fetched": f"{source.address} {source.version}"}),
-            **({"own": [item.id for item in self._own]} if self._own else {}),
+            **({"own": [f"{item.id} {_digest(item.vector)}" for item in self._own]} if self._own else {}),
             "method": "freeda",
             "index": self.index.manifest.build_fingerprint,
             "prototypes": len(self.index),
@@ -101,10 +102,29 @@ class FreedaMethod(BackgroundSwitch):
             **asdict(self.settings),
         }
 
+    @property
+    def own(self) -> tuple[Prototype, ...]:
+        """Photographs beside those of the index."""
+        return self._own
+
     def with_own(self, prototypes: Sequence[Prototype]) -> FreedaMethod:
-        """The same with more photographs than the index holds. Whitening stays that of the index."""
-        other = copy(self)
-        other._own = (*self._own, *prototypes)
+        """The same with more photographs than the index holds; one that it has already counts once. Whitening
+        stays that of the index.
+
+        Raises `ConfigError` where settings or index leave them without effect.
+        """
+        if self.settings.retrieval != "class" or not self.settings.own_weight:
+            raise ConfigError(
+                'own images need retrieval = "class" and an own_weight above 0; with these settings, they '
+                "would change nothing"
+            )
+        if not self.index.source_counts().get(GENERATED):
+            raise ConfigError(
+                f"index '{self.index.folder.name}' holds photographs only, among which others cannot be "
+                f"tried; add them with `freeda index add-images`"
+            )
+        other, held = copy(self), {item.id for item in self._own}
+        other._own = (*self._own, *(item for item in prototypes if item.id not in held))
         return other
 
     @property
@@ -264,3 +284,7 @@ class FreedaMethod(BackgroundSwitch):
             return regions
         pooled = pool_regions(features, regions.labels, self.settings.pooling)
         return merge_alike(regions, pooled.cpu().numpy(), self.settings.merge_above)
+
+
+def _digest(vector: np.ndarray) -> str:
+    return hashlib.sha256(vector.tobytes()).hexdigest()[:12]

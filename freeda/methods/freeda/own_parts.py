@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from freeda.segmentation.marked_images import MarkedImage
 __all__ = ["IMAGES_PER_PART", "Collected", "collect"]
 
 IMAGES_PER_PART = 500
+_PART = re.compile(r"\.lock|[0-9]{6}\.parquet|\.[0-9]{6}\.parquet\.partial")
+"""Names in the folder of parts; a partial one is of a run that was killed."""
 _FLOATS = pa.list_(pa.float32())
 _COLUMNS = {
     "id": pa.string(),
@@ -70,7 +73,11 @@ class Collected:
                     yield item
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes all parts, and their folder."""
+        for path in _parts(self.folder):
+            path.unlink()
+        with suppress(OSError):  # somebody may have put something into it
+            self.folder.rmdir()
 
 
 def collect(
@@ -85,8 +92,14 @@ def collect(
     folder: for the parts; what an interrupted run made there of the same images is taken over.
     models: tells the models and settings that `make` works with from others.
     on_image: called after each image, with how many are done.
-    Raises `OutputError`.
+    Raises `OutputError`, also where the folder holds anything else.
     """
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if strange := held - {path.name for path in _parts(folder)}:
+        raise OutputError(
+            f"'{folder}' is for parts of the new index, but holds other files ({min(strange)}); move them, "
+            f"or choose another --out"
+        )
     done, ids, whole = Collected(folder), set[str](), hashlib.sha256()
     known, made = _read(_path(folder, 0)), dict[str, list[Found]]()
     for number, item in enumerate(images, 1):
@@ -101,7 +114,7 @@ def collect(
                 _count(done, one, ids, whole)
         on_image(number)
         if number % IMAGES_PER_PART == 0:
-            if made.keys() != known.keys():
+            if list(made) != list(known):
                 _write(_path(folder, done.parts), made)
             done.parts += 1
             known, made = _read(_path(folder, done.parts)), {}
@@ -113,7 +126,7 @@ def _count(done: Collected, item: Found, ids: set[str], whole: Any) -> None:
     if isinstance(item, Reject):
         done.rejects.append(item)
     elif item.id in ids:
-        again = "the same image again"
+        again = "the same mark again"
         done.rejects.append(Reject(caption_id=item.caption_id, caption="", noun=item.noun, reason=again))
     else:
         ids.add(item.id)
@@ -128,6 +141,10 @@ def _digest(models: str, image: MarkedImage) -> str:
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update(repr((image.name, [mark.name for mark in image.marks])).encode())
     return digest.hexdigest()
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _PART.fullmatch(path.name)] if folder.is_dir() else []
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from freeda.segmentation.marked_images import MarkedImage
 from freeda.segmentation.regions import pool_mask
 from freeda.segmentation.thumbnails import thumbnail
 
-__all__ = ["Added", "add_images", "of_image"]
+__all__ = ["Added", "add_images", "add_prototypes", "of_image"]
 
 _THUMBNAIL = 64
 """Longer side in pixels."""
@@ -76,11 +77,23 @@ def add_images(
     with locked(parts):
         found = collect(parts, models, images, lambda image: of_image(method, image, built), on_image)
         if not found.count:
+            found.remove()
             raise DatasetError(_nothing(found.images, found.rejects))
         manifest = _written(method.index, found, out, alone, keys, overwrite)
         found.remove()
     new = manifest.prototypes - (0 if alone else len(method.index))
     return Added(manifest, found.images, new, tuple(found.rejects))
+
+
+def add_prototypes(index: PrototypeIndex, prototypes: Sequence[Prototype], out: str | Path) -> Manifest:
+    """Writes a new index: another one, and prototypes of own images. Raises `OutputError`."""
+    digest = hashlib.sha256(b"".join(item.id.encode() + item.vector.tobytes() for item in prototypes))
+    images = len({item.caption_id for item in prototypes})
+    origin = _origin(index, images, digest.hexdigest())
+    with TemporaryDirectory() as work:
+        own = Path(work) / "own"
+        write_new(own, prototypes, reject_table([]), 0, origin)
+        return merge([index, PrototypeIndex.open(own)], out).manifest
 
 
 def _written(
@@ -91,7 +104,7 @@ def _written(
     keys: KeyOptions | None,
     overwrite: bool,
 ) -> Manifest:
-    origin, table = _origin(index, found), reject_table(found.rejects)
+    origin, table = _origin(index, found.images, found.digest), reject_table(found.rejects)
     with TemporaryDirectory() as work:
         own = Path(out) if alone else Path(work) / "own"
         manifest = write_new(own, found.prototypes(), table, 0, origin, keys, overwrite=overwrite)
@@ -106,8 +119,8 @@ def _nothing(images: int, rejects: Sequence[Reject]) -> str:
     return f"{images} images gave no prototype{why}; expected images on which something is marked"
 
 
-def _origin(index: PrototypeIndex, found: Collected) -> Origin:
-    build = {"photographs": {"images": found.images, "sha256": found.digest}}
+def _origin(index: PrototypeIndex, images: int, digest: str) -> Origin:
+    build = {"photographs": {"images": images, "sha256": digest}}
     return Origin(
         preset=index.manifest.preset,
         models=index.manifest.fingerprints,
@@ -123,11 +136,9 @@ def of_image(method: FreedaMethod, image: MarkedImage, built: FreedaSettings) ->
         return
     pixels = torch.tensor(image.pixels).permute(2, 0, 1)[None].float() / 255
     features = method.backbone.dense_features(pixels, built.dense_size)[0]
-    content = hashlib.sha256(image.pixels.tobytes() + repr(image.pixels.shape).encode()).hexdigest()[:12]
-    counts = Counter[str]()
+    content = hashlib.sha256(image.pixels.tobytes() + repr(image.pixels.shape).encode())
     for mark in image.marks:
-        name = " ".join(mark.name.split())
-        counts[name] += 1
+        name = unicodedata.normalize("NFC", " ".join(mark.name.split()))
         mask = np.asarray(mark.mask, bool)
         why = _unusable(name, mask, image, features)
         vector = None if why else pool_mask(features, mask).cpu().numpy().astype(np.float32)
@@ -136,9 +147,10 @@ def of_image(method: FreedaMethod, image: MarkedImage, built: FreedaSettings) ->
         if vector is None or why:
             yield _reject(image.name, name, why)
             continue
-        number = f"#{counts[name]}" if counts[name] > 1 else ""
+        marked = content.copy()
+        marked.update(np.packbits(mask).tobytes())
         yield Prototype(
-            id=f"{content}/{name}{number}",
+            id=f"{marked.hexdigest()[:12]}/{name}",
             noun=name,
             caption_id=image.name,
             caption="",

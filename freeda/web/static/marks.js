@@ -4,7 +4,13 @@ import * as api from "./api.js";
 import { byId, count, element, guarded, showError } from "./dom.js";
 import { Pencil } from "./pencil.js";
 
-const TOOLS = ["explain", "box", "stroke"];
+const CROSS = "The image with its classes. Arrow keys move the cross,";
+const CANVAS = {
+  explain: `${CROSS} Enter explains the pixel under it.`,
+  box: `${CROSS} Enter at two places marks the box between them.`,
+  stroke: `${CROSS} Enter at two places marks the line between them.`,
+};
+const TOOLS = Object.keys(CANVAS);
 
 export class Marks {
   // onChange: is called with the name of a new mark, or without where one was removed.
@@ -22,7 +28,10 @@ export class Marks {
       event.preventDefault();
       this.#add(byId("mark-name").value.trim());
     }));
-    byId("drop-mark").addEventListener("click", () => this.#ask(null));
+    byId("drop-mark").addEventListener("click", () => {
+      this.#ask(null);
+      this.stage.canvas.focus();
+    });
     byId("with-marks").addEventListener("submit", guarded((event) => {
       event.preventDefault();
       return this.#write();
@@ -36,12 +45,16 @@ export class Marks {
 
   show(image) {
     this.image = image;
+    this.pencil.choose(this.pencil.tool); // what was begun on another image is dropped
     this.#ask(null);
   }
 
   // Whether the chosen method retrieves; others cannot use marks.
   allow(possible) {
-    if (!possible) this.#choose("explain");
+    if (!possible) {
+      this.#choose("explain");
+      this.#ask(null);
+    }
     for (const tool of TOOLS) byId(`tool-${tool}`).disabled = !possible;
     byId("marks-hint").textContent = possible
       ? "Draw on the image, name what you drew: FreeDA then looks for its like, at once and in other images too."
@@ -51,6 +64,7 @@ export class Marks {
   #choose(chosen) {
     for (const tool of TOOLS) byId(`tool-${tool}`).setAttribute("aria-pressed", String(tool === chosen));
     this.pencil.choose(chosen === "explain" ? null : chosen);
+    this.stage.canvas.ariaLabel = CANVAS[chosen];
   }
 
   // Asks for the name of a shape; null for none.
@@ -69,6 +83,7 @@ export class Marks {
     this.list.push({ image: this.image, name, shape: this.pending });
     this.#ask(null);
     this.#tell();
+    this.stage.canvas.focus();
     this.onChange(name);
   }
 
@@ -76,13 +91,14 @@ export class Marks {
     this.list = this.list.filter((other) => other !== mark);
     this.#draw();
     this.#tell();
+    (byId("marks").querySelector("button") ?? this.stage.canvas).focus();
     this.onChange();
   }
 
   #draw() {
     const own = this.list.filter(({ image }) => image.image === this.image?.image).map(({ shape }) => shape);
     this.stage.shapes = this.pending ? [...own, this.pending] : own;
-    this.stage.draw();
+    this.stage.overlay();
   }
 
   #tell() {
@@ -99,11 +115,30 @@ export class Marks {
   }
 
   async #write() {
-    const index = byId("index").value;
+    const [index, button, told] = [byId("index").value, byId("with-marks").querySelector("button"), byId("with-written")];
     const question = { name: byId("with-name").value.trim(), marks: this.asked };
-    const made = await api.post(`indexes/${encodeURIComponent(index)}/with`, question);
-    showError(null);
-    byId("with-written").textContent = `${made.folder}: ${count(made.prototypes, "prototype")}, ${made.added} of them yours`;
-    this.onNewIndex(made.name);
+    button.disabled = true;
+    told.textContent = "writing ...";
+    try {
+      const made = await api.post(`indexes/${encodeURIComponent(index)}/with`, question);
+      showError(null);
+      told.textContent = `${made.folder}: ${count(made.prototypes, "prototype")}, ${made.added} of them new`;
+      this.onNewIndex(made.name);
+      this.#take(made.name);
+    } catch (error) {
+      told.textContent = "";
+      throw error;
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  // From now on, the new index knows what was marked.
+  #take(index) {
+    byId("index").value = index;
+    this.list = [];
+    this.#draw();
+    this.#tell();
+    this.onChange();
   }
 }

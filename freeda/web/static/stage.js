@@ -78,7 +78,14 @@ export class Stage {
     if (this.lit !== null && this.labels) this.#edge(drawn.data, (at) => this.labels[at] === this.lit, 255);
     if (this.region) this.#edge(drawn.data, (at) => this.region[at] === 1, 0);
     if (this.cross) this.#mark(drawn.data);
-    this.context.putImageData(drawn, 0, 0);
+    this.drawn = drawn;
+    this.overlay();
+  }
+
+  // Draws the shapes anew, over what was drawn last: at once for any size of image.
+  overlay() {
+    if (!this.drawn) return;
+    this.context.putImageData(this.drawn, 0, 0);
     for (const shape of this.shapes) this.#outlineShape(shape);
     if (this.sketch) this.#outlineShape(this.sketch);
   }
@@ -179,7 +186,7 @@ export class Stage {
   }
 
   #hover(pixel) {
-    if (!this.labels) return;
+    if (!this.labels || this.drawing) return;
     const label = pixel && this.labels[pixel.y * this.canvas.width + pixel.x];
     this.light(label !== null && label < this.colors.length ? label : null);
   }

@@ -18,7 +18,7 @@ from PIL import Image
 import freeda
 from freeda import Mark, MarkedImage, PrototypeIndex, add_images
 from freeda.cli import main
-from freeda.errors import DatasetError, IndexCorruptError, OutputError
+from freeda.errors import ConfigError, DatasetError, IndexCorruptError, OutputError
 from freeda.index.format import PROTOTYPES, write_manifest
 from freeda.index.noun_keys import frequent_nouns
 from freeda.records import PHOTOGRAPH, Reject
@@ -160,6 +160,55 @@ def test_a_killed_run_goes_on(index_folder: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.key, other.key)
 
 
+def test_other_files_where_parts_would_be_are_never_touched(
+    index_folder: Path, image: MarkedImage, tmp_path: Path
+) -> None:
+    kept = tmp_path / "mine.parts" / "precious.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(OutputError, match=r"mine.parts' is for parts .* other files \(precious.txt\); move"):
+        add_images(index_folder, [image], tmp_path / "mine", device="cpu")
+    assert kept.read_text() == "mine"
+
+
+def test_images_that_would_change_nothing_are_refused(
+    index_folder: Path, image: MarkedImage, tmp_path: Path
+) -> None:
+    usable = [replace(image, marks=image.marks[:1])]
+    for settings in ({"retrieval": "region"}, {"own_weight": 0.0}):
+        with pytest.raises(ConfigError, match="they would change nothing"):
+            freeda.with_images(freeda.load(index_folder, **settings), usable)
+    add_images(index_folder, usable, tmp_path / "alone", alone=True, device="cpu")
+    with pytest.raises(ConfigError, match="'alone' holds photographs only"):
+        freeda.with_images(freeda.load(tmp_path / "alone"), usable)
+    with pytest.raises(ConfigError, match="marks are for methods that retrieve; choose freeda"):
+        freeda.with_images(freeda.load(method="flowseg"), usable)
+
+
+def test_results_are_told_apart_by_what_was_marked(index_folder: Path, image: MarkedImage) -> None:
+    """Also where image and name are the same."""
+    model, (left, right) = freeda.load(index_folder), image.marks[:2]
+    one, other = (
+        freeda.with_images(model, [replace(image, marks=(Mark("cat", mark.mask),))]) for mark in (left, right)
+    )
+    assert one.identity != other.identity
+    both = freeda.with_images(one, [replace(image, marks=(Mark("cat", right.mask),))])
+    again = freeda.with_images(both, [replace(image, marks=(Mark("cat", right.mask),))])
+    assert len(both.identity["own"]) == 2 and again.identity == both.identity
+
+
+def test_names_are_the_same_however_their_accents_are_written(index_folder: Path, image: MarkedImage) -> None:
+    model, pixels = freeda.load(index_folder), picture(60, 80)
+    composed, apart = (
+        freeda.with_images(model, [replace(image, marks=(Mark(name, image.marks[0].mask),))])
+        .segment(pixels, "gizm\u00f3; grass")
+        .score_maps(["gizm\u00f3"])
+        for name in ("gizm\u00f3", "gizmo\u0301")
+    )
+    np.testing.assert_array_equal(composed, apart)
+    assert np.abs(apart - model.segment(pixels, "gizm\u00f3; grass").score_maps(["gizm\u00f3"])).max() > 0.01
+
+
 def test_a_damaged_part_is_told(index_folder: Path, image: MarkedImage, tmp_path: Path) -> None:
     (tmp_path / "mine.parts").mkdir()
     (tmp_path / "mine.parts" / "000000.parquet").write_bytes(b"no parquet")
@@ -170,7 +219,7 @@ def test_a_damaged_part_is_told(index_folder: Path, image: MarkedImage, tmp_path
 def test_the_same_image_twice_adds_nothing(both: Path, image: MarkedImage, tmp_path: Path) -> None:
     added = add_images(both, [image, image], tmp_path / "again", device="cpu")
     assert (added.manifest.prototypes, added.prototypes) == (62, 0)
-    assert sum(item.reason == "the same image again" for item in added.rejects) == 2
+    assert sum(item.reason == "the same mark again" for item in added.rejects) == 2
 
 
 def test_only_classes_of_that_name_change(both: Path, index_folder: Path) -> None:

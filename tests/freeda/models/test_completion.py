@@ -14,7 +14,7 @@ from freeda.errors import ConfigError
 from freeda.models.attention import capture_self_attention
 from freeda.models.completion import complete, completed, normalised, self_attention_grid
 from freeda.models.diffusion import generate, load_pipeline
-from freeda.presets.settings import Preset, Synthesis
+from freeda.presets.settings import Localization, Preset, Synthesis
 from index_build.generation.prototypes import load_models
 from tests.tiny_pipelines import make_sd3
 
@@ -44,9 +44,9 @@ def test_a_map_that_points_at_a_part_spreads_over_the_whole() -> None:
     given[0, :3, :3] = 0.25
     given += 0.01
     found = completed(given, attention, (8, 8), 0.5)
-    assert found.min() == pytest.approx(given.min()) and found.max() == pytest.approx(given.max())
+    assert found.mean() == pytest.approx(given.mean()) and found.max() == pytest.approx(given.max())
     # Corner: 1/2 + 1/2. The rest of the left half: 0 + 1/2. The right half: 0.
-    shares = (found[0] - given.min()) / (given.max() - given.min())
+    shares = (found[0] - found.min()) / (found.max() - found.min())
     expected = np.where(given[0] > 0.1, 1.0, np.where(left.reshape(8, 8), 0.5, 0.0))
     np.testing.assert_allclose(shares, expected, atol=1e-5)
     np.testing.assert_allclose(completed(given, attention, (8, 8), 0.0), given, atol=1e-6)
@@ -64,15 +64,18 @@ def test_generated_maps_are_completed_by_the_same_run_s_self_attention(any_pipel
     plain = generate(pipeline, PROMPTS, POSITIONS, [0, 1], config)
     with capture_self_attention(pipeline.unet, (8, 12), 2) as own:
         generate(pipeline, PROMPTS, POSITIONS, [0, 1], config)
-    found = generate(pipeline, PROMPTS, POSITIONS, [0, 1], config, completion=0.3)
+    found = generate(pipeline, PROMPTS, POSITIONS, [0, 1], config, localization=Localization(completion=0.3))
     for number in range(2):
         np.testing.assert_array_equal(found[number].pixels, plain[number].pixels)
         maps = torch.from_numpy(plain[number].noun_maps)
         attention = own.mean()[number].double().numpy()
         whole = (attention @ maps.flatten(1).double().numpy().T).T.reshape(maps.shape)
         mixed = normalised(0.7 * normalised(maps) + 0.3 * normalised(torch.from_numpy(whole)))
-        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        np.testing.assert_allclose(found[number].noun_maps, low + (high - low) * mixed, rtol=1e-3, atol=1e-6)
+        completed_maps = torch.from_numpy(found[number].noun_maps)
+        np.testing.assert_allclose(normalised(completed_maps), mixed, atol=1e-3)
+        for reduce in (np.mean, np.max):
+            wanted = reduce(plain[number].noun_maps, (1, 2))
+            np.testing.assert_allclose(reduce(found[number].noun_maps, (1, 2)), wanted, rtol=1e-4)
         assert np.abs(found[number].noun_maps - plain[number].noun_maps).max() > 1e-4
 
 

@@ -15,8 +15,9 @@ from freeda.errors import ConfigError
 from freeda.models.clip import ClipModel, load_clip
 from freeda.presets import load_preset
 from freeda.presets.settings import KeyMode, Preset
-from freeda.records import NounSpan
-from index_build.generation.prototypes import load_models
+from freeda.records import Caption, NounSpan, TaggedCaption
+from index_build.config import BuildConfig
+from index_build.generation.prototypes import build_prototypes, load_models
 from index_build.generation.textual_keys import textual_keys
 from tests.tiny_clips import SMALL, make_clip
 
@@ -79,6 +80,19 @@ def test_siglip_gives_no_keys_from_inside_captions(
 ) -> None:
     with pytest.raises(ConfigError, match=f'localization.key is "{key}".* choose key = "template"'):
         load_models(with_clip(tiny_preset, clips["sd15-siglip2"], key), "cpu")
+
+
+@pytest.mark.parametrize("preset", SMALL)
+def test_prototypes_are_built_with_it(clips: dict[str, Path], tiny_preset: Preset, preset: str) -> None:
+    chosen = with_clip(tiny_preset, clips[preset], load_preset(preset).localization.key)
+    models, text = load_models(chosen, "cpu"), "a red cat on the grass"
+    spans = (NounSpan(noun="cat", start=6, end=9), NounSpan(noun="grass", start=17, end=22))
+    outcome = build_prototypes(
+        [TaggedCaption(Caption(id="0", text=text), spans)], models, BuildConfig(preset=chosen)
+    )
+    assert [item.noun for item in outcome.prototypes] == ["cat", "grass"], outcome.rejects
+    width = models.clip.embed_texts([text]).shape[1]
+    assert all(item.key.shape == (width,) for item in outcome.prototypes)
 
 
 @pytest.mark.parametrize("preset", SMALL)

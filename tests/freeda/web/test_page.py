@@ -151,15 +151,29 @@ def test_what_is_marked_and_named_is_found_at_once(page: Page, served: Served) -
 
     page.fill("#with-name", "with-gizmo")
     page.locator("#with-marks").get_by_role("button", name="Write").click()
-    expect(page.locator("#with-written")).to_contain_text("1 of them yours")
+    expect(page.locator("#with-written")).to_contain_text("1 of them new")
     written = freeda.PrototypeIndex.open(served.home / "indexes" / "with-gizmo", verify=True)
     assert written.source_counts()["photograph"] == 1
     assert "with-gizmo" in page.locator("#index option").all_inner_texts()
     assert "with-gizmo" in page.locator("#search-index option").all_inner_texts()
+    expect(page.locator("#index")).to_have_value("with-gizmo")
+    expect(page.locator("#marks li")).to_have_count(0)  # the new index knows it
+    choose(page, EXAMPLES / "scene-4.png")
+    expect(page.locator("#legend .name", has_text="gizmo")).to_be_visible()
+
+
+def test_a_mark_can_be_removed(page: Page) -> None:
+    choose(page, EXAMPLES / "scene-4.png")
+    type_classes(page, "gravel; sky; gizmo")
+    before = legend(page)
+    page.click("#tool-box")
+    at = places(page, 256)
+    drag(page, at(60, 40), at(120, 100))
+    named(page, "gizmo")
+    expect(page.locator("#legend .name", has_text="gizmo")).to_be_visible()
     page.get_by_role("button", name="Remove gizmo in scene-4.png").click()
-    expect(page.locator("#marks li")).to_have_count(0)
-    plain = model.segment(EXAMPLES / "scene-6.png", "gravel; sky; gizmo")
-    expect(page.locator("#legend .name")).to_have_count(len(plain.segments_info))
+    expect(page.locator("#canvas")).to_be_focused()
+    expect(page.locator("#legend .name")).to_have_text(before)
 
 
 def test_a_stroke_and_a_box_by_keyboard_mark_as_well(page: Page) -> None:
@@ -176,6 +190,10 @@ def test_a_stroke_and_a_box_by_keyboard_mark_as_well(page: Page) -> None:
         page.keyboard.press(key)
     named(page, "widget")
     expect(page.locator("#marks li")).to_have_count(2)
+    expect(page.locator("#canvas")).to_be_focused()
+    for key in ("Enter", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("alert")).to_contain_text("two corners in different rows and columns")
     legend(page)
     assert np.abs(shown_pixels(page) - before)[55:65, 60:90].mean() > 10
     page.click("#tool-explain")

@@ -56,8 +56,10 @@ def test_a_prototype_is_the_pooled_feature_of_its_own_mask(
     config = BuildConfig(preset=replace(tiny_preset, localization=localization))
     prototype = build_prototypes(captions(TEXTS[0]), models, config).prototypes[0]
     arguments = ([TEXTS[0]], [[(2,)]], [caption_seed(0, "c0")], tiny_preset.synthesis)
-    (picture,) = generate(models.pipeline, *arguments, coarsest=coarsest)
-    (other,) = generate(models.pipeline, *arguments, coarsest=10 - coarsest)
+    (picture,) = generate(models.pipeline, *arguments, localization=localization)
+    (other,) = generate(
+        models.pipeline, *arguments, localization=replace(localization, coarsest=10 - coarsest)
+    )
     assert np.abs(picture.noun_maps - other.noun_maps).max() > 1e-4
     noun_map = picture.noun_maps[0].astype(np.float64)
     low, high = noun_map.min(), noun_map.max()
