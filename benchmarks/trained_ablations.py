@@ -40,9 +40,9 @@ from freeda.training.loop import fit
 
 _HEADER = """## Ablations of {title}
 
-`python benchmarks/trained_ablations.py {method} --write`: percentage points, with 95 % intervals from 10,000
-resamples of the scenes. A sign counts where the interval of the seeds' mean excludes 0 and no seed reverses
-it.
+`python benchmarks/trained_ablations.py {method} --steps {steps} --seeds {seeds} --scenes {scenes} --write`:
+percentage points, with 95 % intervals from 10,000 resamples of the scenes. A sign counts where the interval
+of the seeds' mean excludes 0 and no seed reverses it.
 """
 _TITLES = {"odise": "ODISE", "digseg": "DiGSeg", "flowseg": "FlowSeg"}
 _FULL = "the full method"
@@ -317,7 +317,7 @@ def main(method: str, scenes: int, steps: int | None, seeds: int, work: Path, wr
         load_preset("toy"), data, recipe=recipes.RECIPES[0], device=CPU, options={}
     ).plan
     plan = replace(full, steps=steps or round(_SHARE * full.steps))
-    head = _HEADER.format(title=_TITLES[method], method=method)
+    head = _HEADER.format(title=_TITLES[method], method=method, steps=plan.steps, seeds=seeds, scenes=scenes)
     publish(f"ablations-{method}", [head], ablations(method, work, plan, seeds, scenes), write=write)
 
 

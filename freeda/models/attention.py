@@ -206,11 +206,11 @@ class MeanSelfAttention:
     total: torch.Tensor | None = None
     calls: int = 0
 
-    def mean(self) -> torch.Tensor:
-        """(B, h * w, h * w): where each position's attention goes; rows sum to 1."""
+    def mean(self, images: slice = slice(None)) -> torch.Tensor:
+        """(B, h * w, h * w), of all images or some: where each position's attention goes; rows sum to 1."""
         if self.total is None:
             raise ValueError(f"no self-attention layer ran at {self.grid}")
-        return self.total / self.calls
+        return self.total[images] / self.calls
 
 
 @contextmanager

@@ -44,13 +44,13 @@ def completed(maps: np.ndarray, attention: torch.Tensor, grid: Grid, share: floa
     """(N, H, W): the mean of each map and its completion, both stretched to [0, 1] for that, brought back to
     the map's own mean and maximum: how far it peaks says whether it points at anything at all.
 
-    maps: (N, H, W). attention: (h * w, h * w). share: of the completion.
+    maps: (N, H, W). attention: (1, h * w, h * w). share: of the completion.
     """
     if not len(maps):
         return maps
     given = torch.from_numpy(maps).to(attention.device)
     coarse = functional.interpolate(given[:, None], grid, mode="area")[:, 0]
-    whole = resize_map(complete(coarse, attention[None]), (maps.shape[1], maps.shape[2]))
+    whole = resize_map(complete(coarse, attention), (maps.shape[1], maps.shape[2]))
     mixed = normalised((1 - share) * normalised(given) + share * normalised(whole))
     mean, high = given.mean((1, 2), keepdim=True), given.amax((1, 2), keepdim=True)
     below = 1 - mixed
@@ -70,7 +70,7 @@ def completing(
         return
     grid = self_attention_grid(unet, latent_size, _MOST)
     with capture_self_attention(unet, grid, count) as own:
-        yield lambda image, maps: completed(maps, own.mean()[image], grid, share)
+        yield lambda image, maps: completed(maps, own.mean(slice(image, image + 1)), grid, share)
 
 
 def self_attention_grid(unet: Any, latent_size: Grid, most: int) -> Grid:

@@ -41,8 +41,10 @@ class DrawnMark:
 
 def drawn_marks(given: Any, most: int) -> tuple[DrawnMark, ...]:
     """Those that a request lists, as JSON. Raises `ConfigError` for more than `most`, or anything else."""
-    if not isinstance(given, list) or len(given) > most:
-        raise ConfigError(f"`marks` is no list of {most} marks at most")
+    if not isinstance(given, list):
+        raise ConfigError("`marks` is no list")
+    if len(given) > most:
+        raise ConfigError(f"{len(given)} marks; the page takes {most} at most, so remove some")
     marks = tuple(_drawn(item) for item in given)
     if sum(len(mark.stroke) for mark in marks) > _MOST_POINTS:
         raise ConfigError(f"the strokes have more than {_MOST_POINTS:,} points together; remove some")

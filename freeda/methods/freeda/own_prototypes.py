@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from freeda.class_names import ClassName
@@ -89,11 +90,7 @@ def add_prototypes(index: PrototypeIndex, prototypes: Sequence[Prototype], out: 
     """Writes a new index: another one, and prototypes of own images. Raises `OutputError`."""
     digest = hashlib.sha256(b"".join(item.id.encode() + item.vector.tobytes() for item in prototypes))
     images = len({item.caption_id for item in prototypes})
-    origin = _origin(index, images, digest.hexdigest())
-    with TemporaryDirectory() as work:
-        own = Path(work) / "own"
-        write_new(own, prototypes, reject_table([]), 0, origin)
-        return merge([index, PrototypeIndex.open(own)], out).manifest
+    return _beside(index, prototypes, reject_table([]), _origin(index, images, digest.hexdigest()), out)
 
 
 def _written(
@@ -105,11 +102,24 @@ def _written(
     overwrite: bool,
 ) -> Manifest:
     origin, table = _origin(index, found.images, found.digest), reject_table(found.rejects)
+    if alone:
+        return write_new(out, found.prototypes(), table, 0, origin, keys, overwrite=overwrite)
+    return _beside(index, found.prototypes(), table, origin, out, keys, overwrite)
+
+
+def _beside(
+    index: PrototypeIndex,
+    prototypes: Iterable[Prototype],
+    rejects: pa.Table,
+    origin: Origin,
+    out: str | Path,
+    keys: KeyOptions | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """Writes an index, and others' prototypes after its own."""
     with TemporaryDirectory() as work:
-        own = Path(out) if alone else Path(work) / "own"
-        manifest = write_new(own, found.prototypes(), table, 0, origin, keys, overwrite=overwrite)
-        if alone:
-            return manifest
+        own = Path(work) / "own"
+        write_new(own, prototypes, rejects, 0, origin, keys)
         return merge([index, PrototypeIndex.open(own)], out, keys=keys, overwrite=overwrite).manifest
 
 

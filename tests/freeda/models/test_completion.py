@@ -39,7 +39,7 @@ def test_the_finest_grid_that_fits_is_chosen(
 def test_a_map_that_points_at_a_part_spreads_over_the_whole() -> None:
     """Two halves that attend to themselves; the map knows one corner of the left one."""
     left = (np.indices((8, 8))[1] < 4).ravel()
-    attention = torch.from_numpy((left[:, None] == left[None]).astype(np.float32) / 32)
+    attention = torch.from_numpy((left[:, None] == left[None]).astype(np.float32) / 32)[None]
     given = np.zeros((1, 8, 8), np.float32)
     given[0, :3, :3] = 0.25
     given += 0.01
@@ -53,7 +53,7 @@ def test_a_map_that_points_at_a_part_spreads_over_the_whole() -> None:
 
 
 def test_a_flat_map_stays_flat() -> None:
-    attention = torch.full((16, 16), 1 / 16)
+    attention = torch.full((1, 16, 16), 1 / 16)
     np.testing.assert_allclose(completed(np.full((1, 8, 8), 0.3, np.float32), attention, (4, 4), 0.5), 0.3)
     assert completed(np.zeros((0, 8, 8), np.float32), attention, (4, 4), 0.5).shape == (0, 8, 8)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def test_capture_changes_no_bit(pipeline: Any, guidance: float) -> None:
     assert maps.layers, "nothing was captured"
 
 
-def calls_of(pipeline: Any, guidance: float) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor, bool]]:
+def calls_of(pipeline: Any, guidance: float) -> list[tuple[Any, torch.Tensor, torch.Tensor, bool]]:
     """Per attention layer and step: the layer, its image and text inputs, and whether it attends to both."""
     found: list[tuple[Any, torch.Tensor, torch.Tensor, bool]] = []
     joint = pipeline.__class__.__name__ == "StableDiffusion3Pipeline"
@@ -91,7 +90,7 @@ def calls_of(pipeline: Any, guidance: float) -> Iterator[tuple[Any, torch.Tensor
         run(pipeline, guidance)
     for hook in hooks:
         hook.remove()
-    yield from found
+    return found
 
 
 def by_head(layer: Any, values: torch.Tensor, norm: Any) -> torch.Tensor:

@@ -42,8 +42,8 @@ BOX = {"image": "x", "name": "owl", "box": [1, 2, 3, 4]}
 @pytest.mark.parametrize(
     ("marks", "message"),
     [
-        ({"name": "owl"}, "`marks` is no list of 100 marks at most"),
-        ([BOX] * 101, "`marks` is no list of 100 marks at most"),
+        ({"name": "owl"}, "`marks` is no list"),
+        ([BOX] * 101, "101 marks; the page takes 100 at most, so remove some"),
         (["owl"], "a mark has an `image` and a `name`"),
         ([{**BOX, "name": " "}], "a mark has no name"),
         ([{**BOX, "box": [1, 2, 3]}], "a mark has no shape; expected a `box` of four numbers"),
