@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
+from enum import Enum
 
 from distributed import Client, SpecCluster
 
-__all__ = ["WorkerHealth"]
+__all__ = ["Restart", "WorkerHealth"]
 
 _STRIKES = 2
 """Shards that failed on a worker and were then built elsewhere, until it is retired."""
 _RESTART_SECONDS = 120
+
+
+class Restart(Enum):
+    """What became of a worker that was to start afresh, for a sentence of which it is the subject."""
+
+    DONE = "was started anew"
+    GONE = "has ended since"
+    IMPOSSIBLE = "cannot be started anew"
 
 
 class WorkerHealth:
@@ -44,13 +53,15 @@ class WorkerHealth:
                 notes.append(self._retire(worker))
         return notes
 
-    def restart(self, worker: str) -> bool:
-        """Starts the process of a worker afresh; False where nothing watches over it that could."""
+    def restart(self, worker: str) -> Restart:
+        """Starts the process of a worker afresh, where a nanny watches over it."""
         try:
             found = self._client.restart_workers([worker], timeout=_RESTART_SECONDS, raise_for_error=False)
         except ValueError:  # it has no nanny
-            return False
-        return bool(found.get(worker) == "OK")
+            return Restart.IMPOSSIBLE
+        except KeyError:  # the scheduler no longer knows its address
+            return Restart.GONE
+        return Restart.DONE if found[worker] == "OK" else Restart.IMPOSSIBLE
 
     def _retire(self, worker: str) -> str:
         """Ends a worker. One of an own cluster is started once more, and left out if it fails again."""

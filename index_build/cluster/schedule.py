@@ -212,8 +212,8 @@ class ShardSchedule:
             if self._health.untried(shard.name, self.workers):
                 return (shard,)
             if len(shard.captions) == 1:
-                anew = "was started anew" if self._health.restart(error.worker) else "cannot be started anew"
-                self._on_note(f"worker {error.worker} failed ({error}) and {anew}")
+                restart = self._health.restart(error.worker)
+                self._on_note(f"worker {error.worker} failed ({error}) and {restart.value}")
                 return (shard,)
         return self._quarantine.after_error(shard, error)
 

@@ -27,6 +27,7 @@ from freeda.errors import WorkerError
 from freeda.index.reader import PrototypeIndex
 from index_build import BuildConfig, Resources, build_index
 from index_build.append import append
+from index_build.cluster.health import Restart, WorkerHealth
 from index_build.cluster.progress import Progress
 from index_build.cluster.quarantine import FAILED, KILLED, is_quarantine
 from index_build.config import CaptionColumns
@@ -243,6 +244,15 @@ def test_the_only_worker_is_started_anew_before_a_caption_is_blamed(
     notes = notes_of_a_build(1, Sick(tmp_path, 1, 10_000), captions, tmp_path / "index", config)
     assert_same_rows(tmp_path / "index", undisturbed)
     assert len([note for note in notes if "bits flip here) and was started anew" in note]) == 1
+
+
+def test_a_worker_that_another_shard_has_restarted_counts_as_ended() -> None:
+    """Two shards may fail on one worker before its first restart is known."""
+    with cluster(1, allowed_failures=0) as started, Client(started) as client:
+        client.wait_for_workers(1, 60)
+        (worker,) = client.scheduler_info(n_workers=-1)["workers"]
+        health = WorkerHealth(client)
+        assert [health.restart(worker), health.restart(worker)] == [Restart.DONE, Restart.GONE]
 
 
 def test_a_caption_fails_twice_on_an_only_worker_that_nobody_can_restart(
