@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 from measuring import PeakMemory, machine
+from own_images import own_images
 from PIL import Image, ImageDraw
 from results import write_section
 from scenes import CPU, DATA, IS_UNSEEN, STUFF, Measured, measured, miou
@@ -23,6 +24,7 @@ from freeda.evaluation.bootstrap import paired_bootstrap
 from freeda.evaluation.toy import ToyDataset
 from freeda.methods import load
 from freeda.methods.base import Segmenter
+from freeda.methods.freeda import with_images
 from freeda.segmentation.drawing import draw_overlay, font
 from freeda.toyworld.make_examples import EXAMPLES
 
@@ -43,6 +45,7 @@ class Entry:
     """A method as it is compared.
 
     supervision: what it learnt from, in words. closed: whether it knows no other classes.
+    own: images per class that it is given, drawn in the style of the scenes, with their masks.
     """
 
     title: str
@@ -50,10 +53,12 @@ class Entry:
     supervision: str
     options: Mapping[str, Any] = field(default_factory=dict)
     closed: bool = False
+    own: int = 0
 
 
 ENTRIES = (
     Entry("FreeDA", "freeda", _NONE),
+    Entry("FreeDA and 20 images per class", "freeda", "masks of 20 scenes per class; no training", own=20),
     Entry("DiffSegmenter", "diffsegmenter", _NONE),
     Entry("ODISE", "odise", f"masks and names {_SEEN}", {"stuff": STUFF}),
     Entry("DiGSeg", "digseg", f"masks and names {_SEEN}"),
@@ -83,10 +88,15 @@ def _result(entry: Entry, scenes: int) -> Result:
     import freeda.models.diffusion  # noqa: F401 - libraries are not the method's memory
 
     with PeakMemory() as memory:
-        segmenter = load(method=entry.method, **entry.options)
+        segmenter = _loaded(entry)
         found = measured(segmenter, scenes)
-    ink = measured(segmenter, scenes, data=ToyDataset(ink=True))
+    ink = measured(_loaded(entry, ink=True), scenes, data=ToyDataset(ink=True))
     return Result(entry, found, ink, _trained(segmenter), memory.megabytes)
+
+
+def _loaded(entry: Entry, *, ink: bool = False) -> Segmenter:
+    segmenter = load(method=entry.method, **entry.options)
+    return with_images(segmenter, own_images(entry.own, ink=ink)) if entry.own else segmenter
 
 
 def _trained(segmenter: Segmenter) -> int:
@@ -132,6 +142,7 @@ def _row(result: Result, first: Measured | None) -> str:
 
 def sheet(entries: tuple[Entry, ...]) -> Image.Image:
     """The six example images, a column per method."""
+    entries = tuple(entry for entry in entries if not entry.own)
     images = sorted(EXAMPLES.glob("scene-*.png"))
     top = 24
     picture = Image.new("RGB", ((len(entries) + 1) * _CELL, top + len(images) * _CELL), "white")
