@@ -27,6 +27,7 @@ def commands(folder: str) -> dict[str, list[str]]:
     segment += ["--out", folder]
     return {
         "freeda --help": ["-m", "freeda.cli", "--help"],
+        "freeda index verify toy": ["-m", "freeda.cli", "index", "verify", "toy"],
         "freeda segment, an unknown index": [*segment, "--index", "none"],
         "`import torch, timm, open_clip`": ["-c", _LIBRARIES],
         "freeda segment, one toy scene": [*segment, "--device", "cpu"],

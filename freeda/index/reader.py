@@ -33,7 +33,7 @@ from freeda.index.gpu_keys import GpuKeys, takes_gpu
 from freeda.index.keys import open_keys, prepare_reconstruction
 from freeda.index.retrieval import ClassRetrieval
 from freeda.index.sharing.fetched import Source, read_source
-from freeda.index.whitening import Spread, Spreads, evenly_taken
+from freeda.index.spread import Spread, Spreads, evenly_taken
 from freeda.presets.settings import Preset
 from freeda.presets.toml import preset_from_dict
 from freeda.records import GENERATED, PHOTOGRAPH, ClassPrototypes, Prototype

@@ -198,7 +198,7 @@ class FreedaSettings:
     pamr: iterations of pixel-adaptive mask refinement; 0 for none.
     metric: how a region's feature is compared with prototypes, for retrieval "class": "cosine" (FreeDA), or
         "whitened", by the cosine after whitening with what prototypes of one noun differ in
-        (`freeda.index.whitening`).
+        (`freeda.methods.freeda.whitening`).
     shrinkage: of that whitening: what is added to all variances, as a share of their mean.
     retrieval: "class": each class retrieves prototypes by its text, once (FreeDA); "region": each region
         retrieves prototypes by its feature and is scored by their mean key (after CorrCLIPv2).

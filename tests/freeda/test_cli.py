@@ -61,6 +61,14 @@ def test_unknown_names_are_told_before_the_model_libraries_are_imported(
     assert not any(f" {name}\n" in done.stderr for name in ("torch", "dask", "open_clip"))
 
 
+def test_an_index_is_verified_without_the_model_libraries(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "freeda.cli", "index", "verify", "toy"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert " freeda.index.reader\n" in done.stderr
+    assert not any(f" {name}\n" in done.stderr for name in ("torch", "timm", "open_clip"))
+
+
 def test_segmenting_with_freeda_imports_no_diffusers_and_no_dask(tmp_path: Path) -> None:
     script = (
         "import sys, freeda\n"

@@ -26,6 +26,7 @@ from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
 from freeda.methods.freeda.own_weighting import with_photographs
 from freeda.methods.freeda.vocabulary import Vocabulary
+from freeda.methods.freeda.whitening import Whitening
 from freeda.methods.freeda.windows import EncodedImage, EncodedWindow, ScoredWindow
 from freeda.models.backbone import Backbone
 from freeda.models.clip import ClipModel
@@ -154,11 +155,10 @@ class FreedaMethod(BackgroundSwitch):
         found = with_photographs(found, self.index, classes, texts, chosen.own_weight, self._own)
         device = self.backbone.device
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
+        spread = self.index.spreads.joined(chosen.own_weight) if chosen.metric == "whitened" else None
         whitening = None
-        if chosen.metric == "whitened":
-            whitening = self.index.spreads.whitening(chosen.shrinkage, chosen.own_weight)
-        if whitening is not None:
-            whitening = whitening.to(device)
+        if spread is not None:
+            whitening = Whitening.of(spread, chosen.shrinkage).to(device)
             prototypes = whitening(prototypes)
         texts_there = torch.from_numpy(texts).to(device)
         return Vocabulary(classes, concepts.names, texts_there, prototypes, found, whitening)

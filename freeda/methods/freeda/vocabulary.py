@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from freeda.class_names import BACKGROUND, ClassName
-from freeda.index.whitening import Whitening
+from freeda.methods.freeda.whitening import Whitening
 from freeda.records import ClassPrototypes
 
 __all__ = ["Vocabulary"]

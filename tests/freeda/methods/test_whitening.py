@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from freeda.index.whitening import Spread, Whitening
+from freeda.index.spread import Spread
+from freeda.methods.freeda.whitening import Whitening
 
 WIDTH = 8
 

@@ -1,9 +1,4 @@
-"""Whitening of visual vectors: what differs among prototypes of one noun counts little, what differs between
-nouns counts more.
-
-Directions in which prototypes of one noun differ say nothing about the noun. Divided by the spread along
-them, as in linear discriminant analysis (Fisher, 1936), the cosine of two vectors attends to the others. It
-is computed from the index alone; no label of anybody's images is used. FreeDA compares plain vectors.
+"""How visual vectors of one noun differ, which whitening divides them by.
 
 Shapes: `N` vectors, `D` their width.
 """
@@ -13,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from freeda.vectors import unit
 
-__all__ = ["Spread", "Spreads", "Whitening", "evenly_taken"]
+__all__ = ["Spread", "Spreads", "evenly_taken"]
 
 _MOST = 32_768
 """Vectors from which a spread is measured."""
@@ -77,42 +70,11 @@ class Spreads:
     ordinary: Spread | None
     own: Spread | None
 
-    def whitening(self, shrinkage: float, own_weight: float) -> Whitening | None:
-        """How visual vectors are mapped for metric "whitened"; None where no noun has two prototypes.
+    def joined(self, own_weight: float) -> Spread | None:
+        """Both together, where there are both.
 
         own_weight: of the photographs' spread, the less the fewer there are.
         """
-        known = self.ordinary or self.own
         if self.ordinary is not None and self.own is not None and own_weight:
-            known = self.ordinary.joined(self.own, own_weight)
-        return None if known is None else Whitening.of(known, shrinkage)
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """An affine map of unit vectors, after which they are of unit length again.
-
-    mean: (D,) and matrix: (D, D), float32.
-    """
-
-    mean: torch.Tensor
-    matrix: torch.Tensor
-
-    @classmethod
-    def of(cls, spread: Spread, shrinkage: float) -> Whitening:
-        """shrinkage: what is added to all variances, as a share of their mean: without it, directions that a
-        few prototypes happen to agree on would count most. It grows where there are fewer degrees of freedom
-        than dimensions.
-        """
-        width = len(spread.mean)
-        floor = shrinkage * max(1, width / spread.freedom) * np.trace(spread.within) / width
-        variances, directions = np.linalg.eigh(spread.within)
-        matrix = directions / np.sqrt(np.maximum(variances + floor, np.finfo(np.float32).tiny))
-        return cls(*(torch.from_numpy(part.astype(np.float32)) for part in (spread.mean, matrix)))
-
-    def to(self, device: torch.device) -> Whitening:
-        return Whitening(self.mean.to(device), self.matrix.to(device))
-
-    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(N, D) unit vectors of (N, D) vectors of any length."""
-        return functional.normalize((functional.normalize(vectors, dim=-1) - self.mean) @ self.matrix, dim=-1)
+            return self.ordinary.joined(self.own, own_weight)
+        return self.ordinary or self.own
