@@ -26,10 +26,11 @@ from freeda.methods import TRAINED, load
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import OdiseMethod
 from freeda.methods.odise.network import FrozenModels
-from freeda.methods.odise.settings import NetworkSettings, OdiseSettings, parts
+from freeda.methods.odise.settings import NetworkSettings, OdiseSettings
 from freeda.methods.odise.task import OdiseTask
 from freeda.methods.segmenter import MethodSegmenter
 from freeda.methods.trained import Plan
+from freeda.methods.trained_weights import split_settings
 from freeda.models.checkpoint import Checkpoint
 from freeda.presets import load_preset
 from freeda.presets.toml import changed
@@ -223,7 +224,7 @@ def measured_variant(method: str, variant: Variant, work: Path, plan: Plan, scen
 def _by_clip(variant: Variant, work: Path, plan: Plan) -> MethodSegmenter[Any, Any, Any]:
     """ODISE on CLIP's features, which no preset describes."""
     preset, data = load_preset("toy"), TrainingScenes()
-    own, others = parts(preset.methods["odise"])
+    own, others = split_settings(preset, "odise", NetworkSettings)
     chosen = changed(NetworkSettings(), {**own, **variant.training}, "ablation")
     asked = changed(OdiseSettings(), {**others, "stuff": STUFF}, "ablation")
     frozen = load_frozen(preset, chosen, CPU, torch.float32)

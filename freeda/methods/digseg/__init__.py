@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
+from freeda.methods.base import Runtime, require_switch
 from freeda.methods.digseg.method import DigSegMethod, EncodedImage, Frozen, Vocabulary
 from freeda.methods.digseg.sampling import last_step
-from freeda.methods.digseg.settings import DigSegSettings, NetworkSettings, parts
+from freeda.methods.digseg.settings import DigSegSettings, NetworkSettings
 from freeda.methods.digseg.unet import SegmentingUNet
 from freeda.methods.segmenter import MethodSegmenter
+from freeda.methods.trained_weights import TrainedWeights, find_weights
 from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import load_clip
 from freeda.models.diffusion import cast_pipeline, load_pipeline
 from freeda.presets import Preset
 from freeda.presets.settings import require
-from freeda.presets.toml import changed
 
 __all__ = ["load"]
 
@@ -46,20 +46,16 @@ def load(
     require_switch(background)
     require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
     runtime = Runtime.taken_from(options)
-    folder = str(weights) if weights is not None else as_preset(preset or "toy").model_ids("digseg")[0]
-    checkpoint = Checkpoint.read(folder, "digseg")
-    chosen = as_preset(preset or checkpoint.preset)
-    _, held = parts(chosen.methods.get("digseg", {}))
-    settings = changed(DigSegSettings(), held, "method digseg")
-    settings = changed(settings, options, "method digseg", SETTING_NAMES)
-    frozen, network = _models(folder, checkpoint, chosen, runtime)
+    found = find_weights("digseg", weights, preset, NetworkSettings)
+    settings = found.settings(DigSegSettings(), options)
+    frozen, network = _models(found, runtime)
     most = last_step(frozen.schedule) + 1
     require(settings.steps <= most, "methods.digseg.steps", settings.steps, f"{most} at most")
     method = DigSegMethod(
         frozen,
         network,
-        checkpoint,
-        chosen.segmentation.templates,
+        found.checkpoint,
+        found.preset.segmentation.templates,
         settings,
         background=background,
         classes_at_once=batch,
@@ -68,17 +64,15 @@ def load(
     return MethodSegmenter(method, threads=runtime.threads or 1)
 
 
-def _models(
-    folder: str, checkpoint: Checkpoint, preset: Preset, runtime: Runtime
-) -> tuple[Frozen, SegmentingUNet]:
+def _models(found: TrainedWeights, runtime: Runtime) -> tuple[Frozen, SegmentingUNet]:
     """The frozen models, which must be those of the training, and the trained network."""
-    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
+    trained = found.network_settings(NetworkSettings())
     device, dtype = runtime.torch_device, runtime.dtype
-    pipeline = load_pipeline(preset.model_ids("diffusion"), device)
-    frozen = Frozen(pipeline, load_clip(preset.model_ids("clip"), device, dtype))
-    checkpoint.require_frozen(folder, frozen.fingerprints())
+    pipeline = load_pipeline(found.preset.model_ids("diffusion"), device)
+    frozen = Frozen(pipeline, load_clip(found.preset.model_ids("clip"), device, dtype))
+    found.require_frozen(frozen.fingerprints())
     network = SegmentingUNet(pipeline.unet, trained, frozen.text_width).to(device)
-    Checkpoint.load_weights(folder, network)
+    Checkpoint.load_weights(found.folder, network)
     pipeline.unet = network.unet  # the original is needed no more
     cast_pipeline(pipeline, dtype)
     return frozen, network.eval().requires_grad_(False)

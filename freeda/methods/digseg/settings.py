@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from freeda.presets.settings import is_number, require, require_positive
 
-__all__ = ["DigSegSettings", "NetworkSettings", "parts"]
+__all__ = ["DigSegSettings", "NetworkSettings"]
 
 _SECTION = "methods.digseg"
 
@@ -73,10 +71,3 @@ class DigSegSettings:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         require(holds, f"{_SECTION}.{name}", getattr(self, name), expected)
-
-
-def parts(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A preset's table as the network's settings and all others."""
-    network = {item.name for item in fields(NetworkSettings)}
-    own = {name: value for name, value in table.items() if name in network}
-    return own, {name: value for name, value in table.items() if name not in network}

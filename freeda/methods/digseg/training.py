@@ -11,10 +11,11 @@ import torch
 
 from freeda.errors import TrainingError
 from freeda.methods.digseg.method import Frozen
-from freeda.methods.digseg.settings import NetworkSettings, parts
+from freeda.methods.digseg.settings import NetworkSettings
 from freeda.methods.digseg.task import DigSegTask, QuerySettings, draw_masks
 from freeda.methods.digseg.unet import SegmentingUNet
 from freeda.methods.trained import PLANNED, Plan, Training, planned
+from freeda.methods.trained_weights import split_settings
 from freeda.models.clip import load_clip
 from freeda.models.diffusion import load_pipeline
 from freeda.presets import Preset
@@ -50,7 +51,7 @@ def build(
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
-    held, _ = parts(preset.methods.get("digseg", {}))
+    held, _ = split_settings(preset, "digseg", NetworkSettings)
     settings = changed(NetworkSettings(), held, "method digseg")
     own = {k: value for k, value in options.items() if k not in (*PLANNED, *_QUERIES, "pretrained")}
     settings = changed(settings, own, "training digseg")

@@ -9,16 +9,16 @@ import torch
 
 from freeda.class_names import ClassName
 from freeda.errors import ConfigError
-from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
+from freeda.methods.base import Runtime, require_switch
 from freeda.methods.flowseg.method import FlowSegMethod, TextSpace, Vocabulary
 from freeda.methods.flowseg.network import FlowNetwork
-from freeda.methods.flowseg.settings import FlowSegSettings, NetworkSettings, parts
+from freeda.methods.flowseg.settings import FlowSegSettings, NetworkSettings
 from freeda.methods.segmenter import MethodSegmenter
+from freeda.methods.trained_weights import TrainedWeights, find_weights
 from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import load_clip
 from freeda.presets import Preset
 from freeda.presets.settings import require
-from freeda.presets.toml import changed
 
 __all__ = ["load"]
 
@@ -48,21 +48,17 @@ def load(
     require_switch(background)
     require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
     runtime = Runtime.taken_from(options)
-    folder = str(weights) if weights is not None else as_preset(preset or "toy").model_ids("flowseg")[0]
-    checkpoint = Checkpoint.read(folder, "flowseg")
-    chosen = as_preset(preset or checkpoint.preset)
-    _, held = parts(chosen.methods.get("flowseg", {}))
-    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
-    usual = FlowSegSettings(steps=1) if trained.objective == "cross-entropy" else FlowSegSettings()
-    settings = changed(usual, held, "method flowseg")
-    settings = changed(settings, options, "method flowseg", SETTING_NAMES)
-    network = FlowNetwork(trained, torch.zeros(len(checkpoint.classes), trained.dimensions))
-    Checkpoint.load_weights(folder, network)
-    texts = _texts(folder, checkpoint, chosen, network, runtime) if trained.centroids == "text" else None
+    found = find_weights("flowseg", weights, preset, NetworkSettings)
+    trained = found.network_settings(NetworkSettings())
+    defaults = FlowSegSettings(steps=1) if trained.objective == "cross-entropy" else FlowSegSettings()
+    settings = found.settings(defaults, options)
+    network = FlowNetwork(trained, torch.zeros(len(found.checkpoint.classes), trained.dimensions))
+    Checkpoint.load_weights(found.folder, network)
+    texts = _texts(found, network, runtime) if trained.centroids == "text" else None
     network.eval().requires_grad_(False).to(runtime.torch_device, runtime.dtype)
     method = FlowSegMethod(
         network,
-        checkpoint,
+        found.checkpoint,
         settings,
         texts=texts,
         background=background,
@@ -71,18 +67,16 @@ def load(
     return MethodSegmenter(method, threads=runtime.threads)
 
 
-def _texts(
-    folder: str, checkpoint: Checkpoint, preset: Preset, network: FlowNetwork, runtime: Runtime
-) -> TextSpace:
+def _texts(found: TrainedWeights, network: FlowNetwork, runtime: Runtime) -> TextSpace:
     """What placed the classes in training; raises `ConfigError` where it does not place them there again."""
-    clip = load_clip(preset.model_ids("clip"), runtime.torch_device, runtime.dtype)
-    checkpoint.require_frozen(folder, {"clip": clip.fingerprint()})
-    classes = [ClassName(names[0], tuple(names[1:])) for names in checkpoint.classes]
-    texts = TextSpace.of(clip, preset.segmentation.templates, classes)
+    clip = load_clip(found.preset.model_ids("clip"), runtime.torch_device, runtime.dtype)
+    found.require_frozen({"clip": clip.fingerprint()})
+    classes = [ClassName(names[0], tuple(names[1:])) for names in found.checkpoint.classes]
+    texts = TextSpace.of(clip, found.preset.segmentation.templates, classes)
     placed = texts.place(classes, network.settings.dimensions)
     if (placed - network.centroids).abs().max() > _LARGEST_SHIFT:
         raise ConfigError(
-            f"'{folder}' was trained with other templates than preset '{preset.name}' has; load it with the "
-            f"preset it was trained with, '{checkpoint.preset}', or train again"
+            f"'{found.folder}' was trained with other templates than preset '{found.preset.name}' has; load "
+            f"it with the preset it was trained with, '{found.checkpoint.preset}', or train again"
         )
     return texts

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from freeda.presets.settings import is_number, require, require_positive
 
-__all__ = ["CENTROIDS", "OBJECTIVES", "Centroids", "FlowSegSettings", "NetworkSettings", "Objective", "parts"]
+__all__ = ["CENTROIDS", "OBJECTIVES", "Centroids", "FlowSegSettings", "NetworkSettings", "Objective"]
 
 Centroids = Literal["kronecker", "golden", "random", "text"]
 CENTROIDS: tuple[str, ...] = get_args(Centroids)
@@ -90,10 +89,3 @@ class FlowSegSettings:
         require_positive(self, _SECTION, "steps")
         number = is_number(self.background)
         require(number, f"{_SECTION}.background", self.background, "a number")
-
-
-def parts(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A preset's table as the network's settings and all others."""
-    network = {item.name for item in fields(NetworkSettings)}
-    own = {name: value for name, value in table.items() if name in network}
-    return own, {name: value for name, value in table.items() if name not in network}

@@ -11,9 +11,10 @@ import torch
 from freeda.methods.flowseg.centroids import place_centroids
 from freeda.methods.flowseg.method import TextSpace
 from freeda.methods.flowseg.network import FlowNetwork
-from freeda.methods.flowseg.settings import NetworkSettings, parts
+from freeda.methods.flowseg.settings import NetworkSettings
 from freeda.methods.flowseg.task import FlowSegTask, LossSettings
 from freeda.methods.trained import PLANNED, Plan, Training, planned
+from freeda.methods.trained_weights import split_settings
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.presets import Preset
@@ -93,7 +94,7 @@ def _is_classified(losses: LossSettings, options: Mapping[str, Any]) -> bool:
 
 
 def _settings(preset: Preset, recipe: str, options: Mapping[str, Any]) -> NetworkSettings:
-    held, _ = parts(preset.methods.get("flowseg", {}))
+    held, _ = split_settings(preset, "flowseg", NetworkSettings)
     settings = changed(NetworkSettings(), held, "method flowseg")
     if recipe == "text":
         settings = replace(settings, centroids="text", dimensions=_TEXT_DIMENSIONS)

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from freeda.class_names import parse_classes
-from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
+from freeda.methods.base import Runtime, require_switch
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import EncodedImage, OdiseMethod, PreparedImage, Vocabulary
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
-from freeda.methods.odise.settings import NetworkSettings, OdiseSettings, parts
+from freeda.methods.odise.settings import NetworkSettings, OdiseSettings
 from freeda.methods.segmenter import MethodSegmenter
+from freeda.methods.trained_weights import TrainedWeights, find_weights
 from freeda.models.checkpoint import Checkpoint
 from freeda.presets import Preset
 from freeda.presets.settings import require
-from freeda.presets.toml import changed
 
 __all__ = ["load"]
 
@@ -48,38 +48,35 @@ def load(
     require_switch(background)
     require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
     runtime = Runtime.taken_from(options)
-    folder = str(weights) if weights is not None else as_preset(preset or "toy").model_ids("odise")[0]
-    checkpoint = Checkpoint.read(folder, "odise")
-    chosen = as_preset(preset or checkpoint.preset)
-    _, held = parts(chosen.methods.get("odise", {}))
-    if checkpoint.recipe == "captions":
-        held |= _CAPTION_WEIGHTS
-    settings = changed(OdiseSettings(), held, "method odise")
+    found = find_weights("odise", weights, preset, NetworkSettings)
     if stuff is not None:
         options["stuff"] = _names(stuff)
-    settings = changed(settings, options, "method odise", SETTING_NAMES)
-    frozen, network = _models(folder, checkpoint, chosen, runtime)
-    templates = chosen.segmentation.templates
-    method = OdiseMethod(frozen, network, checkpoint, templates, settings, background=background, batch=batch)
+    if found.checkpoint.recipe == "captions":
+        options = {**_CAPTION_WEIGHTS, **options}
+    settings = found.settings(OdiseSettings(), options)
+    frozen, network = _models(found, runtime)
+    method = OdiseMethod(
+        frozen,
+        network,
+        found.checkpoint,
+        found.preset.segmentation.templates,
+        settings,
+        background=background,
+        batch=batch,
+    )
     return MethodSegmenter(
         method, size_of=lambda image: image.grid.rows * image.grid.columns, threads=runtime.threads
     )
 
 
-def _models(
-    folder: str, checkpoint: Checkpoint, preset: Preset, runtime: Runtime
-) -> tuple[FrozenModels, OdiseNetwork]:
+def _models(found: TrainedWeights, runtime: Runtime) -> tuple[FrozenModels, OdiseNetwork]:
     """The frozen models, which must be those of the training, and the trained network."""
-    trained = changed(NetworkSettings(), checkpoint.settings, f"checkpoint '{folder}'")
+    trained = found.network_settings(NetworkSettings())
     frozen = load_frozen(
-        preset,
-        trained,
-        runtime.torch_device,
-        runtime.dtype,
-        check=lambda found: checkpoint.require_frozen(folder, found),
+        found.preset, trained, runtime.torch_device, runtime.dtype, check=found.require_frozen
     )
     network = new_network(frozen, trained)
-    Checkpoint.load_weights(folder, network)
+    Checkpoint.load_weights(found.folder, network)
     return frozen, network.eval().requires_grad_(False)
 
 

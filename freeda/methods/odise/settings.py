@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from freeda.methods.odise.crops import CropGrid
 from freeda.presets.settings import is_number, require, require_positive
 
-__all__ = ["FULL_SIZE_TAPS", "NetworkSettings", "OdiseSettings", "parts"]
+__all__ = ["FULL_SIZE_TAPS", "NetworkSettings", "OdiseSettings"]
 
 FULL_SIZE_TAPS = (
     "vae.encoder.down_blocks.2.resnets.1",
@@ -120,10 +118,3 @@ class OdiseSettings:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         require(holds, f"{_SECTION}.{name}", getattr(self, name), expected)
-
-
-def parts(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A preset's table as the network's settings and all others."""
-    network = {item.name for item in fields(NetworkSettings)}
-    own = {name: value for name, value in table.items() if name in network}
-    return own, {name: value for name, value in table.items() if name not in network}

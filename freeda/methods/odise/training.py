@@ -9,9 +9,10 @@ from typing import Any, get_args
 import torch
 
 from freeda.methods.odise.loading import load_frozen, new_network
-from freeda.methods.odise.settings import NetworkSettings, parts
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.task import OdiseTask, Recipe
 from freeda.methods.trained import PLANNED, Plan, Training, planned
+from freeda.methods.trained_weights import split_settings
 from freeda.presets import Preset
 from freeda.presets.settings import require
 from freeda.presets.toml import changed
@@ -41,7 +42,7 @@ def build(
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require(recipe in RECIPES, "recipe", recipe, " or ".join(RECIPES))
-    held, _ = parts(preset.methods.get("odise", {}))
+    held, _ = split_settings(preset, "odise", NetworkSettings)
     settings = changed(NetworkSettings(), held, "method odise")
     own = {name: value for name, value in options.items() if name not in (*PLANNED, "jitter")}
     settings = changed(settings, own, "training odise")

@@ -15,9 +15,10 @@ from freeda.methods.odise.crops import CropGrid
 from freeda.methods.odise.grounding import draw_nouns, grounding_loss
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.network import FrozenModels
-from freeda.methods.odise.settings import NetworkSettings, parts
+from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.task import OdiseTask
 from freeda.methods.odise.training import build
+from freeda.methods.trained_weights import split_settings
 from freeda.presets import load_preset
 from freeda.presets.settings import Preset
 from freeda.presets.toml import changed
@@ -242,13 +243,14 @@ def test_one_batch_can_be_learnt_by_heart(tmp_path) -> None:
     """On the toy models: two scenes, until nearly every pixel has its class."""
     preset = load_preset("toy")
     small = {"width": 64, "tap_width": 64, "feedforward": 128, "encoder_feedforward": 64}
-    fewer = {"encoder_layers": 1, "decoder_layers": 2, "queries": 8}
-    settings = changed(NetworkSettings(), {**parts(preset.methods["odise"])[0], **small, **fewer}, "test")
+    fewer = {"encoder_layers": 1, "decoder_layers": 1, "queries": 8}
+    usual, _ = split_settings(preset, "odise", NetworkSettings)
+    settings = changed(NetworkSettings(), {**usual, **small, **fewer}, "test")
     frozen = load_frozen(preset, settings, CPU, torch.float32)
     scenes = TrainingScenes(count=2)
     preset = replace(preset, methods={"odise": {**preset.methods["odise"], **small, **fewer}})
-    training = build(preset, scenes, recipe="labels", device=CPU, options={"learning_rate": 3e-3})
-    plan = replace(training.plan, steps=55, batch=2, warmup=5, ema_decay=0.9)
+    training = build(preset, scenes, recipe="labels", device=CPU, options={"learning_rate": 4e-3})
+    plan = replace(training.plan, steps=40, batch=2, warmup=5, ema_decay=0.9)
     fit(training.task, 2, plan, tmp_path, CPU)
     hits = pixels = 0
     for number in range(2):
