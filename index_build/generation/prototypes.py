@@ -56,17 +56,18 @@ def load_models(preset: Preset, device: str = "auto") -> BuildModels:
     """
     torch_device = choose_device(device)
     dtype, generation = default_dtype(torch_device), chosen_dtype(preset.synthesis.precision, torch_device)
+    # CLIP comes first: a preset that it does not suit is told before gigabytes of a diffusion model are read.
+    clip = load_clip(preset.model_ids("clip"), torch_device, dtype)
+    require_keys(clip, preset.localization.key)
     pipeline = load_generator(preset.model_ids("diffusion"), torch_device, generation)
-    identified = pipeline
-    if generation is torch.bfloat16:  # it has fewer digits than a fingerprint reads
-        identified = load_generator(preset.model_ids("diffusion"), torch.device("cpu"), torch.float32)
     if preset.localization.completion and not hasattr(pipeline, "unet"):
         raise ConfigError(
             f"localization.completion is {preset.localization.completion}, which needs a UNet, and the "
             f"diffusion model is a transformer; choose completion = 0"
         )
-    clip = load_clip(preset.model_ids("clip"), torch_device, dtype)
-    require_keys(clip, preset.localization.key)
+    identified = pipeline
+    if generation is torch.bfloat16:  # it has fewer digits than a fingerprint reads
+        identified = load_generator(preset.model_ids("diffusion"), torch.device("cpu"), torch.float32)
     return BuildModels(
         pipeline=pipeline,
         pipeline_weights=pipeline_fingerprint(identified),
