@@ -25,6 +25,7 @@ __all__ = [
     "KEYS",
     "MANIFEST",
     "PROTOTYPES",
+    "PROTOTYPE_COLUMNS",
     "REJECTS",
     "REJECT_SCHEMA",
     "REPORT",
@@ -59,6 +60,20 @@ _DEEPEST = 200
 """Lists and tables within one another that a build may have; every subset of a subset adds four."""
 ROWS_PER_BATCH = 4096
 """Prototypes per record batch of `prototypes.arrow`; only the last batch may be smaller."""
+_FLOATS = pa.list_(pa.float32())
+PROTOTYPE_COLUMNS: Mapping[str, pa.DataType] = {
+    "id": pa.string(),
+    "noun": pa.string(),
+    "caption_id": pa.string(),
+    "caption": pa.string(),
+    "key": _FLOATS,
+    "vector": _FLOATS,
+    "area": pa.float64(),
+    "peak": pa.float64(),
+    "seed": pa.int64(),
+    "thumbnail": pa.binary(),
+}
+"""Of generated prototypes in parquet files, before they are in an index."""
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("caption_id", "caption", "noun", "reason")])
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from freeda.errors import WorkerError
-from freeda.index.format import parquet_table, reject_table
+from freeda.index.format import PROTOTYPE_COLUMNS, parquet_table, reject_table
 from freeda.records import Prototype
 from index_build.generation.outcome import ShardOutcome
 from index_build.generation.samples import Sample
@@ -38,20 +38,7 @@ __all__ = [
 
 _PROTOTYPES, _REJECTS, _SAMPLES = ".parquet", ".rejects.parquet", ".samples.parquet"
 _DONE, _STARTED, _SPLIT = ".done.json", ".started", ".split"
-_PROTOTYPE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("noun", pa.string()),
-        ("caption_id", pa.string()),
-        ("caption", pa.string()),
-        ("key", pa.list_(pa.float32())),
-        ("vector", pa.list_(pa.float32())),
-        ("area", pa.float64()),
-        ("peak", pa.float64()),
-        ("seed", pa.int64()),
-        ("thumbnail", pa.binary()),
-    ]
-)
+_PROTOTYPE_SCHEMA = pa.schema(list(PROTOTYPE_COLUMNS.items()))
 _SAMPLE_SCHEMA = pa.schema(
     [
         ("caption", pa.string()),

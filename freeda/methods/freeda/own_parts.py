@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from freeda.errors import OutputError, reason
 from freeda.files import replacing
-from freeda.index.format import parquet_table
+from freeda.index.format import PROTOTYPE_COLUMNS, parquet_table
 from freeda.records import Prototype, Reject
 from freeda.segmentation.marked_images import MarkedImage
 
@@ -25,21 +25,7 @@ __all__ = ["IMAGES_PER_PART", "Collected", "collect"]
 IMAGES_PER_PART = 500
 _PART = re.compile(r"\.lock|[0-9]{6}\.parquet|\.[0-9]{6}\.parquet\.partial")
 """Names in the folder of parts; a partial one is of a run that was killed."""
-_FLOATS = pa.list_(pa.float32())
-_COLUMNS = {
-    "id": pa.string(),
-    "noun": pa.string(),
-    "caption_id": pa.string(),
-    "caption": pa.string(),
-    "key": _FLOATS,
-    "vector": _FLOATS,
-    "area": pa.float64(),
-    "peak": pa.float64(),
-    "seed": pa.int64(),
-    "thumbnail": pa.binary(),
-    "source": pa.string(),
-    "reason": pa.string(),
-}
+_COLUMNS = {**PROTOTYPE_COLUMNS, "source": pa.string(), "reason": pa.string()}
 _SCHEMA = pa.schema([("image", pa.string()), *_COLUMNS.items()])
 """A row per prototype or reject. image: digest of the image, its marks and the models."""
 Found = Prototype | Reject
