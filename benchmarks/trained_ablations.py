@@ -87,6 +87,8 @@ _EMPTY = "without the captioner (empty text)"
 _SHORT = "a quarter of the steps"
 _PLAIN = {"objective": "plain"}
 TOKENS = Variant("tokens classified alone", {"pretrained": 1.0})
+_WARMUP = 20
+"""Steps, where FlowSeg goes on from classified tokens: a full training's would be half of these few."""
 VARIANTS: Mapping[str, tuple[Variant, ...]] = {
     "odise": (
         Variant(_EMPTY, {"captioner": False}),
@@ -169,7 +171,7 @@ def _trained_on_tokens(variant: Variant, work: Path, plan: Plan) -> Path:
     """A variant of FlowSeg: it begins with the weights that have learnt to classify tokens."""
     first = round(_TOKENS_SHARE * plan.steps)
     tokens = _trained("flowseg", TOKENS, work, replace(plan, steps=first, seed=0))
-    rest = replace(plan, steps=plan.steps - first)
+    rest = replace(plan, steps=plan.steps - first, warmup=_WARMUP)
     variant = replace(variant, training={"pretrained": 0.0, **variant.training})
     return _trained("flowseg", variant, work, rest, tokens)
 
