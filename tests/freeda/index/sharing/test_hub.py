@@ -190,7 +190,7 @@ def test_a_damaged_copy_is_fetched_again_by_pull(published: Hub, tmp_path: Path)
 
 
 def test_two_at_a_time_fetch_once(published: Hub, tmp_path: Path) -> None:
-    published.slow = 0.002
+    published.slow = 0.0005
     command = [sys.executable, "-m", "freeda.cli", "index", "pull", "hf://ann/toy"]
     both = [
         subprocess.Popen(command, env=environment(published, tmp_path), stderr=subprocess.PIPE, text=True)
@@ -281,7 +281,7 @@ def test_a_file_whose_connection_breaks_is_asked_for_again(published: Hub, tmp_p
 
 
 def test_a_killed_pull_goes_on_with_the_files_that_are_missing(published: Hub, tmp_path: Path) -> None:
-    published.slow = 0.02
+    published.slow = 0.002
     command = [sys.executable, "-m", "freeda.cli", "index", "pull", "hf://ann/toy"]
     process = subprocess.Popen(command, env=environment(published, tmp_path))
     deadline = time.monotonic() + 100
