@@ -28,7 +28,9 @@ _PATH = click.Path(path_type=Path)
 @click.argument("images", type=_PATH)
 @OUT
 @click.option("--masks", type=_PATH, help="Folder of a PNG of class numbers per image; 255 is no class.")
-@click.option("--classes", help='Of --masks, in the order of their numbers: "cat; dog", or a .txt file.')
+@click.option(
+    "--classes", help='Classes of --masks, in the order of their numbers from 0: "cat; dog", or a .txt file.'
+)
 @click.option("--coco", type=_PATH, help="COCO file of polygons, masks or boxes.")
 @click.option("--label-studio", type=_PATH, help="JSON export of Label Studio.")
 @click.option("--alone", is_flag=True, help="Leave out the prototypes of NAME: your images only.")
@@ -40,8 +42,8 @@ def add_images_command(
 ) -> None:
     """Add your own IMAGES, in which things are marked and named, to the prototypes of the index NAME.
 
-    Classes of these names are then looked for by your images rather than by generated ones. Of a box,
-    everything in it counts as the thing: masks are better.
+    Classes with these names then use your images for most of their prototype (setting own_weight, 0.8). All
+    pixels of a box count as the object, so masks are better. Run the same command again to resume.
     """
     from freeda.methods.freeda import add_images
 

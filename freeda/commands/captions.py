@@ -59,7 +59,7 @@ def captions_from_classes_command(
 @_OUT
 @_OVERWRITE
 @click.option("--budget", type=click.IntRange(1), required=True, help="How many captions to choose.")
-@click.option("--vocabulary", help="Cover only these names: a class list, or a .txt file with one.")
+@click.option("--vocabulary", help='Cover only these names: "cat; dog", or a .txt file with one per line.')
 @click.option("--model", default="all-MiniLM-L6-v2", help="sentence-transformers model, by id or folder.")
 @click.option(
     "--similarity",

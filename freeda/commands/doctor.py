@@ -17,7 +17,7 @@ _MARKS = {"ok": "ok    ", "note": "note  ", "broken": "BROKEN"}
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Tell what is installed, which devices and models there are, what is broken and how to mend it.
+    """Report what is installed, which devices and models are available, what is broken, and how to fix it.
 
     Exit code 1 where something is broken.
     """

@@ -25,8 +25,8 @@ __all__ = ["evaluate_command"]
     "--task",
     type=click.Choice(("semantic", "panoptic", "instance")),
     default="semantic",
-    help="What is measured: mIoU of labels; PQ of segments besides; or average precision of instances "
-    "besides.",
+    help="What to measure. semantic: mIoU; panoptic: mIoU and panoptic quality; instance: mIoU and average "
+    "precision.",
 )
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Evaluate only the first N images.")
 @click.option(

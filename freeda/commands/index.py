@@ -38,7 +38,7 @@ def index_group() -> None:
 @click.argument("name", default="toy")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def index_info(name: str, as_json: bool) -> None:
-    """Show what an index holds and what it was built with."""
+    """Show what the index NAME (default: toy) holds and what it was built with."""
     from dataclasses import asdict
 
     from freeda.index.reader import PrototypeIndex

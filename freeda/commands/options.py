@@ -80,7 +80,7 @@ TRUST = click.option(
     "--trust-models",
     is_flag=True,
     default=None,
-    help="Load models that the index names and no preset of this machine does.",
+    help="Load the models that the index names, even if no preset on this machine names them.",
 )
 METHOD_OPTIONS = (
     click.option("--method", default="freeda", help=f"One of {', '.join(METHODS)}."),
@@ -102,15 +102,15 @@ METHOD_OPTIONS = (
     click.option(
         "--background-concepts",
         metavar="LIST",
-        help='Names that compete with the classes as background, for methods that retrieve: "sky; wall", a '
-        ".txt file, usual, none, or index for the index's other nouns; `segment` then needs no "
-        "--background.  [default: the preset's]",
+        help='For methods that retrieve: names that compete with the classes as background: "sky; wall"; a '
+        ".txt file; usual (sky, wall, road and the like); none; or index (the index's other nouns). Turns "
+        "on --background of `segment`.  [default: the preset's]",
     ),
     click.option(
         "--stuff",
         metavar="LIST",
-        help='For methods that tell things apart: classes that have no instances, "sky; grass".  [default: '
-        "those of the training; of a data set, its own]",
+        help='For odise: classes without instances (stuff), such as "sky; grass".  [default: the stuff '
+        "classes of the training, or in `evaluate` those of the data set]",
     ),
     click.option(
         "--threshold",

@@ -49,8 +49,9 @@ _CURES = {
 def reproduce_command(dataset: str, root: Path | None, out: Path | None, **options: Any) -> None:
     """Measure FreeDA on DATASET with the paper's recipe, and show the figure beside the published ones.
 
-    Superpixels are those that the authors chose for the data set, or a like one. Steps that this machine
-    cannot do are listed with what each needs. Run the same command again after an interruption: it resumes.
+    Superpixel settings are those of the released code for this data set, or for a similar one. Steps that
+    this machine cannot do are listed with what each needs. Run the same command again after an interruption:
+    it resumes.
     """
     from freeda.evaluation.datasets import open_dataset
     from freeda.evaluation.report import summary, write_report

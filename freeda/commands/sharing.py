@@ -41,7 +41,9 @@ def pull_command(address: str, out: Path | None, overwrite: bool) -> None:
     "--captions-from", default="", help="Where the captions came from, and their licence, for the card."
 )
 @click.option("--license", default="", help="The hub's name of the index's licence.  [default: other]")
-@click.option("--private", is_flag=True, help="Show a new repository to nobody else.")
+@click.option(
+    "--private", is_flag=True, help="Create a private repository; refuses one that is public already."
+)
 @click.option("--revision", default="main", show_default=True, help="Branch; it is made where there is none.")
 def push_command(name: str, repository: str, **options: str | bool) -> None:
     """Publish the index NAME as the data set REPOSITORY (USER/NAME) on the Hugging Face hub.

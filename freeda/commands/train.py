@@ -37,7 +37,8 @@ _LOOKED_AT = 32
 @click.option(
     "--data",
     required=True,
-    help="toyworld, a COCO panoptic folder, or a folder with images/, labels/ and classes.txt.",
+    help="toyworld, a COCO panoptic JSON file or its folder, or a folder with images/, labels/ and "
+    "classes.txt.",
 )
 @click.option("--out", callback=out_folder, required=True, help="Folder of the training and of its weights.")
 @click.option("--preset", default="toy", help="Frozen models and settings: a preset's name or a .toml file.")
@@ -49,8 +50,8 @@ _LOOKED_AT = 32
 @click.option(
     "--seen",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A text file with one class per line: only these are learnt.  [default: all; of toyworld, 38 of 50, "
-    "where others can be named later]",
+    help="Text file with one class per line: train on these only.  [default: all; for toyworld, 38 of 50, or "
+    "all for flowseg with recipe labels]",
 )
 @click.option(
     "--start",

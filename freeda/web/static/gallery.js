@@ -80,7 +80,7 @@ export class GalleryView {
     list.append(...found.rows.map((item) => this.#card(item)));
     byId("found").textContent = found.by === "noun"
       ? count(found.total, "prototype")
-      : `no noun of the index; the ${list.children.length} nearest by text`;
+      : `Not a noun of this index; showing the ${list.children.length} nearest by text`;
     byId("more").hidden = list.children.length >= found.total || !found.rows.length;
   }
 

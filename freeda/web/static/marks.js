@@ -57,7 +57,7 @@ export class Marks {
     }
     for (const tool of TOOLS) byId(`tool-${tool}`).disabled = !possible;
     byId("marks-hint").textContent = possible
-      ? "Draw on the image, name what you drew: FreeDA then looks for its like, at once and in other images too."
+      ? "Draw on the image and name what you marked. FreeDA then finds similar objects, in this image and in others."
       : "Only methods that retrieve use what you mark; choose freeda.";
   }
 

@@ -77,7 +77,7 @@ export class SegmentView {
 
   async #open(file, name) {
     const most = this.about.limits.upload_bytes;
-    if (file.size > most) throw new Error(`${name} has more than the ${most.toLocaleString("en")} bytes that are taken`);
+    if (file.size > most) throw new Error(`${name} is larger than the limit of ${most.toLocaleString("en")} bytes`);
     byId("status").textContent = `reading ${name} ...`;
     const opening = (this.opening = Symbol(name));
     try {
