@@ -113,7 +113,7 @@ def add_images(
 
 def with_images(segmenter: FreedaSegmenter, images: Iterable[MarkedImage]) -> FreedaSegmenter:
     """A segmenter that also looks for what is marked in some images, as if its index held them; nothing is
-    written, and models are shared. Whitening stays that of the index.
+    written, and models are shared.
 
     A mark that is given twice counts once.
     Raises `DatasetError` for a mark that gives no prototype, and `ConfigError` for a method that does not

@@ -24,7 +24,7 @@ from freeda.index.noun_keys import NounKeys, frequent_nouns
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import BackgroundSwitch, Scores
 from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
-from freeda.methods.freeda.own_weighting import with_photographs
+from freeda.methods.freeda.own_weighting import spread_with_photographs, with_photographs
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.freeda.whitening import Whitening
 from freeda.methods.freeda.windows import EncodedImage, EncodedWindow, ScoredWindow
@@ -109,8 +109,7 @@ class FreedaMethod(BackgroundSwitch):
         return self._own
 
     def with_own(self, prototypes: Sequence[Prototype]) -> FreedaMethod:
-        """The same with more photographs than the index holds; one that it has already counts once. Whitening
-        stays that of the index.
+        """The same with more photographs than the index holds; one that it has already counts once.
 
         Raises `ConfigError` where settings or index leave them without effect.
         """
@@ -155,8 +154,9 @@ class FreedaMethod(BackgroundSwitch):
         found = with_photographs(found, self.index, classes, texts, chosen.own_weight, self._own)
         device = self.backbone.device
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
-        spread = self.index.spreads.joined(chosen.own_weight) if chosen.metric == "whitened" else None
-        whitening = None
+        spread, whitening = None, None
+        if chosen.metric == "whitened":
+            spread = spread_with_photographs(self.index, chosen.own_weight, self._own)
         if spread is not None:
             whitening = Whitening.of(spread, chosen.shrinkage).to(device)
             prototypes = whitening(prototypes)

@@ -11,10 +11,11 @@ import numpy as np
 
 from freeda.class_names import ClassName
 from freeda.index.reader import PrototypeIndex
+from freeda.index.spread import Spread, Spreads, evenly_taken
 from freeda.records import ClassPrototypes, Prototype
 from freeda.vectors import unit
 
-__all__ = ["with_photographs"]
+__all__ = ["spread_with_photographs", "with_photographs"]
 
 
 def with_photographs(
@@ -46,6 +47,23 @@ def with_photographs(
             alike = index.keys_of(places) @ texts[number]
             similarities[number] = np.concatenate([alike.astype(np.float32), similarities[number]])
     return ClassPrototypes(vectors, _padded(rows, -1), _padded(similarities, -np.inf))
+
+
+def spread_with_photographs(
+    index: PrototypeIndex, weight: float, more: Sequence[Prototype] = ()
+) -> Spread | None:
+    """How visual vectors of one noun differ; None where no noun has two.
+
+    weight: of the photographs' spread. more: photographs that the index does not hold.
+    """
+    spreads = index.spreads
+    if more:
+        places = evenly_taken(np.flatnonzero(index.set_apart))
+        looks = np.concatenate([index.vectors(places), np.stack([item.vector for item in more])])
+        nouns = [row["noun"] for row in index.rows(places, ["noun"])] + [item.noun for item in more]
+        own = Spread.of(looks, np.unique(nouns, return_inverse=True)[1])
+        spreads = Spreads(spreads.ordinary, own)
+    return spreads.joined(weight)
 
 
 def _looks_of(item: ClassName, prototypes: Sequence[Prototype]) -> list[np.ndarray]:

@@ -21,6 +21,7 @@ from freeda.cli import main
 from freeda.errors import ConfigError, DatasetError, IndexCorruptError, OutputError
 from freeda.index.format import PROTOTYPES, write_manifest
 from freeda.index.noun_keys import frequent_nouns
+from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.records import PHOTOGRAPH, Reject
 from freeda.toyworld.make_examples import EXAMPLES
 from tests.freeda.methods.contract import picture
@@ -100,6 +101,32 @@ def test_images_serve_before_they_are_written(both: Path, index_folder: Path, im
     np.testing.assert_array_equal(found[2], without[2])
     assert given.identity != plain.identity
     assert given.segment(pixels, classes).explain(5, 5).candidates
+
+
+def test_whitening_takes_marks_as_it_does_once_they_are_written(
+    index_folder: Path, image: MarkedImage, tmp_path: Path
+) -> None:
+    usable = [
+        replace(image, name=name, pixels=np.roll(image.pixels, shift, 1), marks=image.marks[:2])
+        for name, shift in (("one.png", 0), ("two.png", 7), ("three.png", 15))
+    ]
+    freeda.add_images(index_folder, usable, tmp_path / "written")
+    plain = freeda.load(index_folder, metric="whitened")
+    written = freeda.load(tmp_path / "written", metric="whitened")
+    expected, found, without = (
+        _inverse_covariance(segmenter.encode_classes("cat; zebra; grass"))
+        for segmenter in (written, freeda.with_images(plain, usable), plain)
+    )
+    scale = np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < 0.02 * scale
+    assert np.linalg.norm(without - expected) > 0.1 * scale
+
+
+def _inverse_covariance(vocabulary: Vocabulary) -> np.ndarray:
+    """What whitening divides by: its directions may turn and their signs change, this does not."""
+    assert vocabulary.whitening is not None
+    matrix = vocabulary.whitening.matrix.double().numpy()
+    return matrix @ matrix.T
 
 
 def test_a_mark_that_gives_nothing_is_told(index_folder: Path, image: MarkedImage) -> None:
