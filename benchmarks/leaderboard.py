@@ -26,6 +26,7 @@ from freeda.methods import load
 from freeda.methods.base import Segmenter
 from freeda.methods.freeda import with_images
 from freeda.segmentation.drawing import draw_overlay, font
+from freeda.segmentation.marked_images import MarkedImage
 from freeda.toyworld.make_examples import EXAMPLES
 
 _HEADER = """## Leaderboard
@@ -38,6 +39,8 @@ _SHEET = Path(__file__).parents[1] / "docs" / "images" / "methods.png"
 _NONE = "none (captions made the frozen models)"
 _SEEN = "of 38 kinds"
 _CELL = 192
+_WATCHED = 20
+"""Scenes during which memory is watched. They are drawn before: what drawing leaves is not a method's."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,22 @@ def results(scenes: int, entries: tuple[Entry, ...]) -> Iterator[Result]:
 def _result(entry: Entry, scenes: int) -> Result:
     import freeda.models.diffusion  # noqa: F401 - libraries are not the method's memory
 
+    images, own = [DATA.image(number) for number in range(_WATCHED)], _own(entry)
     with PeakMemory() as memory:
-        segmenter = _loaded(entry)
-        found = measured(segmenter, scenes)
-    ink = measured(_loaded(entry, ink=True), scenes, data=ToyDataset(ink=True))
+        segmenter = _loaded(entry, own)
+        segmenter.segment(images, DATA.classes)
+    found = measured(segmenter, scenes)
+    ink = measured(_loaded(entry, _own(entry, ink=True)), scenes, data=ToyDataset(ink=True))
     return Result(entry, found, ink, _trained(segmenter), memory.megabytes)
 
 
-def _loaded(entry: Entry, *, ink: bool = False) -> Segmenter:
+def _own(entry: Entry, *, ink: bool = False) -> list[MarkedImage]:
+    return list(own_images(entry.own, ink=ink)) if entry.own else []
+
+
+def _loaded(entry: Entry, own: list[MarkedImage]) -> Segmenter:
     segmenter = load(method=entry.method, **entry.options)
-    return with_images(segmenter, own_images(entry.own, ink=ink)) if entry.own else segmenter
+    return with_images(segmenter, own) if own else segmenter
 
 
 def _trained(segmenter: Segmenter) -> int:
