@@ -257,6 +257,10 @@ class PrototypeIndex:
         """(N,) int32: a number for the noun of every prototype."""
         return np.asarray(self._nouns.indices)
 
+    def nouns_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) str: the nouns of (n,) rows."""
+        return np.array(self._nouns.dictionary.to_pylist(), np.str_)[self._noun_codes[rows]]
+
     @cached_property
     def _from_photographs(self) -> np.ndarray:
         """(N,) bool: which prototypes are of photographs."""

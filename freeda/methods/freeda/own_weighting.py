@@ -60,7 +60,7 @@ def spread_with_photographs(
     if more:
         places = evenly_taken(np.flatnonzero(index.set_apart))
         looks = np.concatenate([index.vectors(places), np.stack([item.vector for item in more])])
-        nouns = [row["noun"] for row in index.rows(places, ["noun"])] + [item.noun for item in more]
+        nouns = np.concatenate([index.nouns_of(places), [item.noun for item in more]])
         own = Spread.of(looks, np.unique(nouns, return_inverse=True)[1])
         spreads = Spreads(spreads.ordinary, own)
     return spreads.joined(weight)
