@@ -45,8 +45,7 @@ def cpu_seconds(arguments: Sequence[str]) -> float:
 
 
 def table(repeats: int) -> Iterator[str]:
-    yield "`python benchmarks/startup.py --write`: what a command costs before it answers. Least of runs that"
-    yield "took turns, the first of each (which fills the disk's cache) left out."
+    yield "Least of runs that took turns, the first of each (which fills the disk's cache) left out."
     yield f"{machine(choose_device('cpu'))}."
     yield ""
     yield "| | CPU seconds |"
