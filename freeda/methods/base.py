@@ -36,6 +36,7 @@ __all__ = [
     "Scores",
     "Segmenter",
     "as_preset",
+    "require_batch",
     "require_switch",
 ]
 
@@ -210,6 +211,11 @@ class Runtime:
     @property
     def dtype(self) -> torch.dtype:
         return chosen_dtype(self.precision, self.torch_device)
+
+
+def require_batch(batch: object) -> None:
+    """Raises `ConfigError` unless a method's `batch` is a whole number above 0."""
+    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
 
 
 def require_switch(background: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from freeda.methods.base import Runtime, require_switch
+from freeda.methods.base import Runtime, require_batch, require_switch
 from freeda.methods.digseg.method import DigSegMethod, EncodedImage, Frozen, Vocabulary
 from freeda.methods.digseg.sampling import last_step
 from freeda.methods.digseg.settings import DigSegSettings, NetworkSettings
@@ -44,7 +44,7 @@ def load(
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require_switch(background)
-    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
+    require_batch(batch)
     runtime = Runtime.taken_from(options)
     found = find_weights("digseg", weights, preset, NetworkSettings)
     settings = found.settings(DigSegSettings(), options)

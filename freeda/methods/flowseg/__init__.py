@@ -9,7 +9,7 @@ import torch
 
 from freeda.class_names import ClassName
 from freeda.errors import ConfigError
-from freeda.methods.base import Runtime, require_switch
+from freeda.methods.base import Runtime, require_batch, require_switch
 from freeda.methods.flowseg.method import FlowSegMethod, TextSpace, Vocabulary
 from freeda.methods.flowseg.network import FlowNetwork
 from freeda.methods.flowseg.settings import FlowSegSettings, NetworkSettings
@@ -18,7 +18,6 @@ from freeda.methods.trained_weights import TrainedWeights, find_weights
 from freeda.models.checkpoint import Checkpoint
 from freeda.models.clip import load_clip
 from freeda.presets import Preset
-from freeda.presets.settings import require
 
 __all__ = ["load"]
 
@@ -46,7 +45,7 @@ def load(
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require_switch(background)
-    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
+    require_batch(batch)
     runtime = Runtime.taken_from(options)
     found = find_weights("flowseg", weights, preset, NetworkSettings)
     trained = found.network_settings(NetworkSettings())

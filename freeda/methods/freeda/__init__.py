@@ -10,7 +10,7 @@ import torch
 
 from freeda.errors import ConfigError, DatasetError, UntrustedIndexError, printable
 from freeda.index.reader import PrototypeIndex
-from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_switch
+from freeda.methods.base import SETTING_NAMES, Runtime, as_preset, require_batch, require_switch
 from freeda.methods.freeda import own_prototypes
 from freeda.methods.freeda.concepts import parse_concepts
 from freeda.methods.freeda.explain import explain
@@ -24,7 +24,7 @@ from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.presets import Preset
 from freeda.presets.recipes import load_recipe
-from freeda.presets.settings import REGIONS, FreedaSettings, require
+from freeda.presets.settings import REGIONS, FreedaSettings
 from freeda.presets.toml import changed
 from freeda.presets.trust import known_models
 from freeda.records import Prototype, Reject
@@ -62,7 +62,7 @@ def load(
         other nouns, "usual" for what surrounds things in photographs, or "none".
     """
     require_switch(background)
-    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
+    require_batch(batch)
     runtime = Runtime.taken_from(options)
     device = runtime.torch_device
     searching = "cpu" if index_device == "auto" and device.type != "cuda" else index_device

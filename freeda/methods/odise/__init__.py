@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freeda.class_names import parse_classes
-from freeda.methods.base import Runtime, require_switch
+from freeda.methods.base import Runtime, require_batch, require_switch
 from freeda.methods.odise.loading import load_frozen, new_network
 from freeda.methods.odise.method import EncodedImage, OdiseMethod, PreparedImage, Vocabulary
 from freeda.methods.odise.network import FrozenModels, OdiseNetwork
@@ -16,7 +16,6 @@ from freeda.methods.segmenter import MethodSegmenter
 from freeda.methods.trained_weights import TrainedWeights, find_weights
 from freeda.models.checkpoint import Checkpoint
 from freeda.presets import Preset
-from freeda.presets.settings import require
 
 __all__ = ["load"]
 
@@ -46,7 +45,7 @@ def load(
     Raises `ConfigError`, `ModelNotFoundError`.
     """
     require_switch(background)
-    require(isinstance(batch, int) and batch > 0, "batch", batch, "a whole number above 0")
+    require_batch(batch)
     runtime = Runtime.taken_from(options)
     found = find_weights("odise", weights, preset, NetworkSettings)
     if stuff is not None:
