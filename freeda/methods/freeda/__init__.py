@@ -126,7 +126,7 @@ def with_images(segmenter: FreedaSegmenter, images: Iterable[MarkedImage]) -> Fr
     for item in (found for image in images for found in own_prototypes.of_image(method, image, built)):
         if isinstance(item, Reject):
             what = f"'{item.noun}' in {item.caption_id}" if item.noun else item.caption_id
-            raise DatasetError(f"{what} gives no prototype: {item.reason}; mark it anew")
+            raise DatasetError(f"{what} gives no prototype: {item.reason}; mark more of it, or leave it out")
         prototypes.append(item)
     return segmenter.with_method(method.with_own(prototypes))
 

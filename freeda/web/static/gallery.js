@@ -116,7 +116,7 @@ export class GalleryView {
   }
 
   async #write() {
-    const made = await api.post(this.#path("/without"), { rows: [...this.marked], name: byId("new-name").value.trim() });
+    const made = await api.write(this.#path("/without"), { rows: [...this.marked], name: byId("new-name").value.trim() });
     showError(null);
     byId("written").textContent = `${made.folder}: ${count(made.prototypes, "prototype")}`;
     this.onNewIndex(made.name);

@@ -120,7 +120,7 @@ export class Marks {
     button.disabled = true;
     told.textContent = "writing ...";
     try {
-      const made = await api.post(`indexes/${encodeURIComponent(index)}/with`, question);
+      const made = await api.write(`indexes/${encodeURIComponent(index)}/with`, question);
       showError(null);
       told.textContent = `${made.folder}: ${count(made.prototypes, "prototype")}, ${made.added} of them new`;
       this.onNewIndex(made.name);

@@ -116,6 +116,7 @@ export class SegmentView {
     this.marks.allow(this.retrieves);
     clearTimeout(this.timer);
     this.asked?.abort();
+    if (this.image && this.chips.entries.length) byId("status").textContent = "segmenting ...";
     this.timer = setTimeout(guarded(() => this.#segment()), wait);
   }
 
@@ -137,7 +138,6 @@ export class SegmentView {
       background: byId("background").checked,
       marks: this.retrieves ? this.marks.asked : [],
     };
-    byId("status").textContent = "segmenting ...";
     try {
       const result = await api.post("segment", question, asked.signal);
       const labels = new Uint16Array(await api.bytes(`results/${result.result}/labels.u16`, asked.signal));

@@ -67,7 +67,10 @@ def test_marks_of_no_use_are_a_sentence(client: httpx.Client) -> None:
     image = upload(client)
     outside = {**BOX, "image": image, "box": [-9, -9, 5, 5]}
     told = ask(client, image, marks=[outside])
-    assert "'owl' in scene.png gives no prototype: mask is empty; mark it anew" in told.json()["error"]
+    assert (
+        "'owl' in scene.png gives no prototype: mask is empty; mark more of it, or leave it out"
+        in told.json()["error"]
+    )
     told = ask(client, image, method="diffsegmenter", marks=[{**BOX, "image": image}])
     assert "marks are for methods that retrieve; choose freeda" in told.json()["error"]
     told = client.post("/api/indexes/toy/with", json={"name": "mine", "marks": []})
