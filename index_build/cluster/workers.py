@@ -14,7 +14,7 @@ from importlib.metadata import version
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from distributed import Client, Scheduler, TimeoutError, Worker, WorkerPlugin, get_worker, wait
+from distributed import Client, Future, Scheduler, TimeoutError, Worker, WorkerPlugin, get_worker, wait
 from distributed.scheduler import KilledWorker
 
 from freeda.errors import FreedaError, WorkerError, reason
@@ -137,7 +137,9 @@ def installed_models(
     name = _PLUGIN + client.id
     try:
         client.register_plugin(_ModelPlugin(name, preset, device, threads))
-        _wait_for_models(client, name)
+        # Kept to the end: an adaptive cluster retires a worker that neither works nor holds a result.
+        loaded = client.submit(_load_models, name, pure=False)
+        _wait_for_models(client, loaded)
         found = client.run(_describe, name, on_error="return")
         present = client.nthreads()  # some may have left; those that join are checked by their tasks
         asked = {address: answer for address, answer in found.items() if address in present}
@@ -159,13 +161,12 @@ def _release_stale(client: Client) -> None:
         client.unregister_worker_plugin(name)
 
 
-def _wait_for_models(client: Client, name: str) -> None:
+def _wait_for_models(client: Client, task: Future) -> None:
     """Waits until one worker has its models.
 
-    It does so by a task, for an adaptive cluster starts workers for tasks only; those of a batch system may
-    still be in its queue.
+    task: runs `_load_models`, for an adaptive cluster starts workers for tasks only; those of a batch system
+        may still be in its queue.
     """
-    task = client.submit(_load_models, name, pure=False)
     last_seen = time.monotonic()
     try:
         while not task.done():

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +24,10 @@ def freeda(*arguments: object):
 
 
 def test_help_answers_at_once() -> None:
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "freeda.cli", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
-    loaded = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "freeda.cli", "--help"], capture_output=True, text=True
-    ).stderr
+    command = [sys.executable, "-X", "importtime", "-m", "freeda.cli", "--help"]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    assert " click\n" in loaded
     assert not any(f" {name}\n" in loaded for name in ("torch", "numpy", "faiss", "pyarrow", "dask"))
-    assert min(times) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,7 +177,6 @@ def test_what_needs_no_model_is_told_before_anything_is_imported(
     (tmp_path / "file").write_text("")
     code = "import sys; from freeda.cli import main; main(sys.argv[1:], standalone_mode=True)"
     watched = f"import atexit\natexit.register(lambda: print('torch' in sys.modules))\n{code}"
-    started = time.monotonic()
     shown = subprocess.run(
         [sys.executable, "-c", f"import sys\n{watched}", *arguments],
         cwd=tmp_path,
@@ -188,7 +186,6 @@ def test_what_needs_no_model_is_told_before_anything_is_imported(
     assert shown.returncode in (1, 2)
     assert message.format(here=tmp_path.resolve()) in shown.stderr
     assert shown.stdout.strip() == "False"
-    assert time.monotonic() - started < 5  # a second, on a machine that does nothing else
 
 
 def test_pictures_of_many_pixels_are_refused_unless_they_are_allowed(

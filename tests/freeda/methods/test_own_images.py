@@ -130,7 +130,7 @@ def _inverse_covariance(vocabulary: Vocabulary) -> np.ndarray:
 
 
 def test_a_mark_that_gives_nothing_is_told(index_folder: Path, image: MarkedImage) -> None:
-    with pytest.raises(DatasetError, match="'dog' in mine.png gives no prototype: mask is empty; mark more of"):
+    with pytest.raises(DatasetError, match="'dog' in mine.png gives no prototype: mask is empty; mark more"):
         freeda.with_images(freeda.load(index_folder), [replace(image, marks=image.marks[3:4])])
 
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -64,33 +63,30 @@ def whole(odise_preset: Preset, data: Path, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-_SLOW = """
-import sys, time
+_KILLED = """
+import os, signal, sys
 import freeda.training.loop as loop
 from freeda.cli import main
 
 loop._CHECKPOINT_SECONDS = 0.0
 step = loop._Fitting._step
 
-def slow(self, progress):
-    time.sleep(0.3)
+def killed(self, progress):
+    if progress >= 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)
     return step(self, progress)
 
-loop._Fitting._step = slow
+loop._Fitting._step = killed
 main(sys.argv[1:])
 """
 
 
 def test_killed_and_run_again_gives_the_same_weights(whole: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
-    command = [sys.executable, "-c", _SLOW, *map(str, training(data, out))]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        state, deadline = out / "odise.state.safetensors", time.monotonic() + 120
-        while not state.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(1.0)
-        process.send_signal(signal.SIGKILL)
-    assert state.exists() and not (out / "model.safetensors").exists()
+    command = [sys.executable, "-c", _KILLED, *map(str, training(data, out))]
+    ended = subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.DEVNULL)
+    assert ended.returncode == -signal.SIGKILL
+    assert (out / "odise.state.safetensors").exists() and not (out / "model.safetensors").exists()
     done = freeda(*training(data, out))
     assert done.exit_code == 0, done.stderr
     for name in ("model.safetensors", "odise.state.safetensors"):

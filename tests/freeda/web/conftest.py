@@ -15,6 +15,9 @@ import httpx
 import psutil
 import pytest
 
+PATIENCE = 300
+"""Seconds for an answer: a server that has just started loads models, and other tests have the processor."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -25,7 +28,7 @@ class Served:
     home: Path
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE)
 
 
 def started(*options: str, home: Path) -> tuple[subprocess.Popen, str]:
@@ -42,13 +45,22 @@ def started(*options: str, home: Path) -> tuple[subprocess.Popen, str]:
     return process, found[1]
 
 
+def ended(process: subprocess.Popen) -> None:
+    """Ends a server, whatever it is doing."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("home")
     process, url = started(home=home)
     yield Served(url, psutil.Process(process.pid), home)
-    process.terminate()
-    process.wait(20)
+    ended(process)
     shutil.rmtree(home, ignore_errors=True)
 
 

@@ -24,7 +24,7 @@ from freeda.web.application import create_application
 from freeda.web.limits import Limits
 from freeda.web.studio import Studio
 from tests.freeda.web.asking import ask, upload
-from tests.freeda.web.conftest import Served, started
+from tests.freeda.web.conftest import PATIENCE, Served, ended, started
 
 pytestmark = pytest.mark.xdist_group("web")
 
@@ -65,14 +65,14 @@ def test_who_would_have_to_wait_too_long_is_told_to_come_again(
 
     def held(*arguments: Any, **options: Any) -> Any:
         entered.set()
-        leave.wait(30)
+        leave.wait(PATIENCE)
         return segment(*arguments, **options)
 
     monkeypatch.setattr(studio, "segment", held)
-    with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client, ThreadPoolExecutor(1) as pool:
         image = upload(client)
         first = pool.submit(ask, client, image, ["cat"], index="tiny")
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         second = ask(client, image, ["dog"], index="tiny")
         assert (second.status_code, second.headers["retry-after"]) == (429, "1")
         assert "try again in a moment" in second.json()["error"]
@@ -83,7 +83,7 @@ def test_who_would_have_to_wait_too_long_is_told_to_come_again(
 
 def test_what_is_kept_is_bounded(narrow: tuple[str, Studio]) -> None:
     url, studio = narrow
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
         first = upload(client)
         result = ask(client, first, ["cat", "dog"], index="tiny").json()["result"]
         gone = client.get(f"/api/results/{result}/labels.png")
@@ -104,7 +104,7 @@ def test_an_error_that_nobody_has_foreseen_is_a_sentence(
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(studio, "picture", broken)
-    told = httpx.get(f"{url}/api/images/x")
+    told = httpx.get(f"{url}/api/images/x", timeout=PATIENCE)
     assert told.status_code == 500
     assert told.headers["content-security-policy"].startswith("default-src 'self';")
     assert told.json() == {"error": "the server failed with ZeroDivisionError; its terminal says where"}
@@ -135,7 +135,9 @@ def test_many_at_once_lose_nothing_and_memory_stays(served: Served) -> None:
 
 def test_ctrl_c_is_the_ordinary_end(tmp_path: Path) -> None:
     process, url = started(home=tmp_path)
-    while httpx.get(f"{url}api/about").status_code != 200:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    try:
+        assert httpx.get(f"{url}api/about", timeout=PATIENCE).status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        ended(process)

@@ -258,7 +258,7 @@ def test_the_only_worker_is_started_anew_before_a_caption_is_blamed(
 def test_a_worker_that_another_shard_has_restarted_counts_as_ended() -> None:
     """Two shards may fail on one worker before its first restart is known."""
     with cluster(1, allowed_failures=0) as started, Client(started) as client:
-        client.wait_for_workers(1, 60)
+        client.wait_for_workers(1, 300)
         (worker,) = client.scheduler_info(n_workers=-1)["workers"]
         health = WorkerHealth(client)
         assert [health.restart(worker), health.restart(worker)] == [Restart.DONE, Restart.GONE]
@@ -275,7 +275,7 @@ def test_a_caption_fails_twice_on_an_only_worker_that_nobody_can_restart(
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             with Client(started) as client:
-                client.wait_for_workers(1, 60)
+                client.wait_for_workers(1, 300)
                 client.register_plugin(Troublemaker("zeppelin", word))
                 build_index(
                     str(captions),
@@ -411,7 +411,8 @@ def test_a_killed_scheduler_ends_the_run_but_not_the_build(
             caught.append(error)
 
     with dask_processes(tmp_path) as scheduler:
-        while not (tmp_path / "scheduler.json").exists():
+        file = tmp_path / "scheduler.json"
+        while not (file.exists() and file.stat().st_size):
             time.sleep(0.05)
         thread = Thread(target=build)
         thread.start()

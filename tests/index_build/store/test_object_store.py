@@ -45,6 +45,7 @@ def s3_port() -> Iterator[int]:
         except OSError:
             assert server.poll() is None
             time.sleep(0.1)
+    assert server.poll() is None, "the port is another program's"
     yield port
     server.kill()
     server.wait()
