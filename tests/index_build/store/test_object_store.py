@@ -62,7 +62,7 @@ def use_s3(monkeypatch: pytest.MonkeyPatch, port: int) -> fsspec.AbstractFileSys
 
 class _FailingProxy(BaseHTTPRequestHandler):
     """Passes requests on to the server of `port`, but answers every seventh with 503, hangs up on every
-    eleventh after it has been carried out, and leaves every seventeenth without an answer.
+    eleventh after it has been carried out, and leaves every thirty-first without an answer.
     """
 
     protocol_version = "HTTP/1.1"
@@ -78,7 +78,7 @@ class _FailingProxy(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if number % 17 == 0:
+        if number % 31 == 0:
             self.failed["timed out"] += 1
             time.sleep(2 * READ_TIMEOUT)
             self.close_connection = True
