@@ -233,6 +233,29 @@ def sd35_vitb() -> Preset:
     )
 
 
+def sd15_sam2() -> Preset:
+    """`sd15-vitb` with regions by SAM 2.1."""
+    return _with_regions("sd15-sam2", "SAM 2.1 Large", "facebook/sam2.1-hiera-large", "Apache-2.0")
+
+
+def sd15_eomt() -> Preset:
+    """`sd15-vitb` with regions by EoMT."""
+    return _with_regions("sd15-eomt", "EoMT Large", "tue-mps/coco_panoptic_eomt_large_640", "MIT")
+
+
+def _with_regions(name: str, title: str, model: str, license_name: str) -> Preset:
+    """`sd15-vitb` with a model that proposes masks. Indexes of `sd15-vitb` serve."""
+    base = sd15_vitb()
+    return replace(
+        base,
+        name=name,
+        description=f"Stable Diffusion 1.5, CLIP ViT-B/16, DINOv2 ViT-B/14, masks by {title}.",
+        models={**base.models, "regions": (model,)},
+        segmentation=replace(base.segmentation, regions="proposals"),
+        licenses={**base.licenses, "regions": license_name},
+    )
+
+
 def _with_diffusion(name: str, title: str, model: str, synthesis: Synthesis) -> Preset:
     """`sd15-vitb` with another diffusion model, of Stability AI's."""
     base = sd15_vitb()
@@ -286,6 +309,8 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
     "sdxl-dinov3l": sdxl_dinov3l,
     "sdxl-turbo-vitb": sdxl_turbo_vitb,
     "sd35-vitb": sd35_vitb,
+    "sd15-sam2": sd15_sam2,
+    "sd15-eomt": sd15_eomt,
 }
 
 

@@ -23,11 +23,12 @@ def model_card(
     """As Markdown.
 
     data: identity of the images; "start" is the fingerprint of the weights that the training began with.
-    figures: what was measured, by name.
+    figures: what was measured, by name; none where the data are not the toy world.
     """
     trained = sum(weight.numel() for weight in training.task.network.parameters())
     names = ", ".join(names[0] for names in checkpoint.classes)
     limits = "".join(f"- {limit}\n" for limit in training.limits)
+    figures = figures or {"held-out figures": "none measured; `freeda evaluate` does"}
     measured = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
     return f"""# {checkpoint.method}, trained with `freeda train`
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from freeda.errors import OutputError, reason
+from freeda.errors import OutputError, TrainingError, reason
 from freeda.files import replacing
 
 __all__ = ["Curve", "mean_figures"]
@@ -24,15 +24,23 @@ class Curve:
         self._pending: list[Mapping[str, float]] = []
 
     def resume(self, step: int) -> None:
-        """Reads what an interrupted training wrote, up to a step."""
+        """Reads what an interrupted training wrote, up to a step. Raises `TrainingError`."""
         if self.path.exists():
+            self._rows = [row for row in self._read() if row["step"] <= step]
+
+    def _read(self) -> list[dict[str, float]]:
+        try:
             with self.path.open(encoding="utf-8", newline="") as file:
-                rows = [
+                return [
                     {name: float(value or "nan") for name, value in row.items()}
-                    | {"step": int(float(row["step"]))}
+                    | {"step": int(float(row["step"])), "loss": float(row["loss"])}
                     for row in csv.DictReader(file)
                 ]
-            self._rows = [row for row in rows if row["step"] <= step]
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise TrainingError(
+                f"'{self.path}' is damaged ({reason(error)}); remove it, and the training goes on without "
+                f"the curve so far"
+            ) from error
 
     def add(self, step: int, seconds: float, figures: Mapping[str, float]) -> None:
         self._pending.append(figures)
@@ -68,7 +76,8 @@ class Curve:
         axes.plot([row["step"] for row in self._rows], [row["loss"] for row in self._rows], linewidth=0.8)
         axes.set(xlabel="step", ylabel="loss", yscale="log")
         axes.grid(alpha=0.3)
-        figure.savefig(path, dpi=120)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=120, format="png")
 
 
 def mean_figures(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:

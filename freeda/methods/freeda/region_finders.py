@@ -45,8 +45,8 @@ def region_finder(
     if settings.regions == "proposals":
         if "regions" not in preset.models:
             raise ConfigError(
-                f"preset '{preset.name}' names no model of role regions, which propose masks; add one to "
-                f'[models], such as regions = ["facebook/sam2.1-hiera-large"]'
+                f"preset '{preset.name}' names no model of role regions, which propose masks; use preset "
+                f'sd15-sam2 or sd15-eomt, or add one to [models]: regions = ["facebook/sam2.1-hiera-large"]'
             )
         points = settings.proposal_points
         return ProposedRegions(load_mask_proposals(preset.model_ids("regions"), device, dtype, points=points))
@@ -58,7 +58,10 @@ def _imported(name: str) -> FindRegions:
     try:
         found: Any = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"regions '{name}' cannot be imported: {reason(error)}") from error
+        raise ConfigError(
+            f"regions '{name}' cannot be imported: {reason(error)}; install it, or name its folder in "
+            f"PYTHONPATH"
+        ) from error
     if not callable(found):
         raise ConfigError(f"regions '{name}' is no function of a window and the settings")
     return found

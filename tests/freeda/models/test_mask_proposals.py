@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_a_model_that_is_asked_at_points_proposes_masks(sam2: str) -> None:
     assert masks.dtype == bool and masks.shape[1:] == (56, 70) and len(masks) >= 1
     np.testing.assert_array_equal(masks, propose(window()))
     assert propose.fingerprint() == load_mask_proposals([sam2], CPU, points=4).fingerprint()
+
+
+def test_the_grid_has_the_points_that_are_asked_for(sam2: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    crops = Sam2ImageProcessor.generate_crop_boxes
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        made = crops(*arguments, **options)
+        asked.append(made[1].reshape(-1, 2).shape[0])
+        return made
+
+    monkeypatch.setattr(Sam2ImageProcessor, "generate_crop_boxes", watched)
+    for points in (2, 5):
+        load_mask_proposals([sam2], CPU, points=points)(window())
+    assert asked == [4, 25]
 
 
 def test_a_model_of_queries_gives_each_pixel_to_one(eomt: str) -> None:

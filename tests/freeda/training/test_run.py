@@ -127,6 +127,56 @@ def test_other_settings_are_refused_with_what_differs(whole: Path, data: Path) -
     assert {path: path.read_bytes() for path in whole.iterdir()} == before
 
 
+def test_a_damaged_curve_is_told(whole: Path, data: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / "odise.curve.csv").write_text("stp,loss\n10,x\n")
+    done = freeda(*training(data, out))
+    assert done.exit_code == 1 and "odise.curve.csv' is damaged" in done.stderr and "remove it" in done.stderr
+    (out / "odise.curve.csv").unlink()
+    done = freeda(*training(data, out))
+    assert done.exit_code == 0, done.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of its files, but for the state, whose entries have no order, by name."""
+    files = (path for path in folder.iterdir() if path.is_file())
+    return {path.name: b"" if ".state." in path.name else path.read_bytes() for path in files}
+
+
+_FULL_DISK = """
+import resource, signal, sys
+from freeda.cli import main
+from freeda.models.checkpoint import Checkpoint
+from freeda.training.curve import Curve
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+owner, name = {"weights": (Checkpoint, "write"), "curve": (Curve, "draw")}[sys.argv[1]]
+call = getattr(owner, name)
+
+def limited(*arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    return call(*arguments)
+
+setattr(owner, name, limited)
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("full_for", ["weights", "curve"])
+def test_a_disk_that_is_full_at_the_end_costs_nothing(
+    full_for: str, whole: Path, data: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    before = contents(out)
+    command = [sys.executable, "-c", _FULL_DISK, *map(str, (full_for, *training(data, out)))]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "make room" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert contents(out) == before
+    done = freeda(*training(data, out))
+    assert done.exit_code == 0, done.stderr
+
+
 def test_another_method_s_run_is_replaced_whole(data: Path, odise_preset: Preset, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert freeda(*training(data, out, "--steps", 2)).exit_code == 0

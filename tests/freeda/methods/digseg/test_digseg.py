@@ -292,6 +292,27 @@ def test_every_recipe_has_a_loss_that_says_how_it_goes(digseg_preset: Preset, re
     assert set(made.frozen) == {"vae", "text_encoder", "schedule", "clip"}
 
 
+def test_the_velocity_to_be_learnt_leads_to_the_mask(digseg_preset: Preset) -> None:
+    """x0 = sqrt(a) x - sqrt(1 - a) v, of the noisy latents that the network is given."""
+    task = build(digseg_preset, Given((image(),)), recipe="diffusion", device=CPU, options={}).task
+    given: list[torch.Tensor] = []
+
+    def network(images: object, noisy: torch.Tensor, steps: torch.Tensor, *rest: object) -> torch.Tensor:
+        given.extend((noisy, steps))
+        return torch.zeros_like(noisy)
+
+    task.network = network
+    goals = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    texts = task._texts[[0] * 6]
+    _, velocity = task._prediction(torch.zeros_like(goals), goals, texts, np.random.default_rng(0))
+    noisy, steps = given
+    kept = task._frozen.schedule.alphas_cumprod[steps][:, None, None, None]
+    assert steps.float().std() > 50 and (noisy - goals).abs().max() > 0.1
+    torch.testing.assert_close(
+        kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, goals, atol=1e-4, rtol=1e-4
+    )
+
+
 def test_a_unet_can_begin_with_random_weights(digseg_preset: Preset, frozen: Frozen) -> None:
     fresh, known = (
         build(

@@ -113,6 +113,21 @@ def test_denoising_finds_a_mask_that_the_network_knows(frozen: Frozen) -> None:
         torch.testing.assert_close(found, mask, atol=1e-3, rtol=1e-3)
 
 
+def test_several_masks_are_averaged(frozen: Frozen) -> None:
+    latents, states, texts = inputs(frozen)
+    schedule = mask_schedule(frozen.pipeline)
+
+    def keeps(images: torch.Tensor, noisy: torch.Tensor, *rest: object) -> torch.Tensor:
+        return -noisy  # at the last step, the mask is the velocity's negative
+
+    one, other, both = (
+        denoised(keeps, schedule, latents, states, texts, steps=1, seeds=seeds)  # type: ignore[arg-type]
+        for seeds in ([2], [3], [2, 3])
+    )
+    assert (one - other).abs().max() > 1
+    torch.testing.assert_close(both, (one + other) / 2)
+
+
 def test_noise_of_several_scales_has_variance_one_and_is_smooth_late_only() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = pyramid_noise((8, 4, 32, 32), torch.tensor([0] * 4 + [999] * 4), 999, generator)

@@ -211,6 +211,22 @@ def test_times_near_the_image_can_be_more_frequent() -> None:
     np.testing.assert_allclose(np.array(seen[200:]), np.array(seen[:200]) ** 4, atol=1e-6)
 
 
+def test_alignment_is_with_the_backbone_s_features_of_the_same_places() -> None:
+    backbone = load_backbone(load_preset("toy").model_ids("backbone"), torch.device("cpu"))
+    network = random_network(align_width=backbone.width)
+    made = FlowSegTask(network, Given((image(),)), LossSettings(), backbone=backbone)
+    side, grid = network.settings.side, network.settings.side // network.settings.patch
+    pictures = places(2, 3, side, side)
+    known = backbone.dense_features(pictures, side).clone()
+    known = torch.nn.functional.interpolate(known, (grid, grid), mode="bilinear", align_corners=False)
+    tokens = known.flatten(2).transpose(1, 2)
+    network.alignment = torch.nn.Identity()
+    assert made._align_loss(tokens, pictures) == pytest.approx(0, abs=1e-5)
+    assert made._align_loss(-tokens, pictures) == pytest.approx(2, abs=1e-5)
+    assert made._align_loss(tokens.flip(1), pictures) > 0.01
+    assert made._align_loss(tokens.flip(0), pictures) > 0.01
+
+
 def test_every_weight_learns_and_the_backbone_does_not() -> None:
     backbone = load_backbone(load_preset("toy").model_ids("backbone"), torch.device("cpu"))
     network = random_network(align_width=backbone.width, classifier=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -119,28 +121,39 @@ def test_taps_that_are_not_there_are_refused(frozen: FrozenModels, tap: str, mes
         TappedPipeline(frozen.diffusion.pipeline, [tap], timestep=0, noise_seed=0)
 
 
-class Shapes:
-    """Stable Diffusion 1.5 without weights."""
+SD21_UNET = SD15_UNET | {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
 
-    def __init__(self) -> None:
+
+class Shapes:
+    """Stable Diffusion without weights."""
+
+    def __init__(self, unet: dict[str, Any]) -> None:
         with torch.device("meta"):
-            self.unet = UNet2DConditionModel(**SD15_UNET)
+            self.unet = UNet2DConditionModel(**unet)
             self.vae = AutoencoderKL(**SD15_VAE)
         self.text_encoder = torch.nn.Identity()
         self.scheduler = DDPMScheduler(beta_schedule="scaled_linear")
 
 
-def test_at_full_size_taps_have_the_released_code_s_channels_and_grids() -> None:
-    tapped = TappedPipeline(Shapes(), FULL_SIZE_TAPS, timestep=0, noise_seed=42)
+@pytest.mark.parametrize(("unet", "width"), [(SD15_UNET, 768), (SD21_UNET, 1024)], ids=["1.5", "2.1"])
+def test_at_full_size_taps_have_the_released_code_s_channels_and_grids(
+    unet: dict[str, Any], width: int
+) -> None:
+    tapped = TappedPipeline(Shapes(unet), FULL_SIZE_TAPS, timestep=0, noise_seed=42)
     assert tapped.channels == (512, 512, 2560, 1920, 960, 640, 512, 512)
-    pictures, states = torch.rand(1, 3, 512, 512, device="meta"), torch.rand(1, 77, 768, device="meta")
+    pictures, states = torch.rand(1, 3, 512, 512, device="meta"), torch.rand(1, 77, width, device="meta")
     found: dict[int, torch.Tensor] = {}
-    vae, unet = tapped.pipeline.vae, tapped.pipeline.unet
+    vae = tapped.pipeline.vae
     latents = torch.rand(1, 4, 64, 64, device="meta")
     with torch.no_grad(), tapped._listening("vae.encoder", found):
         vae.encode(pictures)
     with torch.no_grad(), tapped._listening("unet", found, stop=True):
-        unet(latents, torch.zeros(1, device="meta"), states)
+        tapped.pipeline.unet(latents, torch.zeros(1, device="meta"), states)
     with torch.no_grad(), tapped._listening("vae.decoder", found, stop=True):
         vae.decode(latents)
     assert [found[number].shape[-1] for number in range(8)] == [128, 64, 8, 16, 32, 64, 64, 128]
