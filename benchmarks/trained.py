@@ -20,9 +20,9 @@ from freeda.methods.base import Segmenter
 
 _HEADER = """## {title}: what names and parts are worth
 
-`python benchmarks/trained.py {method} --write`, percent of mIoU, with the committed weights. They were
-trained on scenes without the 12 unseen kinds. Under permuted names, every unseen kind is called by another
-unseen one's: what remains does not depend on the name.
+`python benchmarks/trained.py {method} --scenes {scenes} --write`, percent of mIoU, with the committed
+weights. They were trained on scenes without the 12 unseen kinds. Under permuted names, every unseen kind is
+called by another unseen one's: what remains does not depend on the name.
 """
 _TITLES = {"odise": "ODISE", "digseg": "DiGSeg"}
 _MASKS_ALONE = {"presence": 0.0, "presence_power": 0.0}
@@ -125,7 +125,7 @@ def masks_of_present(scenes: int, found: Measured) -> Iterator[str]:
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
 def main(method: str, scenes: int, write: bool) -> None:
     """Prints the table of METHOD."""
-    head = _HEADER.format(title=_TITLES[method], method=method)
+    head = _HEADER.format(title=_TITLES[method], method=method, scenes=scenes)
     publish(f"trained-{method}", [head], table(method, scenes), write=write)
 
 

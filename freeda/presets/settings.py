@@ -201,7 +201,7 @@ class FreedaSettings:
         (`freeda.methods.freeda.whitening`).
     shrinkage: of that whitening: what is added to all variances, as a share of their mean.
     retrieval: "class": each class retrieves prototypes by its text, once (FreeDA); "region": each region
-        retrieves prototypes by its feature and is scored by their mean key (after CorrCLIPv2).
+        retrieves prototypes by its feature and is scored by their mean key.
     region_neighbors: prototypes retrieved per region, for retrieval "region".
     templates: prompts with a {} for the class name.
     synonyms: whether a class's text embedding is the mean over all its names; else it is the first name's.
