@@ -31,6 +31,7 @@ def paper_recipe(preset: Preset) -> FreedaSettings:
         background_concepts=(),
         pooling="bilinear",
         merge_above=1.0,
+        color_weight=0.0,
         pamr=0,
         metric="cosine",
         retrieval="class",

@@ -195,6 +195,8 @@ class FreedaSettings:
         with every pixel shared by the four tokens around it, "bilinear" as in the released code.
     merge_above: neighbouring superpixels are merged while their features' cosine is above this; 1 merges
         none.
+    color_weight: how much colour counts, beside features, in which of the merged regions beside it a
+        superpixel ends (`freeda.segmentation.reassigning`); 0 leaves all where merging put them.
     pamr: iterations of pixel-adaptive mask refinement; 0 for none.
     metric: how a region's feature is compared with prototypes, for retrieval "class": "cosine" (FreeDA), or
         "whitened", by the cosine after whitening with what prototypes of one noun differ in
@@ -226,6 +228,7 @@ class FreedaSettings:
     background_concepts: BackgroundConcepts = FROM_INDEX
     pooling: Pooling = "area"
     merge_above: float = 1.0
+    color_weight: float = 0.0
     pamr: int = 0
     metric: Metric = "cosine"
     shrinkage: float = 0.1
@@ -256,6 +259,7 @@ class FreedaSettings:
         self._require("background_concepts", known, f'a list of names, or "{FROM_INDEX}"')
         self._require("pooling", self.pooling in get_args(Pooling), _or(get_args(Pooling)))
         self._require("merge_above", is_number(self.merge_above, above=0, most=1), "above 0, at most 1")
+        self._require("color_weight", is_number(self.color_weight, least=0), "0 or more")
         self._require("pamr", isinstance(self.pamr, int) and 0 <= self.pamr <= 100, "0 .. 100")
         self._require("metric", self.metric in get_args(Metric), _or(get_args(Metric)))
         self._require("shrinkage", is_number(self.shrinkage, above=0), "above 0")

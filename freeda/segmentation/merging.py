@@ -6,7 +6,7 @@ import numpy as np
 
 from freeda.records import Regions
 
-__all__ = ["merge_alike"]
+__all__ = ["adjacency", "merge_alike"]
 
 
 def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Regions:
@@ -21,7 +21,7 @@ def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Re
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     usable = np.isfinite(lengths) & (lengths > 0)
     units = np.divide(sums, lengths, where=usable, out=np.zeros_like(sums))
-    touching = _touching(regions.labels, count) & usable & usable.T
+    touching = adjacency(regions.labels, count) & usable & usable.T
     cosines = np.where(touching, units @ units.T, -np.inf)
     best = cosines.argmax(1)  # each one's most similar neighbour, so that a merge updates a few rows only
     peaks = cosines.max(1)
@@ -46,7 +46,7 @@ def merge_alike(regions: Regions, features: np.ndarray, similarity: float) -> Re
     return Regions(compact[regions.labels].astype(np.int32), regions.filled)
 
 
-def _touching(labels: np.ndarray, count: int) -> np.ndarray:
+def adjacency(labels: np.ndarray, count: int) -> np.ndarray:
     """(R, R) bool: which regions share a border of pixels, up, down, left or right."""
     touching = np.zeros((count, count), bool)
     for one, other in ((labels[:-1], labels[1:]), (labels[:, :-1], labels[:, 1:])):

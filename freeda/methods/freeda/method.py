@@ -34,6 +34,7 @@ from freeda.presets.settings import FROM_INDEX, FreedaSettings
 from freeda.records import GENERATED, ClassPrototypes, Prototype, Regions
 from freeda.segmentation.cells import CellScores, WindowParts
 from freeda.segmentation.merging import merge_alike
+from freeda.segmentation.reassigning import mean_colors, reassign
 from freeda.segmentation.refinement import contenders, refined
 from freeda.segmentation.regions import pool_regions, region_weights, superpixels
 from freeda.segmentation.score_maps import ScoreMaps
@@ -131,7 +132,8 @@ class FreedaMethod(BackgroundSwitch):
     def image_settings(self) -> Hashable:
         chosen = self.settings
         size = (chosen.short_side, chosen.window, chosen.stride, chosen.dense_size, chosen.resizing)
-        return self.find_regions, chosen.superpixels, size, self._native, chosen.pooling, chosen.merge_above
+        merging = (chosen.pooling, chosen.merge_above, chosen.color_weight)
+        return self.find_regions, chosen.superpixels, size, self._native, *merging
 
     @property
     def native_side(self) -> int:
@@ -218,13 +220,13 @@ class FreedaMethod(BackgroundSwitch):
             embedded = self.clip.embed_images(pixels, "bicubic" if plain else "antialiased")
             for row, (image, number) in enumerate(numbers):
                 regions = images[image].regions[number]
+                regions = self._merge(features[row], regions, pixels[row])
                 windows[image].append(self._encoded_window(regions, features[row], embedded[row]))
         return [EncodedImage(image, tuple(found)) for image, found in zip(images, windows, strict=True)]
 
     def _encoded_window(
-        self, superpixels: Regions, features: torch.Tensor, embedding: torch.Tensor
+        self, regions: Regions, features: torch.Tensor, embedding: torch.Tensor
     ) -> EncodedWindow:
-        regions = self._merge(features, superpixels)
         tokens, grid = features.flatten(1).T, (features.shape[-2], features.shape[-1])
         weights = region_weights(regions.labels, grid, self.settings.pooling).to(features.device)
         return EncodedWindow(
@@ -278,12 +280,17 @@ class FreedaMethod(BackgroundSwitch):
         keys = torch.from_numpy(self.index.mean_keys(found)).to(vocabulary.texts)
         return local_scores(keys, vocabulary.texts)
 
-    def _merge(self, features: torch.Tensor, regions: Regions) -> Regions:
-        """A window's superpixels, merged where their (D, h, w) features are alike."""
-        if self.settings.merge_above == 1:
-            return regions
-        pooled = pool_regions(features, regions.labels, self.settings.pooling)
-        return merge_alike(regions, pooled.cpu().numpy(), self.settings.merge_above)
+    def _merge(self, features: torch.Tensor, superpixels: Regions, window: torch.Tensor) -> Regions:
+        """Superpixels of a (3, H, W) window, merged where their (D, h, w) features are alike."""
+        chosen = self.settings
+        if chosen.merge_above == 1:
+            return superpixels
+        pooled = pool_regions(features, superpixels.labels, chosen.pooling).cpu().numpy()
+        merged = merge_alike(superpixels, pooled, chosen.merge_above)
+        if not chosen.color_weight:
+            return merged
+        colors = mean_colors(window.permute(1, 2, 0).numpy(), superpixels.labels)
+        return reassign(superpixels, merged, pooled, colors, chosen.color_weight)
 
 
 def _digest(vector: np.ndarray) -> str:

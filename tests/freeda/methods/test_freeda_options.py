@@ -36,7 +36,13 @@ def halves(image: np.ndarray, settings: FreedaSettings) -> Regions:
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "whitened": {"metric": "whitened"},
-    "whitened and refined": {"metric": "whitened", "pooling": "smooth", "merge_above": 0.7, "pamr": 2},
+    "whitened and refined": {
+        "metric": "whitened",
+        "pooling": "smooth",
+        "merge_above": 0.7,
+        "color_weight": 0.2,
+        "pamr": 2,
+    },
     "retrieved by region": {"retrieval": "region", "region_neighbors": 3},
     "regions by a function": {"regions": f"{__name__}:halves"},
     "as released": {"resizing": "plain", "pooling": "bilinear", "synonyms": False},
