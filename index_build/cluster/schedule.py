@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from uuid import uuid4
@@ -94,13 +95,22 @@ class ShardSchedule:
         Raises `WorkerError`, and any `FreedaError` of a task.
         """
         pending = (part for shard in shards for part in self._unfinished(shard, state))
-        self._launch(pending)
-        while self._in_flight:
-            for future in self._next_done():
-                for shard in self._receive(future):
-                    self._submit(shard)
+        try:
             self._launch(pending)
+            while self._in_flight:
+                for future in self._next_done():
+                    for shard in self._receive(future):
+                        self._submit(shard)
+                self._launch(pending)
+        finally:
+            self._withdraw()
         self._quarantine.check_end()
+
+    def _withdraw(self) -> None:
+        """Cancels what still waits after an error or Ctrl-C: workers release their models next."""
+        if self._in_flight and self._client.status == "running":
+            with suppress(OSError):  # a scheduler that is gone runs nothing
+                self._client.cancel(list(self._in_flight))
 
     def _launch(self, pending: Iterator[Shard]) -> None:
         """Submits as many shards as the present workers can take; workers may join and leave."""

@@ -147,6 +147,40 @@ def test_an_adaptive_cluster_starts_workers_and_later_ones_join(
     assert_same_rows(tmp_path / "index", undisturbed)
 
 
+def test_what_waits_when_a_build_is_interrupted_is_not_tried_without_models(
+    config: BuildConfig, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard is being built until the models are released, the next one waits on the same worker."""
+    go, before = tmp_path / "go", signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt() -> None:
+        while not list(tmp_path.glob("index/.work/*/*.started")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def released(client: Client, name: str, release=Client.unregister_worker_plugin) -> object:
+        answer = release(client, name)
+        go.touch()
+        time.sleep(3)
+        return answer
+
+    monkeypatch.setattr(Client, "unregister_worker_plugin", released)
+    with cluster(1, allowed_failures=3) as started, Client(started) as client:
+        client.register_plugin(Waiter(go))
+        watching = Thread(target=interrupt, daemon=True)
+        watching.start()
+        with pytest.raises(KeyboardInterrupt):
+            build_index(str(captions), tmp_path / "index", config, resources=of(started))
+        watching.join()
+        signal.signal(signal.SIGINT, before)
+        deadline = time.monotonic() + 120
+        while any(client.processing().values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (logs,) = client.get_worker_logs().values()
+        assert not [text for level, text in logs if level == "ERROR"]
+
+
 class Troublemaker(AroundBuilding):
     """Makes one word deadly, the process that builds it kills itself or loses its GPU, and another one an
     error.
