@@ -245,52 +245,43 @@ def sd15_eomt() -> Preset:
 
 def _with_regions(name: str, title: str, model: str, license_name: str) -> Preset:
     """`sd15-vitb` with a model that proposes masks. Indexes of `sd15-vitb` serve."""
-    base = sd15_vitb()
-    return replace(
-        base,
-        name=name,
-        description=f"Stable Diffusion 1.5, CLIP ViT-B/16, DINOv2 ViT-B/14, masks by {title}.",
-        models={**base.models, "regions": (model,)},
-        segmentation=replace(base.segmentation, regions="proposals"),
-        licenses={**base.licenses, "regions": license_name},
-    )
+    description = f"Stable Diffusion 1.5, CLIP ViT-B/16, DINOv2 ViT-B/14, masks by {title}."
+    segmentation = replace(_full_size(), regions="proposals")
+    return _with_model("regions", name, description, model, license_name, segmentation=segmentation)
 
 
 def _with_diffusion(name: str, title: str, model: str, synthesis: Synthesis) -> Preset:
     """`sd15-vitb` with another diffusion model, of Stability AI's."""
-    base = sd15_vitb()
-    return replace(
-        base,
-        name=name,
-        description=f"{title}, CLIP ViT-B/16, DINOv2 ViT-B/14.",
-        models={**base.models, "diffusion": (model,)},
-        synthesis=synthesis,
-        licenses={**base.licenses, "diffusion": "Stability AI Community License"},
-    )
+    description = f"{title}, CLIP ViT-B/16, DINOv2 ViT-B/14."
+    license_name = "Stability AI Community License"
+    return _with_model("diffusion", name, description, model, license_name, synthesis=synthesis)
 
 
 def _with_clip(name: str, title: str, model: str, license_name: str) -> Preset:
     """`sd15-vitb` with another CLIP."""
-    base = sd15_vitb()
-    return replace(
-        base,
-        name=name,
-        description=f"Stable Diffusion 1.5, {title}, DINOv2 ViT-B/14.",
-        models={**base.models, "clip": (model,)},
-        licenses={**base.licenses, "clip": license_name},
-    )
+    description = f"Stable Diffusion 1.5, {title}, DINOv2 ViT-B/14."
+    return _with_model("clip", name, description, model, license_name)
 
 
 def _with_backbone(name: str, title: str, model: str, side: int, license_name: str) -> Preset:
     """`sd15-vitb` with another backbone. side: pixels of a window's shorter side for it."""
+    description = f"Stable Diffusion 1.5, CLIP ViT-B/16, {title}."
+    segmentation = replace(_full_size(), dense_size=side)
+    return _with_model("backbone", name, description, model, license_name, segmentation=segmentation)
+
+
+def _with_model(
+    role: str, name: str, description: str, model: str, license_name: str, **settings: Any
+) -> Preset:
+    """`sd15-vitb` with another model in a role. settings: of the preset, that go with it."""
     base = sd15_vitb()
     return replace(
         base,
         name=name,
-        description=f"Stable Diffusion 1.5, CLIP ViT-B/16, {title}.",
-        models={**base.models, "backbone": (model,)},
-        segmentation=replace(base.segmentation, dense_size=side),
-        licenses={**base.licenses, "backbone": license_name},
+        description=description,
+        models={**base.models, role: (model,)},
+        licenses={**base.licenses, role: license_name},
+        **settings,
     )
 
 

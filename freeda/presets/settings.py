@@ -196,7 +196,8 @@ class FreedaSettings:
     merge_above: neighbouring superpixels are merged while their features' cosine is above this; 1 merges
         none.
     color_weight: how much colour counts, beside features, in which of the merged regions beside it a
-        superpixel ends (`freeda.segmentation.reassigning`); 0 leaves all where merging put them.
+        superpixel ends (`freeda.segmentation.reassigning`); 0 leaves all where merging put them. Of no
+        effect where none are merged.
     pamr: iterations of pixel-adaptive mask refinement; 0 for none.
     metric: how a region's feature is compared with prototypes, for retrieval "class": "cosine" (FreeDA), or
         "whitened", by the cosine after whitening with what prototypes of one noun differ in

@@ -74,7 +74,9 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Resources]:
     """A cluster of one worker, for tests of what a build gives and not of how."""
-    with LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+    ) as cluster:
         yield Resources(scheduler=cluster.scheduler_address, threads=1, device="cpu")
 
 

@@ -304,7 +304,7 @@ def test_a_caption_fails_twice_on_an_only_worker_that_nobody_can_restart(
     """It keeps its address, and the build comes to an end."""
     notes: list[str] = []
     word, code = CAPTIONS[4].split()[-1], "import sys; from distributed.cli.dask_worker import main; main()"
-    with LocalCluster(n_workers=0, dashboard_address=None) as started:
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as started:
         command = [sys.executable, "-c", code, started.scheduler_address, "--no-nanny", "--nthreads", "1"]
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
