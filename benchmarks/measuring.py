@@ -80,10 +80,12 @@ def _anonymous() -> int:
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
-def machine(device: torch.device) -> str:
+def machine(device: torch.device, precision: str = "") -> str:
+    """The device and what it computes in: by default, what the package does there."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores, float16, torch {torch.__version__}"
-    return f"{_processor()}, float32, torch {torch.__version__}"
+        name = torch.cuda.get_device_name(device)
+        return f"{name}, {os.cpu_count()} cores, {precision or 'float16'}, torch {torch.__version__}"
+    return f"{_processor()}, {precision or 'float32'}, torch {torch.__version__}"
 
 
 def _processor() -> str:

@@ -34,10 +34,25 @@ _OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("`pooling = area`", {"pooling": "area"}),
     ("`pooling = bilinear`", {"pooling": "bilinear"}),
     ("`merge_above = 1` (superpixels not merged)", {"merge_above": 1.0}),
-    ("`color_weight = 0.2`", {"color_weight": 0.2}),
+    ("`color_weight = 0.1`", {"color_weight": 0.1}),
     (
-        "`color_weight = 0.2`, `merge_above = 0.6`, `superpixels.sigma = 0.4`",
-        {"color_weight": 0.2, "merge_above": 0.6, "superpixels.sigma": 0.4},
+        "`color_weight = 0.1`, `superpixels.sigma = 0.4`",
+        {"color_weight": 0.1, "superpixels.sigma": 0.4},
+    ),
+    (
+        "`color_weight = 0.1`, `superpixels.sigma = 0.4`, `merge_above = 0.6`",
+        {"color_weight": 0.1, "superpixels.sigma": 0.4, "merge_above": 0.6},
+    ),
+    ("`compactness_weight = 0.3`", {"compactness_weight": 0.3}),
+    ("`compactness_weight = 0.5`", {"compactness_weight": 0.5}),
+    (
+        "`compactness_weight = 0.3`, `color_weight = 0.1`, `superpixels.sigma = 0.4`, `merge_above = 0.65`",
+        {
+            "compactness_weight": 0.3,
+            "color_weight": 0.1,
+            "superpixels.sigma": 0.4,
+            "merge_above": 0.65,
+        },
     ),
     ("`pamr = 0`", {"pamr": 0}),
     ("`synonyms = false`", {"synonyms": False}),

@@ -1,17 +1,21 @@
 """The trained methods at the size of the real models: parameters and memory, without weights.
 
-Run from the checkout's root: `python benchmarks/trained_size.py [--write]`.
+Run from the checkout's root: `python benchmarks/trained_size.py [--device cuda] [--write]`. With `--device`,
+DiGSeg and FlowSeg also take training steps of random weights there, which takes 20 GB.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from measuring import fastest, machine
 from results import publish
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -31,8 +35,9 @@ from freeda.methods.odise.taps import TappedPipeline
 
 _HEADER = """## Trained methods at full size
 
-`python benchmarks/trained_size.py --write`. Networks pass by shapes only, in half precision; ODISE's head,
-which decides by values, on random features. Peaks are of activations and gradients, beyond the weights.
+`python benchmarks/trained_size.py{device} --write`. Networks pass by shapes only, in half
+precision; ODISE's head, which decides by values, on random features. Peaks are of activations and gradients,
+beyond the weights.
 """
 
 
@@ -74,24 +79,23 @@ class StableDiffusion15:
     """The shapes of Stable Diffusion 1.5, in half precision."""
 
     def __init__(self) -> None:
-        torch.set_default_dtype(torch.float16)
-        self.unet = UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            cross_attention_dim=768,
-            attention_head_dim=8,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        )
-        self.vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-        )
-        torch.set_default_dtype(torch.float32)
+        with _default(torch.float16):
+            self.unet = UNet2DConditionModel(
+                sample_size=64,
+                block_out_channels=(320, 640, 1280, 1280),
+                layers_per_block=2,
+                cross_attention_dim=768,
+                attention_head_dim=8,
+                down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+                up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            )
+            self.vae = AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512),
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                layers_per_block=2,
+                latent_channels=4,
+            )
         self.text_encoder = nn.Identity()
         self.scheduler = DDPMScheduler(beta_schedule="scaled_linear")
 
@@ -129,27 +133,12 @@ def odise() -> Iterator[str]:
 
 
 def digseg() -> Iterator[str]:
-    settings = DigSegNetworkSettings()
-    side = settings.side // 8
     with FakeTensorMode(allow_non_fake_inputs=True):
-        torch.set_default_dtype(torch.float16)
-        unet = UNet2DConditionModel(
-            sample_size=96,
-            cross_attention_dim=1024,
-            attention_head_dim=(5, 10, 20, 20),
-            use_linear_projection=True,
-        )
-        network = SegmentingUNet(unet, settings, 768)
-        torch.set_default_dtype(torch.float32)
-
-        def masks(count: int) -> torch.Tensor:
-            latents = torch.rand(count, 4, side, side, dtype=torch.float16)
-            states, texts = (torch.rand(count, *size, dtype=torch.float16) for size in ((77, 1024), (768,)))
-            return one_step(network, latents, states, texts, 999)
-
+        network, masks = _digseg(torch.float16)
         inference, training = _peaks(network, masks, 16)
     trained = sum(weight.numel() for weight in network.parameters())
-    yield f"DiGSeg on Stable Diffusion 2.1, {settings.side} x {settings.side} px:"
+    side = DigSegNetworkSettings().side
+    yield f"DiGSeg on Stable Diffusion 2.1, {side} x {side} px:"
     yield ""
     yield "| | |"
     yield "|---|---|"
@@ -159,25 +148,99 @@ def digseg() -> Iterator[str]:
 
 
 def flowseg() -> Iterator[str]:
-    settings = FlowSegNetworkSettings()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        torch.set_default_dtype(torch.float16)
-        network = FlowNetwork(settings, torch.zeros(150, 3))
-        torch.set_default_dtype(torch.float32)
-
-        def velocity(count: int) -> torch.Tensor:
-            places = torch.rand(count, 3, settings.side, settings.side, dtype=torch.float16)
-            return network(places, torch.rand(count))[0]
-
+        network, velocity = _flowseg(torch.float16)
         inference, training = _peaks(network, velocity, 1)
     trained = sum(weight.numel() for weight in network.parameters())
-    yield f"FlowSeg, the paper's large network, {settings.side} x {settings.side} px:"
+    side = FlowSegNetworkSettings().side
+    yield f"FlowSeg, the paper's large network, {side} x {side} px:"
     yield ""
     yield "| | |"
     yield "|---|---|"
     yield f"| trained parameters, the projection for alignment included | {trained / 1e6:.1f} M |"
     yield f"| peak, inference, one image | {inference:.1f} GiB |"
     yield f"| peak, a training step of one image | {training:.1f} GiB |"
+
+
+def steps(device: torch.device) -> Iterator[str]:
+    """What training steps of one image or class take on a device, in bfloat16 where it is a GPU."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    where = machine(device, str(dtype).removeprefix("torch."))
+    yield f"A training step of random weights by AdamW; {where}:"
+    yield ""
+    yield "| | s | norm of the gradient |"
+    yield "|---|---|---|"
+    for title, make in (("DiGSeg, one class", _digseg), ("FlowSeg, one image", _flowseg)):
+        seconds, norm = _step(*make(dtype, device), device)
+        yield f"| {title} | {seconds:.2f} | {norm:.2g} |"
+
+
+def _step(
+    network: nn.Module, run: Callable[[int], torch.Tensor], device: torch.device
+) -> tuple[float, float]:
+    """Seconds of the faster of two steps, and the norm of the gradients of the last."""
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        run(1).float().square().mean().backward()
+        optimizer.step()
+
+    (seconds,) = fastest([step], device, 2)
+    norm = float(torch.nn.utils.get_total_norm([w.grad for w in network.parameters() if w.grad is not None]))
+    if not math.isfinite(norm):
+        raise click.ClickException(f"the gradient's norm is {norm} on {device}; expected a finite number")
+    return seconds, norm
+
+
+Network = tuple[nn.Module, Callable[[int], torch.Tensor]]
+_CPU = torch.device("cpu")
+
+
+def _digseg(dtype: torch.dtype, device: torch.device = _CPU) -> Network:
+    """DiGSeg's network of random weights, and what makes masks of a number of classes with it."""
+    settings = DigSegNetworkSettings()
+    side = settings.side // 8
+    with _default(dtype), device:
+        unet = UNet2DConditionModel(
+            sample_size=96,
+            cross_attention_dim=1024,
+            attention_head_dim=(5, 10, 20, 20),
+            use_linear_projection=True,
+        )
+        network = SegmentingUNet(unet, settings, 768)
+
+    def masks(count: int) -> torch.Tensor:
+        like = {"dtype": dtype, "device": device}
+        latents = torch.rand(count, 4, side, side, **like)
+        states, texts = (torch.rand(count, *size, **like) for size in ((77, 1024), (768,)))
+        return one_step(network, latents, states, texts, 999)
+
+    return network, masks
+
+
+def _flowseg(dtype: torch.dtype, device: torch.device = _CPU) -> Network:
+    """FlowSeg's network of random weights, and what gives velocities of a number of images with it."""
+    settings = FlowSegNetworkSettings()
+    with _default(dtype), device:
+        network = FlowNetwork(settings, torch.zeros(150, 3))
+
+    def velocity(count: int) -> torch.Tensor:
+        places = torch.rand(count, 3, settings.side, settings.side, dtype=dtype, device=device)
+        return network(places, torch.rand(count, device=device))[0]
+
+    return network, velocity
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Floating-point tensors are made in this type."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def _peaks(network: nn.Module, run: Callable[[int], torch.Tensor], count: int) -> tuple[float, float]:
@@ -189,18 +252,23 @@ def _peaks(network: nn.Module, run: Callable[[int], torch.Tensor], count: int) -
     return inference.peak / 2**30, training.peak / 2**30
 
 
-def full_size() -> Iterator[str]:
+def full_size(device: str) -> Iterator[str]:
     for number, part in enumerate((odise, digseg, flowseg)):
         if number:
             yield ""
         yield from part()
+    if device:
+        yield ""
+        yield from steps(torch.device(device))
 
 
 @click.command()
+@click.option("--device", default="", help="Also take training steps there, such as cuda or cpu.")
 @click.option("--write", is_flag=True, help="Also write the table into benchmarks/RESULTS.md.")
-def main(write: bool) -> None:
+def main(device: str, write: bool) -> None:
     """Prints the table."""
-    publish("full-size", [_HEADER], full_size(), write=write)
+    command = f" --device {device}" if device else ""
+    publish("full-size", [_HEADER.format(device=command)], full_size(device), write=write)
 
 
 if __name__ == "__main__":

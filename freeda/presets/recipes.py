@@ -34,6 +34,7 @@ def paper_recipe(preset: Preset) -> FreedaSettings:
         color_weight=0.0,
         pamr=0,
         metric="cosine",
+        compactness_weight=0.0,
         retrieval="class",
         templates=TEMPLATES,
         synonyms=False,

@@ -203,6 +203,8 @@ class FreedaSettings:
         "whitened", by the cosine after whitening with what prototypes of one noun differ in
         (`freeda.methods.freeda.whitening`).
     shrinkage: of that whitening: what is added to all variances, as a share of their mean.
+    compactness_weight: how much of the similarity that a class's prototypes have to one another is taken from
+        a region's similarity to their mean, for retrieval "class" (`freeda.methods.freeda.compactness`).
     retrieval: "class": each class retrieves prototypes by its text, once (FreeDA); "region": each region
         retrieves prototypes by its feature and is scored by their mean key.
     region_neighbors: prototypes retrieved per region, for retrieval "region".
@@ -233,6 +235,7 @@ class FreedaSettings:
     pamr: int = 0
     metric: Metric = "cosine"
     shrinkage: float = 0.1
+    compactness_weight: float = 0.0
     retrieval: Retrieval = "class"
     region_neighbors: int = 20
     templates: tuple[str, ...] = TEMPLATES
@@ -252,7 +255,7 @@ class FreedaSettings:
             "stride", 16 * self.stride >= self.window, f"at least a 16th of {self.window}, the window"
         )
         self._require("neighbor_margin", is_number(self.neighbor_margin, least=0), "0 or more")
-        for name in ("local_weight", "own_weight"):
+        for name in ("local_weight", "own_weight", "compactness_weight"):
             self._require(name, is_number(getattr(self, name), least=0, most=1), "between 0 and 1")
         self._require("background", self.background is None or is_number(self.background), "a number")
         concepts = self.background_concepts

@@ -11,11 +11,15 @@ from torch.nn import functional
 __all__ = ["fuse_scores", "local_scores"]
 
 
-def local_scores(regions: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+def local_scores(
+    regions: torch.Tensor, prototypes: torch.Tensor, usual: torch.Tensor | float = 0.0
+) -> torch.Tensor:
     """(R, C): sigmoid of the cosine between (R, D) region features and (C, D) unit prototypes
     (FreeDA, eq. 5 and released code).
+
+    usual: (C,), what is taken from the cosines before.
     """
-    return torch.sigmoid(functional.normalize(regions, dim=-1) @ prototypes.T)
+    return torch.sigmoid(functional.normalize(regions, dim=-1) @ prototypes.T - usual)
 
 
 def fuse_scores(local: torch.Tensor, image_similarity: torch.Tensor, local_weight: float) -> torch.Tensor:

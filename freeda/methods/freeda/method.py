@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from freeda.errors import ConfigError
 from freeda.index.noun_keys import NounKeys, frequent_nouns
 from freeda.index.reader import PrototypeIndex
 from freeda.methods.base import BackgroundSwitch, Scores
+from freeda.methods.freeda.compactness import compactness
 from freeda.methods.freeda.concepts import Concepts, other_nouns, unnamed
 from freeda.methods.freeda.own_weighting import spread_with_photographs, with_photographs
 from freeda.methods.freeda.vocabulary import Vocabulary
@@ -152,8 +153,8 @@ class FreedaMethod(BackgroundSwitch):
         texts = self.clip.embed_classes(named, chosen.templates)
         concepts = self._concepts(classes, texts)
         texts = np.concatenate([texts, concepts.texts])
-        found = self._prototypes(texts)
-        found = with_photographs(found, self.index, classes, texts, chosen.own_weight, self._own)
+        retrieved = self._prototypes(texts)
+        found = with_photographs(retrieved, self.index, classes, texts, chosen.own_weight, self._own)
         device = self.backbone.device
         prototypes = torch.from_numpy(found.vectors.astype(np.float32)).to(device)
         spread, whitening = None, None
@@ -163,7 +164,11 @@ class FreedaMethod(BackgroundSwitch):
             whitening = Whitening.of(spread, chosen.shrinkage).to(device)
             prototypes = whitening(prototypes)
         texts_there = torch.from_numpy(texts).to(device)
-        return Vocabulary(classes, concepts.names, texts_there, prototypes, found, whitening)
+        vocabulary = Vocabulary(classes, concepts.names, texts_there, prototypes, found, whitening)
+        if not chosen.compactness_weight:
+            return vocabulary
+        usual = compactness(self.index, retrieved, lambda vectors: vocabulary.compared(vectors.to(device)))
+        return replace(vocabulary, usual=chosen.compactness_weight * usual.to(device))
 
     def _prototypes(self, texts: np.ndarray) -> ClassPrototypes:
         return self.index.class_prototypes(
@@ -275,7 +280,7 @@ class FreedaMethod(BackgroundSwitch):
     def local_scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         """(R, C) scores of (R, D) features, by the retrieval that the settings name."""
         if self.settings.retrieval == "class":
-            return local_scores(vocabulary.compared(features), vocabulary.prototypes)
+            return local_scores(vocabulary.compared(features), vocabulary.prototypes, vocabulary.usual)
         found = self.index.search_vectors(features.cpu().numpy(), self.settings.region_neighbors)
         keys = torch.from_numpy(self.index.mean_keys(found)).to(vocabulary.texts)
         return local_scores(keys, vocabulary.texts)

@@ -27,6 +27,7 @@ class Vocabulary:
     prototypes: (C, D) unit class prototypes, whitened where features are.
     retrieved: which prototypes of the index are behind each class.
     whitening: of features before they are compared; None for none.
+    usual: (C,), what is taken from the cosine of a region and each prototype.
     """
 
     classes: tuple[ClassName, ...]
@@ -35,6 +36,7 @@ class Vocabulary:
     prototypes: torch.Tensor
     retrieved: ClassPrototypes
     whitening: Whitening | None = None
+    usual: torch.Tensor | float = 0.0
 
     def compared(self, features: torch.Tensor) -> torch.Tensor:
         """(R, D) features as they are compared with prototypes: whitened, or of unit length."""

@@ -47,6 +47,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "regions by a function": {"regions": f"{__name__}:halves"},
     "as released": {"resizing": "plain", "pooling": "bilinear", "synonyms": False},
     "a margin of neighbours": {"neighbor_margin": 0.1},
+    "less what is usual for a class": {"metric": "whitened", "compactness_weight": 0.5},
 }
 
 
