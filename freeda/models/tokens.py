@@ -21,7 +21,7 @@ def encoder_of(tokenizer: Any) -> Encode:
 
     def encode(text: str) -> Sequence[int]:
         with TOKENIZING:
-            ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+            ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return ids
 
     return encode

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import open_clip
+import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from freeda.models.clip import load_clip
-from freeda.models.tokens import noun_token_positions
+from freeda.models.tokens import encoder_of, noun_token_positions
 from freeda.records import NounSpan
 
 CPU = torch.device("cpu")
@@ -45,3 +48,19 @@ def test_a_noun_cut_off_by_truncation_has_no_position(clip_folder: Path) -> None
     cut = "cat " * (words + 1) + "dog"
     assert noun_token_positions(clip.encode, fits, span(fits, "dog"), limit) == (limit - 2,)
     assert noun_token_positions(clip.encode, cut, span(cut, "dog"), limit) is None
+
+
+def test_a_long_text_is_counted_without_a_warning_of_indexing_errors(
+    tokenizer: CLIPTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer.save_pretrained(tmp_path)
+    fresh = CLIPTokenizer.from_pretrained(tmp_path)  # each warns once
+    text = " ".join(["cat"] * (fresh.model_max_length + 1))
+    assert len(encoder_of(fresh)(text)) == fresh.model_max_length + 1
+    assert not caplog.records
+    fresh(text)
+    assert "longer than the specified maximum" in caplog.text
