@@ -1,7 +1,7 @@
 """The trained methods at the size of the real models: parameters and memory, without weights.
 
 Run from the checkout's root: `python benchmarks/trained_size.py [--device cuda] [--write]`. With `--device`,
-DiGSeg and FlowSeg also take training steps of random weights there, which takes 20 GB.
+DiGSeg and FlowSeg also take training steps of random weights there (on a CPU, 19 GB of memory).
 """
 
 from __future__ import annotations
