@@ -19,8 +19,8 @@ from freeda.methods import load
 
 _HEADER = """## Options of FreeDA
 
-`python benchmarks/toy_options.py --scenes {scenes} --write`: one option changed at a time. Percentage points
-with 95 % intervals from 10,000 resamples of the scenes.
+`python benchmarks/toy_options.py --scenes {scenes} --write`: only what a row names differs from the preset.
+Percentage points with 95 % intervals from 10,000 resamples of the scenes.
 """
 _OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("`metric = cosine`, with its best local weight", {"metric": "cosine", "local_weight": 0.7}),

@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from measuring import fastest, machine
 from results import publish
+from scenes import CPU
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,6 +34,8 @@ from freeda.methods.odise.head import Head
 from freeda.methods.odise.settings import NetworkSettings
 from freeda.methods.odise.taps import TappedPipeline
 
+Network = tuple[nn.Module, Callable[[int], torch.Tensor]]
+"""Of random weights, and what runs it on a number of classes or images."""
 _HEADER = """## Trained methods at full size
 
 `python benchmarks/trained_size.py{device} --write`. Networks pass by shapes only, in half
@@ -164,6 +167,7 @@ def flowseg() -> Iterator[str]:
 
 def steps(device: torch.device) -> Iterator[str]:
     """What training steps of one image or class take on a device, in bfloat16 where it is a GPU."""
+    torch.manual_seed(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     where = machine(device, str(dtype).removeprefix("torch."))
     yield f"A training step of random weights by AdamW; {where}:"
@@ -188,16 +192,12 @@ def _step(
 
     (seconds,) = fastest([step], device, 2)
     norm = float(torch.nn.utils.get_total_norm([w.grad for w in network.parameters() if w.grad is not None]))
-    if not (math.isfinite(norm) and norm):
+    if not 0 < norm < math.inf:
         raise click.ClickException(f"the gradient's norm is {norm} on {device}; expected a number above 0")
     return seconds, norm
 
 
-Network = tuple[nn.Module, Callable[[int], torch.Tensor]]
-_CPU = torch.device("cpu")
-
-
-def _digseg(dtype: torch.dtype, device: torch.device = _CPU) -> Network:
+def _digseg(dtype: torch.dtype, device: torch.device = CPU) -> Network:
     """DiGSeg's network of random weights, and what makes masks of a number of classes with it."""
     settings = DigSegNetworkSettings()
     side = settings.side // 8
@@ -219,7 +219,7 @@ def _digseg(dtype: torch.dtype, device: torch.device = _CPU) -> Network:
     return network, masks
 
 
-def _flowseg(dtype: torch.dtype, device: torch.device = _CPU) -> Network:
+def _flowseg(dtype: torch.dtype, device: torch.device = CPU) -> Network:
     """FlowSeg's network of random weights, and what gives velocities of a number of images with it."""
     settings = FlowSegNetworkSettings()
     with _default(dtype), device:
