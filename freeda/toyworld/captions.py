@@ -10,7 +10,7 @@ import numpy as np
 from freeda.toyworld.scenes import Scene
 from freeda.toyworld.vocabulary import Kind
 
-__all__ = ["describe", "describe_parts", "mention"]
+__all__ = ["describe", "describe_parts", "mention", "prompts"]
 
 _SYNONYM_RATE = 0.3
 _COLOR_RATE = 0.55
@@ -83,6 +83,11 @@ def mention(scene: Scene, rng: np.random.Generator) -> str:
     kinds = scene.kinds
     noun = _choose_noun(kinds[int(rng.integers(len(kinds)))], rng)
     return str(rng.choice(_PROMPTS)).format(noun)
+
+
+def prompts(kind: Kind) -> list[str]:
+    """All that `mention` may say of a kind."""
+    return [prompt.format(noun) for noun in (kind.name, *kind.synonyms) for prompt in _PROMPTS]
 
 
 def _thing_phrase(kind: Kind, colors: Sequence[str], rng: np.random.Generator) -> str:

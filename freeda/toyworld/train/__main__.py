@@ -13,7 +13,7 @@ import torch
 from freeda.models.backbone import load_backbone
 from freeda.models.diffusion import load_pipeline
 from freeda.models.loading import choose_device
-from freeda.toyworld.train import autoencoder, clip, decoder, dense, diffusion
+from freeda.toyworld.train import autoencoder, clip, clip_images, decoder, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.tokenizer import train_tokenizer
 from freeda.training.loop import Plan, Task, fit
@@ -30,15 +30,21 @@ class Run:
     out: Path
     device: torch.device
     scale: float
+    learning_rate: float
     start: Path | None
 
     def fit(self, task: Task, plan: Plan) -> None:
-        scaled = replace(plan, minutes=plan.minutes * self.scale)
+        scaled = replace(
+            plan,
+            minutes=plan.minutes * self.scale,
+            learning_rate=self.learning_rate or plan.learning_rate,
+        )
         fit(task, len(self.scenes), scaled, self.work, self.device, on_progress=click.echo)
 
 
 def train_dense(run: Run) -> None:
-    task = dense.DenseTask(run.scenes, run.device)
+    start = load_backbone([str(run.start.resolve())], run.device) if run.start else None
+    task = dense.DenseTask(run.scenes, run.device, start)
     run.fit(task, dense.PLAN)
     dense.save(task, run.out / "dense")
 
@@ -74,7 +80,15 @@ def train_clip(run: Run) -> None:
     tokenizer = train_tokenizer(corpus(run.scenes), run.work / "tokenizer")
     task = clip.ClipTask(run.scenes, tokenizer, run.work, run.device)
     run.fit(task, clip.PLAN)
-    clip.save(task, tokenizer, run.out / "clip")
+    clip.save(task.network, tokenizer, run.out / "clip")
+
+
+def train_clip_images(run: Run) -> None:
+    """Needs a finished CLIP, that of `--start` or the one trained before."""
+    start = (run.start or run.out / "clip").resolve()
+    task = clip_images.ImageTowerTask(run.scenes, start, run.device)
+    run.fit(task, clip_images.PLAN)
+    clip.save(task.model, clip.tokenizer_of(start), run.out / "clip")
 
 
 @dataclass(frozen=True)
@@ -102,12 +116,14 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "diffusion": train_diffusion,
     "decoder": train_decoder,
     "clip": train_clip,
+    "clip-images": train_clip_images,
 }
 _PLANS = {
     "dense": (dense.PLAN,),
     "diffusion": (autoencoder.PLAN, diffusion.PLAN),
     "decoder": (decoder.PLAN,),
     "clip": (clip.PLAN,),
+    "clip-images": (clip_images.PLAN,),
 }
 
 
@@ -115,10 +131,11 @@ _PLANS = {
 @click.argument("stages", nargs=-1, type=click.Choice(tuple(STAGES)))
 @click.option("--work", type=Path, default=Path("toy-training"), help="Scenes and checkpoints.")
 @click.option("--out", type=Path, default=WEIGHTS, help="Finished models.")
-@click.option("--start", type=Path, help="Diffusion pipeline whose weights the training begins with.")
+@click.option("--start", type=Path, help="Finished model of the stage, to begin with its weights.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice.")
 @click.option("--minutes", type=float, default=0.0, help="Budget of all stages; 0 keeps the recipe's.")
+@click.option("--learning-rate", type=float, default=0.0, help="0 keeps the recipe's.")
 @click.option("--scenes", type=int, default=24_000, help="How many training scenes to draw.")
 def main(stages: tuple[str, ...], minutes: float, scenes: int, threads: int, **options: Any) -> None:
     """Trains the toy world's models, or those of STAGES; run again, it resumes."""
@@ -134,6 +151,7 @@ def main(stages: tuple[str, ...], minutes: float, scenes: int, threads: int, **o
         out=options["out"],
         device=choose_device(options["device"]),
         scale=minutes / recipe if minutes else 1.0,
+        learning_rate=options["learning_rate"],
         start=start,
     )
     for name in chosen:

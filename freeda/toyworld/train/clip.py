@@ -13,13 +13,14 @@ import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from freeda.toyworld.train.data import IMAGE_SIZE, SceneCache
 from freeda.training.loop import Plan
 
-__all__ = ["PLAN", "ClipTask", "save"]
+__all__ = ["PLAN", "ClipTask", "augmented", "save", "tokenizer_of"]
 
 PLAN = Plan(steps=20_000, minutes=92, batch=128, learning_rate=1e-3, warmup=200, weight_decay=0.05)
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -48,21 +49,14 @@ class ClipTask:
         self._device = device
 
     def loss(self, numbers: np.ndarray, rng: np.random.Generator, progress: float) -> torch.Tensor:
-        images = self.network.encode_image(self._images(numbers, rng), normalize=True)
+        images = self.network.encode_image(
+            augmented(self._scenes, numbers, self._device, rng), normalize=True
+        )
         texts = self.network.encode_text(self._texts(numbers, rng).to(self._device), normalize=True)
         scale = self.network.logit_scale.clamp(max=_LOGIT_SCALE_LIMIT).exp()
         logits = scale * images.float() @ texts.float().T
         target = torch.arange(len(numbers), device=self._device)
         return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-
-    def _images(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        pixels = self._scenes.pixels(numbers, self._device) / 2 + 0.5
-        shift = tuple(int(s) for s in rng.integers(-8, 9, 2))
-        pixels = functional.pad(pixels, (8, 8, 8, 8), mode="reflect").roll(shift, (2, 3))[..., 8:-8, 8:-8]
-        flips = torch.from_numpy(rng.random(len(numbers)) < 0.5).to(self._device)
-        pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
-        mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
-        return (pixels - mean) / std
 
     def _texts(self, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         column = rng.integers(0, self._captions.shape[1], len(numbers))
@@ -70,12 +64,30 @@ class ClipTask:
         return torch.where(short, self._mentions[numbers, column], self._captions[numbers, column])
 
 
-def save(task: ClipTask, tokenizer: CLIPTokenizer, folder: Path) -> None:
+def augmented(
+    scenes: SceneCache, numbers: np.ndarray, device: torch.device, rng: np.random.Generator
+) -> torch.Tensor:
+    """(B, 3, H, W): scenes as CLIP takes them, moved by up to 8 pixels, half of them flipped."""
+    pixels = scenes.pixels(numbers, device) / 2 + 0.5
+    shift = tuple(int(s) for s in rng.integers(-8, 9, 2))
+    pixels = functional.pad(pixels, (8, 8, 8, 8), mode="reflect").roll(shift, (2, 3))[..., 8:-8, 8:-8]
+    flips = torch.from_numpy(rng.random(len(numbers)) < 0.5).to(device)
+    pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (_MEAN, _STD))
+    return (pixels - mean) / std
+
+
+def save(network: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Writes the folder that open_clip's `local-dir:` loading reads."""
     _write_config(tokenizer, folder)
-    state = task.network.state_dict()
+    state = network.state_dict()
     weights = {n: (v.half() if v.is_floating_point() else v).contiguous() for n, v in state.items()}
     save_file(weights, folder / "open_clip_model.safetensors", {"format": "pt"})
+
+
+def tokenizer_of(folder: Path) -> CLIPTokenizer:
+    """The tokenizer of a saved CLIP."""
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def _write_config(tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -35,6 +35,10 @@ class Content:
     stuff: tuple[Kind, ...]
     things: tuple[tuple[Kind, str], ...]
 
+    @property
+    def kinds(self) -> set[Kind]:
+        return {*self.stuff, *(kind for kind, _ in self.things)}
+
 
 @dataclass(frozen=True)
 class SceneCache:

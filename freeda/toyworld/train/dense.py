@@ -66,8 +66,10 @@ class DenseTask:
     name = "dense"
     figures: Mapping[str, float] = {}
 
-    def __init__(self, scenes: SceneCache, device: torch.device) -> None:
-        self.network = timm.create_model(_ARCHITECTURE, num_classes=0, **_MODEL_ARGS).to(device)
+    def __init__(self, scenes: SceneCache, device: torch.device, start: Backbone | None = None) -> None:
+        """start: begins with its weights."""
+        network = start.network if start else timm.create_model(_ARCHITECTURE, num_classes=0, **_MODEL_ARGS)
+        self.network = network.to(device).requires_grad_(True)
         self._scenes = scenes
         self._device = device
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from freeda.toyworld import STUFF, THINGS
-from freeda.toyworld.captions import describe, mention
+from freeda.toyworld.captions import describe, mention, prompts
 from freeda.toyworld.scenes import LABELS, draw_scene, draw_thing, scene_rng
 from freeda.toyworld.vocabulary import KINDS, THING_KINDS
 
@@ -104,6 +104,7 @@ def test_mentions_name_one_kind_of_the_scene() -> None:
     scene = draw_scene(rng, 32)
     for _ in range(30):
         text = mention(scene, rng)
+        assert any(text in prompts(kind) for kind in scene.kinds)
         assert any(noun in text for kind in scene.kinds for noun in kind.nouns)
 
 

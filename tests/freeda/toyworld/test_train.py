@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import CLIPTokenizer
 
 from freeda.models.backbone import load_backbone
 from freeda.models.clip import load_clip
 from freeda.models.diffusion import generate, load_pipeline
 from freeda.presets.settings import Synthesis
-from freeda.toyworld.train import autoencoder, clip, decoder, dense, diffusion
+from freeda.toyworld.train import autoencoder, clip, clip_images, decoder, dense, diffusion
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.train.tokenizer import train_tokenizer
 from freeda.training.loop import Plan, fit
@@ -142,8 +143,49 @@ def test_three_models_train_and_load_through_their_own_libraries(cache: SceneCac
 
     pair = clip.ClipTask(cache, tokenizer, tmp_path, CPU)
     fit(pair, 40, quick, tmp_path, CPU)
-    clip.save(pair, tokenizer, tmp_path / "clip")
+    clip.save(pair.network, tokenizer, tmp_path / "clip")
     assert load_clip([str(tmp_path / "clip")], CPU).embed_texts(["a cat", "a dog"]).shape == (2, 128)
+
+
+def test_a_training_begins_with_the_weights_of_a_finished_backbone(cache: SceneCache, tmp_path: Path) -> None:
+    dense.save(dense.DenseTask(cache, CPU), tmp_path)
+    finished = load_backbone([str(tmp_path)], CPU)
+    before = {name: weight.clone() for name, weight in finished.network.state_dict().items()}
+    task = dense.DenseTask(cache, CPU, finished)
+    assert all(torch.equal(task.network.state_dict()[name], weight) for name, weight in before.items())
+    fit(task, 40, Plan(steps=2, minutes=5, batch=4, learning_rate=1e-3, ema_decay=0.0), tmp_path, CPU)
+    assert any((task.network.state_dict()[name] != weight).any() for name, weight in before.items())
+
+
+def test_the_image_tower_learns_and_the_text_tower_stays(
+    cache: SceneCache, tmp_path: Path, tokenizer: CLIPTokenizer
+) -> None:
+    clip.save(clip.ClipTask(cache, tokenizer, tmp_path, CPU).network, tokenizer, tmp_path / "first")
+    task = clip_images.ImageTowerTask(cache, tmp_path / "first", CPU)
+    losses = [task.loss(np.arange(40), np.random.default_rng(step), 0.0).item() for step in range(3)]
+    fit(task, 40, Plan(steps=12, minutes=5, batch=40, learning_rate=1e-3, ema_decay=0.5), tmp_path, CPU)
+    task.network.train()
+    learnt = [task.loss(np.arange(40), np.random.default_rng(step), 0.0).item() for step in range(3)]
+    assert np.mean(learnt) < np.mean(losses) - 0.05
+
+    clip.save(task.model, clip.tokenizer_of(tmp_path / "first"), tmp_path / "second")
+    first, second = (load_clip([str(tmp_path / name)], CPU) for name in ("first", "second"))
+    assert torch.equal(first.embed_texts(["a cat", "a dog"]), second.embed_texts(["a cat", "a dog"]))
+    image = torch.rand(1, 3, 128, 128)
+    assert not torch.allclose(first.embed_images(image), second.embed_images(image))
+
+
+def test_every_image_that_shows_a_kind_is_a_positive_of_its_prompt() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 3))
+    shown = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1]])
+    expected = []
+    for row, positives in zip(logits, shown, strict=True):
+        share = np.exp(row) / np.exp(row).sum()
+        if positives.any():
+            expected.append(np.mean([-np.log(share[column]) for column in np.flatnonzero(positives)]))
+    found = clip_images._contrast(torch.from_numpy(logits), torch.from_numpy(shown).double())
+    assert found.item() == pytest.approx(np.mean(expected))
 
 
 def test_dense_training_sees_no_class_names() -> None:
