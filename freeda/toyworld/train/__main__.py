@@ -43,7 +43,7 @@ class Run:
 
 
 def train_dense(run: Run) -> None:
-    start = load_backbone([str(run.start.resolve())], run.device) if run.start else None
+    start = load_backbone([str(run.start)], run.device) if run.start else None
     task = dense.DenseTask(run.scenes, run.device, start)
     run.fit(task, dense.PLAN)
     dense.save(task, run.out / "dense")
@@ -67,9 +67,9 @@ def train_diffusion(run: Run) -> None:
 
 def train_decoder(run: Run) -> None:
     """Needs a finished pipeline, that of `--start` or the one trained before, and the dense backbone."""
-    pipeline = load_pipeline([str((run.start or run.out / "diffusion").resolve())], torch.device("cpu"))
+    pipeline = load_pipeline([str(run.start or run.out / "diffusion")], torch.device("cpu"))
     vae = autoencoder.copy_of(pipeline.vae)
-    backbone = load_backbone([str((run.out / "dense").resolve())], run.device)
+    backbone = load_backbone([str(run.out / "dense")], run.device)
     deviation = 1 / float(pipeline.vae.config.scaling_factor)
     run.fit(decoder.DecoderTask(vae, backbone, run.scenes, run.device, deviation), decoder.PLAN)
     pipeline.vae.load_state_dict(vae.state_dict())
@@ -85,7 +85,7 @@ def train_clip(run: Run) -> None:
 
 def train_clip_images(run: Run) -> None:
     """Needs a finished CLIP, that of `--start` or the one trained before."""
-    start = (run.start or run.out / "clip").resolve()
+    start = run.start or run.out / "clip"
     task = clip_images.ImageTowerTask(run.scenes, start, run.device)
     run.fit(task, clip_images.PLAN)
     clip.save(task.model, clip.tokenizer_of(start), run.out / "clip")
@@ -127,11 +127,16 @@ _PLANS = {
 }
 
 
+_STARTED = ("dense", "diffusion", "decoder", "clip-images")
+"""Stages that can begin with a finished model."""
+_FOLDER = click.Path(file_okay=False, resolve_path=True, path_type=Path)
+
+
 @click.command(context_settings={"show_default": True})
 @click.argument("stages", nargs=-1, type=click.Choice(tuple(STAGES)))
 @click.option("--work", type=Path, default=Path("toy-training"), help="Scenes and checkpoints.")
-@click.option("--out", type=Path, default=WEIGHTS, help="Finished models.")
-@click.option("--start", type=Path, help="Finished model of the stage, to begin with its weights.")
+@click.option("--out", type=_FOLDER, default=WEIGHTS, help="Finished models.")
+@click.option("--start", type=_FOLDER, help="Finished model of the stage, to begin with its weights.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice.")
 @click.option("--minutes", type=float, default=0.0, help="Budget of all stages; 0 keeps the recipe's.")
@@ -144,6 +149,10 @@ def main(stages: tuple[str, ...], minutes: float, scenes: int, threads: int, **o
     torch.manual_seed(0)
     chosen = [name for name in STAGES if name in (stages or STAGES)]
     start, work = options["start"], options["work"]
+    if start and (len(chosen) != 1 or chosen[0] not in _STARTED):
+        raise click.UsageError(
+            f"--start is one stage's model, found {', '.join(chosen)}; name one of {', '.join(_STARTED)}"
+        )
     recipe = sum(plan.minutes for name in chosen for plan in _PLANS[name][-1 if start else 0 :])
     run = Run(
         scenes=SceneCache.open(work, scenes),

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from freeda.models.clip import load_clip
 from freeda.toyworld.captions import prompts
+from freeda.toyworld.scenes import LABELS
 from freeda.toyworld.train.clip import augmented
 from freeda.toyworld.train.data import SceneCache
 from freeda.toyworld.vocabulary import KINDS
@@ -44,9 +45,9 @@ class ImageTowerTask:
         self._texts = [
             functional.normalize(clip.embed_texts(prompts(kind)), dim=-1).to(device) for kind in KINDS
         ]
-        self._shown = torch.from_numpy(
-            np.array([[kind in content.kinds for kind in KINDS] for content in scenes.contents])
-        )
+        self._shown = torch.zeros(len(scenes), len(KINDS))
+        for row, content in zip(self._shown, scenes.contents, strict=True):
+            row[[LABELS[kind.name] for kind in content.kinds]] = 1
         self._scenes = scenes
         self._device = device
 
@@ -56,7 +57,7 @@ class ImageTowerTask:
         )
         texts = torch.stack([some[rng.integers(len(some))] for some in self._texts])
         logits = self._scale * images.float() @ texts.T
-        shown = self._shown[numbers].to(self._device).float()
+        shown = self._shown[numbers].to(self._device)
         return (_contrast(logits, shown) + _contrast(logits.T, shown.T)) / 2
 
 
