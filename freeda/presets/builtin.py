@@ -38,7 +38,7 @@ _TOY_ODISE: Mapping[str, Any] = {
     "decoder_layers": 6,
     "queries": 20,
     "seen_weight": 0.5,
-    "unseen_weight": 0.9,
+    "unseen_weight": 0.6,
 }
 """At the toy models' blocks and sizes."""
 _TOY_FLOWSEG: Mapping[str, Any] = {
@@ -88,13 +88,15 @@ def toy() -> Preset:
             pooling="smooth",
             merge_above=0.7,
             pamr=10,
-            superpixels=Superpixels(scale=10.0, sigma=0.8, min_size=10),
+            color_weight=0.1,
+            compactness_weight=0.3,
+            superpixels=Superpixels(scale=10.0, sigma=0.4, min_size=10),
         ),
         methods={
             "diffsegmenter": {
                 "prompts": "joint",
                 "grid_weights": (0.0, 0.5, 0.5, 0.0),  # attention on 8 x 8 points at nothing
-                "presence_power": 0.5,
+                "presence_power": 0.15,
             },
             "odise": _TOY_ODISE,
             "digseg": _TOY_DIGSEG,
