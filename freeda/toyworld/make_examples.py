@@ -63,7 +63,7 @@ def _familiarity(scene: Scene, seen: Counter[str]) -> float:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--captions", type=int, default=192, help="How many captions.")
+@click.option("--captions", type=int, default=256, help="How many captions.")
 @click.option("--out", type=Path, default=EXAMPLES, help="Folder to write to.")
 @click.option("--images/--no-images", default=True, help="Also draw the example images.")
 def main(captions: int, out: Path, images: bool) -> None:
