@@ -78,7 +78,9 @@ class ValueMethod(FreedaMethod):
         found = self._by_neighbors(compared, vocabulary)
         if self.share == 1:
             return found
-        return self.share * found + (1 - self.share) * local_scores(compared, vocabulary.prototypes)
+        return self.share * found + (1 - self.share) * local_scores(
+            compared, vocabulary.prototypes, vocabulary.usual
+        )
 
     def _by_neighbors(self, compared: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         near = (compared @ vocabulary.compared(self.store.vectors).T).topk(_NEIGHBORS).indices

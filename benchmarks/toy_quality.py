@@ -78,7 +78,7 @@ class Bench:
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
         features = self.backbone.dense_features(image, self.config.dense_size)[0]
         compared = self.vocabulary.compared(features.flatten(1).T)
-        local = local_scores(compared, self.vocabulary.prototypes)
+        local = local_scores(compared, self.vocabulary.prototypes, self.vocabulary.usual)
         similarity = self.vocabulary.texts @ self.clip.embed_images(image)[0]
         scores = fuse_scores(local, similarity, self.config.local_weight)
         return self._refined_labels(scores.T.reshape(-1, *features.shape[-2:]), image, pamr_iterations)
