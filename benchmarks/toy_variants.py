@@ -203,16 +203,7 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
         miou, milliseconds = evaluate(bench, scenes, find)
         yield f"| {name} | {miou:.1f} | {milliseconds:.0f} |"
     yield ""
-    yield f"| class from its {bench.config.neighbors} nearest prototypes, `compactness_weight = 0` | mIoU |"
-    yield "|---|---|"
-    alone = replace(bench.config, compactness_weight=0.0)
-    default = f"plain mean of those within {bench.config.neighbor_margin} of the nearest (the default)"
-    yield f"| {default} | {evaluate(bench, scenes, config=alone)[0]:.1f} |"
-    plain = method.local_scores
-    for name, scores in neighbour_scores(bench):
-        method.local_scores = scores
-        yield f"| {name} | {evaluate(bench, scenes, config=alone)[0]:.1f} |"
-    method.local_scores = plain
+    yield from _by_neighbours(bench, scenes)
     yield ""
     yield f"| index of a quarter of the captions, k = {bench.config.neighbors} | mIoU |"
     yield "|---|---|"
@@ -239,6 +230,19 @@ def table(bench: Bench, scenes: int) -> Iterator[str]:
         shown = "none" if config.background is None else f"{config.background:.2f}"
         yield f"| {name} | {shown} | {fixed:.1f} |"
         yield f"| {name} | {best:.2f} (oracle: chosen by these labels) | {oracle:.1f} |"
+
+
+def _by_neighbours(bench: Bench, scenes: int) -> Iterator[str]:
+    yield f"| class from its {bench.config.neighbors} nearest prototypes, `compactness_weight = 0` | mIoU |"
+    yield "|---|---|"
+    alone = replace(bench.config, compactness_weight=0.0)
+    default = f"plain mean of those within {bench.config.neighbor_margin} of the nearest (the default)"
+    yield f"| {default} | {evaluate(bench, scenes, config=alone)[0]:.1f} |"
+    plain = method.local_scores
+    for name, scores in neighbour_scores(bench):
+        method.local_scores = scores
+        yield f"| {name} | {evaluate(bench, scenes, config=alone)[0]:.1f} |"
+    method.local_scores = plain
 
 
 @click.command(context_settings={"show_default": True})
