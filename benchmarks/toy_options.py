@@ -23,7 +23,7 @@ _HEADER = """## Options of FreeDA
 Percentage points with 95 % intervals from 10,000 resamples of the scenes.
 """
 _OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("`metric = cosine`, with its best local weight", {"metric": "cosine", "local_weight": 0.7}),
+    ("`metric = cosine`", {"metric": "cosine"}),
     ("`shrinkage = 1.0`", {"shrinkage": 1.0}),
     ("`local_weight = 1.0` (no global score)", {"local_weight": 1.0}),
     ("`local_weight = 0.6`", {"local_weight": 0.6}),
@@ -42,6 +42,10 @@ _OPTIONS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("`superpixels.sigma = 0.8`", {"superpixels.sigma": 0.8}),
     ("`color_weight = 0`, `superpixels.sigma = 0.8`", {"color_weight": 0.0, "superpixels.sigma": 0.8}),
     ("`compactness_weight = 0`", {"compactness_weight": 0.0}),
+    (
+        "`compactness_weight = 0`, `color_weight = 0`, `superpixels.sigma = 0.8`",
+        {"compactness_weight": 0.0, "color_weight": 0.0, "superpixels.sigma": 0.8},
+    ),
     ("`compactness_weight = 0.5`", {"compactness_weight": 0.5}),
     ("`pamr = 0`", {"pamr": 0}),
     ("`synonyms = false`", {"synonyms": False}),

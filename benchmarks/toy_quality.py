@@ -6,7 +6,7 @@ Vocabulary: all things and stuff, never the scene's own. Run from the checkout's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from freeda.evaluation.runner import THRESHOLDS
 from freeda.index.reader import PrototypeIndex
 from freeda.methods import load
 from freeda.methods.freeda import FreedaSegmenter
+from freeda.methods.freeda.compactness import compactness_of
 from freeda.methods.freeda.method import FreedaMethod
 from freeda.methods.freeda.vocabulary import Vocabulary
 from freeda.methods.segmenter import MethodSegmenter
@@ -109,7 +110,7 @@ def rows(bench: Bench) -> Iterator[tuple[str, Predict]]:
     local_only = replace(bench.config, local_weight=1.0)
     yield "FreeDA complete", bench.predict(full, vocabulary)
     yield "without global similarity", bench.predict(bench.segmenter(settings=local_only), vocabulary)
-    cosine = bench.segmenter(settings=replace(bench.config, metric="cosine", local_weight=0.7))
+    cosine = bench.segmenter(settings=replace(bench.config, metric="cosine"))
     yield "without whitening (plain cosine)", bench.predict(cosine, cosine.encode_classes(CLASSES))
     refined = bench.config.pamr
     yield "without regions (per patch, refined)", partial(bench.without_regions, pamr_iterations=refined)
@@ -164,8 +165,7 @@ def _oracle_prototype_vocabulary(bench: Bench) -> Vocabulary:
     features, labels = region_features(
         bench.backbone, bench.config.dense_size, "validation", 600, normalize=False
     )
-    means = np.stack([features[labels == c].mean(0) for c in range(len(CLASSES))])
-    return _with_prototypes(bench, means)
+    return _with_prototypes(bench, [features[labels == number] for number in range(len(CLASSES))])
 
 
 def _oracle_mask_vocabulary(bench: Bench) -> Vocabulary:
@@ -187,12 +187,19 @@ def _oracle_mask_vocabulary(bench: Bench) -> Vocabulary:
         offset += len(present)
     similarity = bench.vocabulary.texts.numpy() @ np.stack(keys).T
     nearest = np.argsort(-similarity, axis=1)[:, : bench.config.neighbors]
-    return _with_prototypes(bench, np.stack(vectors)[nearest].mean(1))
+    similarity = np.take_along_axis(similarity, nearest, axis=1)
+    near = similarity >= similarity[:, :1] - bench.config.neighbor_margin
+    stacked = np.stack(vectors)
+    return _with_prototypes(bench, [stacked[rows[kept]] for rows, kept in zip(nearest, near, strict=True)])
 
 
-def _with_prototypes(bench: Bench, means: np.ndarray) -> Vocabulary:
+def _with_prototypes(bench: Bench, classes: Sequence[np.ndarray]) -> Vocabulary:
+    """The vocabulary with these (n, D) vectors per class in place of the retrieved ones."""
     vocabulary = bench.vocabulary
-    return replace(vocabulary, prototypes=vocabulary.compared(torch.from_numpy(means.astype(np.float32))))
+    held = [vectors.astype(np.float32) for vectors in classes]
+    means = torch.from_numpy(np.stack([vectors.mean(0) for vectors in held]))
+    usual = bench.config.compactness_weight * compactness_of(held, vocabulary.compared)
+    return replace(vocabulary, prototypes=vocabulary.compared(means), usual=usual)
 
 
 def evaluate(predict: Predict, scenes: int) -> tuple[float, float]:

@@ -236,7 +236,7 @@ def _by_neighbours(bench: Bench, scenes: int) -> Iterator[str]:
     yield f"| class from its {bench.config.neighbors} nearest prototypes, `compactness_weight = 0` | mIoU |"
     yield "|---|---|"
     alone = replace(bench.config, compactness_weight=0.0)
-    default = f"plain mean of those within {bench.config.neighbor_margin} of the nearest (the default)"
+    default = f"plain mean of those within {bench.config.neighbor_margin} of the nearest (the default margin)"
     yield f"| {default} | {evaluate(bench, scenes, config=alone)[0]:.1f} |"
     plain = method.local_scores
     for name, scores in neighbour_scores(bench):

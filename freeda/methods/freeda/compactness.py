@@ -11,7 +11,7 @@ Shapes: `C` classes, `D` width of a visual vector, `n` prototypes of a class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ import torch
 from freeda.index.reader import PrototypeIndex
 from freeda.records import ClassPrototypes
 
-__all__ = ["compactness"]
+__all__ = ["compactness", "compactness_of"]
 
 Compare = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,10 +29,16 @@ def compactness(index: PrototypeIndex, retrieved: ClassPrototypes, compared: Com
 
     retrieved: without photographs beside generated prototypes.
     compared: (n, D) unit vectors of (n, D) features, as regions are compared.
+    """
+    return compactness_of((index.vectors(rows[rows >= 0]) for rows in retrieved.rows), compared)
+
+
+def compactness_of(classes: Iterable[np.ndarray], compared: Compare) -> torch.Tensor:
+    """The same of each class's (n, D) vectors.
 
     A class that has a single prototype gets the mean of the other classes; where all have, all get 0.
     """
-    found = torch.tensor([_of_class(index.vectors(rows[rows >= 0]), compared) for rows in retrieved.rows])
+    found = torch.tensor([_of_class(vectors, compared) for vectors in classes])
     return found.nan_to_num(nan=float(found.nanmean().nan_to_num(0.0)))
 
 
