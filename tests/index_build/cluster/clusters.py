@@ -6,17 +6,19 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import dask
 import numpy as np
-from distributed import LocalCluster
+from distributed import LocalCluster, Worker, WorkerPlugin
 
+import index_build.generation.prototypes
 from freeda.index.reader import PrototypeIndex
 from index_build import Resources
 
-__all__ = ["assert_same_rows", "cluster", "of", "wait_for"]
+__all__ = ["AroundBuilding", "assert_same_rows", "cluster", "of", "wait_for", "wait_for_file"]
 
 
 def assert_same_rows(index: Path, expected: Path) -> None:
@@ -55,3 +57,19 @@ def wait_for(condition, process: subprocess.Popen | Thread, seconds: float = 300
         running = process.is_alive() if isinstance(process, Thread) else process.poll() is None
         assert running, "the build ended first"
         time.sleep(0.02)
+
+
+class AroundBuilding(WorkerPlugin):
+    """Runs `build` in place of a worker's `build_prototypes`, which it is given."""
+
+    def setup(self, worker: Worker) -> None:
+        index_build.generation.prototypes.build_prototypes = partial(
+            self.build, index_build.generation.prototypes.build_prototypes
+        )
+
+
+def wait_for_file(path: Path) -> None:
+    """Or for a minute; then the test's own assertions tell what lacks."""
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)

@@ -7,28 +7,31 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed import Client, LocalCluster
 
-import index_build.generation.prototypes
 from freeda.errors import WorkerError
 from freeda.index.reader import PrototypeIndex
 from index_build import BuildConfig, Resources, build_index
 from index_build.append import append
-from index_build.cluster.health import Restart, WorkerHealth
 from index_build.cluster.progress import Progress
 from index_build.cluster.quarantine import FAILED, KILLED, is_quarantine
 from index_build.config import CaptionColumns
 from tests.conftest import CAPTIONS
-from tests.index_build.cluster.clusters import assert_same_rows, cluster, of, wait_for
+from tests.index_build.cluster.clusters import (
+    AroundBuilding,
+    assert_same_rows,
+    cluster,
+    of,
+    wait_for,
+    wait_for_file,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -48,22 +51,6 @@ def test_every_worker_killed_in_turn_in_the_middle_of_a_shard(
         build.join(300)
         assert victims.isdisjoint(client.run(os.getpid).values())
     assert_same_rows(tmp_path / "index", undisturbed)
-
-
-class AroundBuilding(WorkerPlugin):
-    """Runs `build` in place of a worker's `build_prototypes`, which it is given."""
-
-    def setup(self, worker: Worker) -> None:
-        index_build.generation.prototypes.build_prototypes = partial(
-            self.build, index_build.generation.prototypes.build_prototypes
-        )
-
-
-def wait_for_file(path: Path) -> None:
-    """Or for a minute; then the test's own assertions tell what lacks."""
-    deadline = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
 
 
 class Waiter(AroundBuilding):
@@ -183,77 +170,6 @@ def test_captions_that_kill_or_fail_are_set_aside_and_no_other(
         },
     ]
     assert_same_rows(tmp_path / "index", undisturbed)
-
-
-class Sick(AroundBuilding):
-    """One worker, the first that builds, raises in its calls after the first few. Others wait until it has
-    done so a number of times.
-    """
-
-    name = "sick"
-
-    def __init__(self, folder: Path, healthy: int, failures: int) -> None:
-        self.folder, self.healthy, self.failures = folder, healthy, failures
-
-    def build(self, original, captions, models, config):
-        with suppress(FileExistsError):
-            (self.folder / "sick").mkdir()
-            self.calls = 0
-        if hasattr(self, "calls"):
-            self.calls += 1
-            if self.calls > self.healthy:
-                (self.folder / f"failure-{self.calls - self.healthy}").touch()
-                raise ArithmeticError("bits flip here")
-        else:
-            wait_for_file(self.folder / f"failure-{self.failures}")
-        return original(captions, models, config)
-
-
-def notes_of_a_build(
-    workers: int, plugin: WorkerPlugin, captions: Path, out: Path, config: BuildConfig
-) -> list[str]:
-    notes: list[str] = []
-    with cluster(workers, allowed_failures=0) as started, Client(started) as client:
-        client.register_plugin(plugin)
-        build_index(
-            str(captions),
-            out,
-            config,
-            resources=of(started),
-            on_progress=lambda progress: notes.append(progress.note) if progress.note else None,
-        )
-    return notes
-
-
-@pytest.mark.parametrize("healthy", [1, 0])
-def test_a_sick_worker_costs_no_caption_and_is_named(
-    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path, healthy: int
-) -> None:
-    notes = notes_of_a_build(2, Sick(tmp_path, healthy, failures=2), captions, tmp_path / "index", config)
-    assert_same_rows(tmp_path / "index", undisturbed)
-    rejects = pq.read_table(tmp_path / "index" / "rejects.parquet").column("reason").to_pylist()
-    assert not any(map(is_quarantine, rejects))
-    named = [note for note in notes if "failed on 2 shards that others built; it is retired" in note]
-    assert len(named) == 1
-    assert named[0].startswith("worker tcp://")
-
-
-def test_the_only_worker_is_started_anew_before_a_caption_is_blamed(
-    config: BuildConfig, captions: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    """Its process fails from the second call on; a fresh one does not."""
-    notes = notes_of_a_build(1, Sick(tmp_path, healthy=1, failures=1), captions, tmp_path / "index", config)
-    assert_same_rows(tmp_path / "index", undisturbed)
-    assert len([note for note in notes if "bits flip here) and was started anew" in note]) == 1
-
-
-def test_a_worker_that_another_shard_has_restarted_counts_as_ended() -> None:
-    """Two shards may fail on one worker before its first restart is known."""
-    with cluster(1, allowed_failures=0) as started, Client(started) as client:
-        client.wait_for_workers(1, 300)
-        (worker,) = client.scheduler_info(n_workers=-1)["workers"]
-        health = WorkerHealth(client)
-        assert [health.restart(worker), health.restart(worker)] == [Restart.DONE, Restart.GONE]
 
 
 def test_a_caption_fails_twice_on_an_only_worker_that_nobody_can_restart(
