@@ -185,7 +185,7 @@ class ShardSchedule:
         Its record is read where the shard lies: a result would be lost with the worker that holds it.
         """
         if future.status in ("lost", "pending"):
-            return ()  # its worker was restarted since it ended; Dask runs it again, and it is still in flight
+            return ()  # its worker was restarted since; Dask runs it again, and it stays in flight
         shard = self._in_flight.pop(future)
         self._bound.pop(future, None)
         if future.status == "finished":
